@@ -1,0 +1,455 @@
+//! What can be typed.
+
+use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use ipnet::Ipv4Net;
+use understudy_ids::{DiskName, HostName, ItemName, NetworkName, PolicyName, RunId, SiteName, Uuid};
+use understudy_netplan::NetworkRef;
+use understudy_pki::Identity;
+use understudy_recovery_api::{MachineRef, SiteKind};
+
+use crate::{connection::ConnectionArgs, output::Format};
+
+#[derive(Parser)]
+#[command(
+    name = "understudy",
+    version,
+    about = "Disaster recovery for virtual machines and physical servers"
+)]
+pub struct Args {
+    #[command(flatten)]
+    pub connection: ConnectionArgs,
+    /// How results are printed
+    #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+    #[command(subcommand)]
+    pub noun: Noun,
+}
+
+#[derive(Subcommand)]
+pub enum Noun {
+    /// The certificate authority and the certificates of services, agents and people
+    #[command(subcommand)]
+    Pki(Pki),
+    /// Places with hosts, storage and networks
+    #[command(subcommand)]
+    Site(Site),
+    /// Hosts and their agents
+    #[command(subcommand)]
+    Host(Host),
+    /// Machines that agents have found
+    #[command(subcommand)]
+    Machine(Machine),
+    /// Replication policies
+    #[command(subcommand)]
+    Policy(Policy),
+    /// Protected items
+    #[command(subcommand)]
+    Item(Item),
+    /// Recovery points
+    #[command(subcommand)]
+    Point(Point),
+    /// VM networks
+    #[command(subcommand)]
+    Network(Network),
+    /// Which network stands for which at the other site
+    #[command(subcommand)]
+    Mapping(Mapping),
+    /// Addresses that runs hold
+    #[command(subcommand)]
+    Lease(Lease),
+    /// Test, planned and unplanned failover, reverse replication
+    Failover(Failover),
+    /// Runs of failovers and of protection
+    #[command(subcommand)]
+    Run(Run),
+    /// Jobs, their tasks and notes
+    #[command(subcommand)]
+    Job(Job),
+    /// Who changed what
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Writes a completion script for a shell
+    Completion { shell: Shell },
+}
+
+#[derive(Subcommand)]
+pub enum Pki {
+    /// Makes a certificate authority; never overwrites one
+    Init {
+        #[arg(long)]
+        dir: PathBuf,
+        /// How long it is valid
+        #[arg(long, value_parser = span, default_value = "87600h")]
+        valid: Duration,
+    },
+    /// Issues a certificate, or renews it: running services pick it up by themselves
+    Issue {
+        /// Where the authority is
+        #[arg(long)]
+        dir: PathBuf,
+        /// For example spiffe://understudy/agent/alpha/alpha-h1 or spiffe://understudy/user/alice
+        #[arg(long)]
+        identity: Identity,
+        /// Where <name>.pem, <name>.key and ca.pem go
+        #[arg(long)]
+        out: PathBuf,
+        #[arg(long)]
+        name: String,
+        #[arg(long, value_parser = span, default_value = "8760h")]
+        valid: Duration,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Site {
+    Create {
+        site: SiteName,
+        /// private-cloud, hypervisor, vmware, physical or public-cloud
+        #[arg(long)]
+        kind: SiteKind,
+        #[arg(long, default_value = "")]
+        description: String,
+    },
+    List,
+}
+
+#[derive(Subcommand)]
+pub enum Host {
+    /// Makes a host known by the addresses of its agent
+    Create {
+        /// site/host
+        host: HostName,
+        /// https://address:port at which the orchestrator reads its facts
+        #[arg(long)]
+        facts: String,
+        /// https://address:port at which its peers send recovery points
+        #[arg(long)]
+        sink: String,
+    },
+    List {
+        #[arg(long)]
+        site: Option<SiteName>,
+    },
+    Show {
+        host: HostName,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Machine {
+    List {
+        #[arg(long, conflicts_with = "host")]
+        site: Option<SiteName>,
+        /// site/host
+        #[arg(long)]
+        host: Option<HostName>,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Policy {
+    Create {
+        policy: PolicyName,
+        /// Between the starts of two cycles: 5s, 15m
+        #[arg(long, value_parser = span)]
+        interval: Duration,
+        /// Recovery point objective, for health; default: three intervals
+        #[arg(long, value_parser = span)]
+        rpo: Option<Duration>,
+        /// How many points are kept
+        #[arg(long, default_value_t = 24)]
+        keep: u32,
+        /// How long points are kept
+        #[arg(long, value_parser = span, default_value = "24h")]
+        keep_age: Duration,
+        /// How long a guest may take to shut down
+        #[arg(long, value_parser = span, default_value = "2m")]
+        shutdown_grace: Duration,
+        /// After that, power it off (otherwise a planned failover stops)
+        #[arg(long)]
+        power_off: bool,
+    },
+    List,
+}
+
+#[derive(Subcommand)]
+pub enum Item {
+    /// Turns on replication of a machine
+    Protect {
+        item: ItemName,
+        /// site/host/machine
+        #[arg(long, value_parser = machine)]
+        machine: MachineRef,
+        /// site/host that gets the replica
+        #[arg(long)]
+        to: HostName,
+        #[arg(long)]
+        policy: PolicyName,
+        #[arg(long)]
+        exclude_disk: Vec<DiskName>,
+        /// Only say what would stand against it
+        #[arg(long)]
+        check: bool,
+        /// Follow the run to its end
+        #[arg(long, short)]
+        watch: bool,
+    },
+    /// Turns replication off
+    Unprotect {
+        item: ItemName,
+        #[arg(long)]
+        delete_replica: bool,
+        #[arg(long, short)]
+        watch: bool,
+    },
+    List,
+    Show {
+        item: ItemName,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Point {
+    /// Points that are whole and verified, newest first
+    List { item: ItemName },
+}
+
+#[derive(Subcommand)]
+pub enum Network {
+    Create {
+        /// sites/<site>/networks/<network>
+        network: NetworkRef,
+        /// none, vlan or virtualized
+        #[arg(long, value_enum, default_value_t = IsolationArg::None)]
+        isolation: IsolationArg,
+        /// dhcp or static
+        #[arg(long, value_enum, default_value_t = AddressingArg::Dhcp)]
+        addressing: AddressingArg,
+        #[arg(long)]
+        subnet: Ipv4Net,
+        #[arg(long)]
+        gateway: Option<Ipv4Addr>,
+        /// first-last
+        #[arg(long, value_parser = pool)]
+        pool: Option<(Ipv4Addr, Ipv4Addr)>,
+        /// The name by which the hosts' hypervisors know it
+        #[arg(long)]
+        hypervisor_network: NetworkName,
+        /// Addresses on it that must never answer to a test
+        #[arg(long)]
+        isolation_target: Vec<Ipv4Addr>,
+    },
+    List {
+        #[arg(long)]
+        site: Option<SiteName>,
+    },
+    Delete {
+        network: NetworkRef,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum IsolationArg {
+    None,
+    Vlan,
+    Virtualized,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum AddressingArg {
+    Dhcp,
+    Static,
+}
+
+#[derive(Subcommand)]
+pub enum Mapping {
+    /// Two networks stand for each other, in both directions
+    Create {
+        a: NetworkRef,
+        b: NetworkRef,
+    },
+    List,
+    Delete {
+        id: Uuid,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Lease {
+    List {
+        #[arg(long)]
+        run: Option<RunId>,
+    },
+}
+
+/// Shows what would happen, asks, and does it.
+#[derive(clap::Args)]
+pub struct Failover {
+    #[arg(value_enum)]
+    pub kind: FailoverKind,
+    #[arg(required = true)]
+    pub items: Vec<ItemName>,
+    /// Point to use, item=number; otherwise the latest
+    #[arg(long, value_parser = point)]
+    pub point: Vec<(ItemName, u64)>,
+    /// Unplanned: state, on record, that the primary side is down and stays so
+    #[arg(long, value_name = "REASON")]
+    pub assert_primary_down: Option<String>,
+    /// Test: leave the machines unconnected
+    #[arg(long)]
+    pub without_network: bool,
+    /// Planned: do not reverse replicate on commit
+    #[arg(long)]
+    pub no_reverse_replication: bool,
+    /// Show what would happen and stop there
+    #[arg(long, conflicts_with_all = ["yes", "watch"])]
+    pub preview: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Follow the run until it ends or waits for someone
+    #[arg(long, short)]
+    pub watch: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum FailoverKind {
+    Test,
+    Planned,
+    Unplanned,
+    Reverse,
+}
+
+#[derive(Subcommand)]
+pub enum Run {
+    List {
+        #[arg(long)]
+        item: Option<ItemName>,
+    },
+    Show {
+        run: RunId,
+    },
+    /// Follows a run until it ends or waits for someone
+    Watch {
+        run: RunId,
+    },
+    /// Ends a test: removes its machines, networks and leases
+    CompleteTest {
+        run: RunId,
+        /// Kept with the job
+        #[arg(long)]
+        notes: String,
+        #[arg(long, short)]
+        watch: bool,
+    },
+    /// Makes a failover final
+    Commit {
+        run: RunId,
+        #[arg(long, short)]
+        watch: bool,
+    },
+    /// Ends a run that has not passed its point of no return, and removes what it made
+    Cancel {
+        run: RunId,
+        #[arg(long, short)]
+        watch: bool,
+    },
+    /// Continues a failed run where it failed
+    Retry {
+        run: RunId,
+        #[arg(long, short)]
+        watch: bool,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Job {
+    List {
+        /// Only jobs of this type
+        #[arg(long = "type")]
+        kind: Option<String>,
+        /// Only jobs about this resource
+        #[arg(long)]
+        target: Option<String>,
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+    Show {
+        job: RunId,
+    },
+    /// The steps that workers do
+    Tasks {
+        job: RunId,
+    },
+    /// Adds a note that stays with the job
+    Note {
+        job: RunId,
+        text: String,
+    },
+    Notes {
+        job: RunId,
+    },
+    /// Every change of every job as it happens, or of one job
+    Watch {
+        job: Option<RunId>,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Audit {
+    List {
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+}
+
+/// `5s`, `15m`, `1h30m`, `24h`.
+fn span(text: &str) -> Result<Duration, String> {
+    let read: jiff::SignedDuration = text.parse().map_err(|e| format!("{e}; write 5s, 15m or 24h"))?;
+    Duration::try_from(read).map_err(|_| "must not be negative".to_owned())
+}
+
+fn machine(text: &str) -> Result<MachineRef, String> {
+    let (host, machine) = text.rsplit_once('/').ok_or("write site/host/machine")?;
+    let host = host.parse().map_err(|e| format!("{e}"))?;
+    let machine = machine.parse().map_err(|e| format!("{e}"))?;
+    Ok(MachineRef { host, machine })
+}
+
+fn pool(text: &str) -> Result<(Ipv4Addr, Ipv4Addr), String> {
+    let (first, last) = text.split_once('-').ok_or("write first-last")?;
+    let read = |t: &str| t.parse().map_err(|e| format!("{t}: {e}"));
+    Ok((read(first)?, read(last)?))
+}
+
+fn point(text: &str) -> Result<(ItemName, u64), String> {
+    let (item, seq) = text.split_once('=').ok_or("write item=number")?;
+    let item = item.parse().map_err(|e| format!("{e}"))?;
+    let seq = seq.parse().map_err(|e| format!("{seq}: {e}"))?;
+    Ok((item, seq))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn spans_points_and_machines_are_read_as_people_write_them() {
+        assert_eq!(span("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(span("24h"), Ok(Duration::from_secs(86_400)));
+        assert!(span("-5s").is_err() && span("soon").is_err());
+        assert_eq!(point("web1=7").unwrap().1, 7);
+        assert_eq!(machine("alpha/alpha-h1/web1").unwrap().to_string(), "alpha/alpha-h1/web1");
+        assert!(machine("web1").is_err() && point("web1").is_err());
+    }
+}

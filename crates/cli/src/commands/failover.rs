@@ -1,0 +1,101 @@
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+};
+
+use anyhow::bail;
+use understudy_ids::PointSeq;
+use understudy_recovery_api::{
+    Operation,
+    request::{RunSpec, StartRun},
+    view::{PlannedItem, PlannedStep, RunPreview},
+};
+use understudy_rpc::ApiError;
+
+use super::request_id;
+use crate::{
+    args::{Failover, FailoverKind},
+    connection::ConnectionArgs,
+    output::{self, Format},
+    watch,
+};
+
+pub async fn run(connection: &ConnectionArgs, format: Format, wish: Failover) -> anyhow::Result<ExitCode> {
+    let client = connection.recovery()?;
+    let (only_preview, yes, follow) = (wish.preview, wish.yes, wish.watch);
+    let preview = client.preview_run(spec(wish)).await?;
+    if format == Format::Table {
+        show(&preview);
+    } else if only_preview {
+        println!("{}", serde_json::to_string_pretty(&preview)?);
+    }
+    if !preview.problems.is_empty() {
+        let problems = preview.problems.into_iter().map(Into::into).collect();
+        return Err(ApiError::refused("PREVIEW_REFUSED", "this cannot be started", problems).into());
+    }
+    if only_preview {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !yes && !confirmed()? {
+        println!("nothing was done");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let request = StartRun { spec: preview.spec, plan_digest: preview.digest, request_id: request_id() };
+    let started = client.start_run(request).await?;
+    if follow {
+        return watch::follow(&client, &connection.jobs()?, started.name, format).await;
+    }
+    super::run::print(format, &started)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn spec(wish: Failover) -> RunSpec {
+    RunSpec {
+        operation: match wish.kind {
+            FailoverKind::Test => Operation::TestFailover,
+            FailoverKind::Planned => Operation::PlannedFailover,
+            FailoverKind::Unplanned => Operation::UnplannedFailover,
+            FailoverKind::Reverse => Operation::ReverseReplicate,
+        },
+        items: wish.items.into_iter().collect(),
+        points: wish.point.into_iter().map(|(item, seq)| (item, PointSeq::new(seq))).collect(),
+        primary_down_assertion: wish.assert_primary_down,
+        without_network: wish.without_network,
+        no_reverse_replication: wish.no_reverse_replication,
+    }
+}
+
+fn show(preview: &RunPreview) {
+    let headings = ["ITEM", "FROM", "TO", "POINT", "INSTANT", "AT MOST LOST", "CONNECTION"];
+    let items = output::rows(headings, &preview.items, |i: &PlannedItem| {
+        let connections: Vec<String> =
+            i.connections.iter().map(|c| format!("{} {} ({})", c.network, c.address, c.reason)).collect();
+        [
+            i.item.to_string(),
+            i.source_host.to_string(),
+            i.target_host.to_string(),
+            output::maybe(&i.point),
+            output::maybe_time(i.point_instant),
+            output::maybe_span(i.expected_loss),
+            connections.join("\n"),
+        ]
+    });
+    println!("{items}");
+    let steps = output::rows(["PHASE", "STEP", "WHERE", "ON ERROR"], &preview.steps, |s: &PlannedStep| {
+        let title =
+            if s.point_of_no_return { format!("{} (point of no return)", s.title) } else { s.title.clone() };
+        [s.phase.clone(), title, s.executor.clone(), s.on_error.clone()]
+    });
+    println!("{steps}");
+}
+
+fn confirmed() -> anyhow::Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        bail!("nobody can be asked here: give --yes to start, or --preview to only look");
+    }
+    print!("Start? [y/N] ");
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}

@@ -1,0 +1,23 @@
+use understudy_recovery_api::{RecoveryClient, view::RecoveryPoint};
+
+use super::all;
+use crate::{
+    args::Point,
+    output::{self, Format},
+};
+
+pub async fn run(client: &RecoveryClient, format: Format, verb: Point) -> anyhow::Result<()> {
+    let Point::List { item } = verb;
+    let points = all(usize::MAX, |page| client.list_points(&item, page)).await?;
+    output::print(format, &points, || {
+        output::rows(["POINT", "INSTANT", "RECEIVED", "CHANGED", "IN USE"], &points, |p: &RecoveryPoint| {
+            [
+                p.seq.to_string(),
+                output::time(p.instant),
+                output::time(p.received),
+                output::bytes(p.changed_bytes),
+                if p.in_use { "yes" } else { "" }.to_owned(),
+            ]
+        })
+    })
+}

@@ -1,0 +1,111 @@
+use std::process::ExitCode;
+
+use understudy_ids::RunId;
+use understudy_recovery_api::{
+    StepState,
+    request::{CompleteTest, RunVerb},
+    view::{ItemOutcome, Run as View, RunStep},
+};
+
+use super::{all, request_id};
+use crate::{
+    args::Run,
+    connection::ConnectionArgs,
+    output::{self, Format},
+    watch,
+};
+
+pub async fn run(connection: &ConnectionArgs, format: Format, verb: Run) -> anyhow::Result<ExitCode> {
+    let client = connection.recovery()?;
+    let named = |run: RunId| RunVerb { run, request_id: request_id() };
+    let (changed, follow) = match verb {
+        Run::List { item } => {
+            let runs = all(usize::MAX, |page| client.list_runs(item.as_ref(), page)).await?;
+            output::print(format, &runs, || table(&runs))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Run::Show { run } => (client.get_run(run).await?, false),
+        Run::Watch { run } => return watch::follow(&client, &connection.jobs()?, run, format).await,
+        Run::CompleteTest { run, notes, watch } => {
+            (client.complete_test(CompleteTest { run, notes, request_id: request_id() }).await?, watch)
+        }
+        Run::Commit { run, watch } => (client.commit_run(named(run)).await?, watch),
+        Run::Cancel { run, watch } => (client.cancel_run(named(run)).await?, watch),
+        Run::Retry { run, watch } => (client.retry_run(named(run)).await?, watch),
+    };
+    if follow {
+        return watch::follow(&client, &connection.jobs()?, changed.name, format).await;
+    }
+    print(format, &changed)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn table(runs: &[View]) -> comfy_table::Table {
+    output::rows(["RUN", "OPERATION", "STATE", "ITEMS", "STARTED", "ENDED", "BY"], runs, |r: &View| {
+        let items: Vec<String> = r.spec.items.iter().map(ToString::to_string).collect();
+        [
+            r.name.to_string(),
+            r.operation.to_string(),
+            r.state.to_string(),
+            items.join(", "),
+            output::time(r.create_time),
+            output::maybe_time(r.end_time),
+            r.created_by.clone(),
+        ]
+    })
+}
+
+/// One run: what it is, its steps, what it did to each item.
+pub(crate) fn print(format: Format, run: &View) -> anyhow::Result<()> {
+    output::print(format, run, || {
+        output::facts(&[
+            ("run", run.name.to_string()),
+            ("operation", run.operation.to_string()),
+            ("state", format!("{}, {} %", run.state, run.progress_percent)),
+            ("phase", run.phase.clone()),
+            ("waits for", run.waiting_for.clone()),
+            ("allowed now", run.allowed_actions.join(", ")),
+        ])
+    })?;
+    if format == Format::Json {
+        return Ok(());
+    }
+    println!("{}", output::rows(["STEP", "STATE", "TOOK", "OUTCOME"], &run.steps, step));
+    let outcomes: Vec<&ItemOutcome> = run.outcomes.iter().collect();
+    if !outcomes.is_empty() {
+        let headings = ["ITEM", "GEN", "POINT", "INSTANT", "DOWNTIME", "AT MOST LOST", "DISKS", "MACHINE"];
+        println!("{}", output::rows(headings, &outcomes, |o| outcome(o)));
+    }
+    for problem in &run.problems {
+        println!("! {}: {} [{}]\n    → {}", problem.subject, problem.message, problem.reason, problem.remedy);
+    }
+    Ok(())
+}
+
+fn step(step: &RunStep) -> [String; 4] {
+    let took = match (step.start_time, step.end_time) {
+        (Some(start), Some(end)) if step.state != StepState::Skipped => output::span(end.since(start)),
+        _ => String::new(),
+    };
+    let what =
+        step.error.as_ref().map_or_else(|| step.outcome.clone(), |p| format!("{} → {}", p.message, p.remedy));
+    [step.plan.title.clone(), step.state.to_string(), took, what]
+}
+
+fn outcome(outcome: &ItemOutcome) -> [String; 8] {
+    let disks: Vec<String> = outcome
+        .disks
+        .iter()
+        .map(|d| format!("{} {}", d.disk, if d.equal { "equal at both sides" } else { "DIFFERENT" }))
+        .collect();
+    [
+        outcome.item.to_string(),
+        outcome.generation.to_string(),
+        output::maybe(&outcome.point),
+        output::maybe_time(outcome.point_instant),
+        output::maybe_span(outcome.downtime),
+        output::maybe_span(outcome.loss_span),
+        disks.join(", "),
+        format!("{} {}", outcome.machine, outcome.address),
+    ]
+}

@@ -1,0 +1,238 @@
+//! A snapshot of a running machine: a pull-mode backup job, which QEMU freezes for all disks in one transaction together
+//! with the new checkpoint's bitmaps.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant, SystemTime},
+};
+
+use async_trait::async_trait;
+use understudy_ids::{DiskName, MachineName, UnixMicros};
+
+use super::{
+    super::{
+        LibvirtHypervisor,
+        ffi::Domain,
+        machines::look_up,
+        session::failed,
+        xml::Element,
+    },
+    Place, TrackedDisk, disks_of, reader,
+};
+use crate::{Error, Snapshot, SnapshotDisk, SnapshotRequest};
+
+/// The exports' name for the bitmap of what changed since the base.
+const EXPORTED_BITMAP: &str = "changed";
+const POLL: Duration = Duration::from_millis(20);
+
+pub struct RunningSnapshot {
+    hypervisor: LibvirtHypervisor,
+    machine: MachineName,
+    instant: UnixMicros,
+    checkpoint_made: bool,
+    disks: Vec<SnapshotDisk>,
+}
+
+/// What was begun.
+struct Begun {
+    instant: UnixMicros,
+    checkpoint_made: bool,
+    /// Disks whose export has a bitmap of what changed.
+    tracked: BTreeSet<DiskName>,
+}
+
+impl LibvirtHypervisor {
+    pub(super) async fn open_running(&self, request: &SnapshotRequest) -> Result<Box<dyn Snapshot>, Error> {
+        let place = Place::new(&self.config.state_dir, &request.machine);
+        place.make().await?;
+        let begun = {
+            let (request, place) = (request.clone(), place.clone());
+            let what = format!("beginning a snapshot of machine {}", request.machine);
+            self.session.call(what, move |connection| begin(&look_up(connection, &request.machine)?, &request, &place))
+        }
+        .await?;
+
+        let mut disks = Vec::new();
+        for disk in &request.disks {
+            let bitmap = [EXPORTED_BITMAP.to_owned()];
+            let bitmaps = begun.tracked.contains(disk).then_some(bitmap.as_slice());
+            match reader::open(&request.machine, disk, &place.socket, bitmaps).await {
+                Ok(disk) => disks.push(disk),
+                Err(error) => {
+                    self.close_left_behind(&request.machine).await?;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Box::new(RunningSnapshot {
+            hypervisor: self.clone(),
+            machine: request.machine.clone(),
+            instant: begun.instant,
+            checkpoint_made: begun.checkpoint_made,
+            disks,
+        }))
+    }
+
+    /// Ends the backup job that a snapshot of ours runs, if one does. Somebody else's is left alone.
+    pub(super) async fn end_backup_job(&self, machine: &MachineName, place: &Place) -> Result<(), Error> {
+        let (machine, socket) = (machine.clone(), place.socket.to_string_lossy().into_owned());
+        let what = format!("ending the snapshot of machine {machine}");
+        let give_up = self.session.timeout() / 2;
+        self.session
+            .call(what.clone(), move |connection| {
+                let domain = match look_up(connection, &machine) {
+                    Err(Error::NotFound { .. }) => return Ok(()),
+                    found => found?,
+                };
+                let Some(job) = backup_job(&domain)? else { return Ok(()) };
+                if job.attribute_at("server", "socket") != Some(&socket) {
+                    let why = "a backup of another program is running; wait for it or end it with virsh domjobabort";
+                    return Err(Error::WrongState { what, why: why.to_owned() });
+                }
+                let aborted = domain.abort_job();
+                let deadline = Instant::now() + give_up;
+                // libvirt ends the job in the background and has no call to wait for that.
+                while backup_job(&domain)?.is_some() {
+                    if Instant::now() > deadline {
+                        aborted.map_err(failed(what.clone()))?;
+                        return Err(Error::Unknown { what, why: "the backup job does not end".to_owned() });
+                    }
+                    std::thread::sleep(POLL);
+                }
+                Ok(())
+            })
+            .await
+    }
+}
+
+fn backup_job(domain: &Domain) -> Result<Option<Element>, Error> {
+    let what = format!("the backup job of machine {}", domain.name());
+    if !domain.is_active().map_err(failed(what.clone()))? {
+        return Ok(None);
+    }
+    let xml = match domain.backup_xml() {
+        // It went off between the two calls.
+        Err(_) if !domain.is_active().map_err(failed(what.clone()))? => None,
+        result => result.map_err(failed(what.clone()))?,
+    };
+    xml.map(|xml| Element::parse(&xml).map_err(|why| Error::Failed { what, why })).transpose()
+}
+
+fn begin(domain: &Domain, request: &SnapshotRequest, place: &Place) -> Result<Begun, Error> {
+    let what = format!("beginning a snapshot of machine {}", request.machine);
+    let (disks, targets) = disks_of(domain, &request.disks)?;
+    let mut base = None;
+    for checkpoint in domain.checkpoints().map_err(failed(what.clone()))? {
+        let name = checkpoint.name();
+        if name == request.checkpoint.0 {
+            // Of an attempt whose answer was lost. Older checkpoints have recorded what it has.
+            checkpoint.delete().map_err(failed(what.clone()))?;
+        } else if request.base.as_ref().is_some_and(|wanted| wanted.0 == name) {
+            base = Some(name);
+        }
+    }
+    let trackable = disks.iter().filter(|disk| disk.is_trackable()).map(|disk| disk.name.clone());
+    let trackable: BTreeSet<DiskName> = trackable.collect();
+    let mut tracked = if base.is_some() { trackable.clone() } else { BTreeSet::new() };
+    let base = base.unwrap_or_default();
+    let checkpoint = (!trackable.is_empty()).then(|| checkpoint_xml(&request.checkpoint.0, &trackable, &targets));
+
+    let mut instant = UnixMicros::from(SystemTime::now());
+    let mut attempt = domain.begin_backup(&backup_xml(&disks, &targets, &tracked, &base, place), checkpoint.as_deref());
+    if attempt.as_ref().is_err_and(super::super::ffi::CallError::is_checkpoint_inconsistent) {
+        tracked = usable(domain, &disks, &targets, &tracked, &base, place)?;
+        instant = UnixMicros::from(SystemTime::now());
+        attempt = domain.begin_backup(&backup_xml(&disks, &targets, &tracked, &base, place), checkpoint.as_deref());
+    }
+    attempt.map_err(failed(what))?;
+    Ok(Begun { instant, checkpoint_made: checkpoint.is_some(), tracked })
+}
+
+/// Which disks' change tracking since `base` libvirt accepts, found out by asking for each alone.
+fn usable(
+    domain: &Domain,
+    disks: &[TrackedDisk],
+    targets: &[String],
+    candidates: &BTreeSet<DiskName>,
+    base: &str,
+    place: &Place,
+) -> Result<BTreeSet<DiskName>, Error> {
+    let what = format!("looking for change tracking of machine {}", domain.name());
+    let mut usable = BTreeSet::new();
+    for disk in disks.iter().filter(|disk| candidates.contains(&disk.name)) {
+        let alone = BTreeSet::from([disk.name.clone()]);
+        match domain.begin_backup(&backup_xml(std::slice::from_ref(disk), targets, &alone, base, place), None) {
+            Ok(()) => {
+                usable.insert(disk.name.clone());
+                domain.abort_job().map_err(failed(what.clone()))?;
+                while backup_job(domain)?.is_some() {
+                    std::thread::sleep(POLL);
+                }
+                // libvirt wants to make the scratch file itself.
+                drop(std::fs::remove_file(place.scratch(disk.name.as_str())));
+            }
+            Err(error) if error.is_checkpoint_inconsistent() => {
+                tracing::warn!(machine = domain.name(), disk = %disk.name, %error, "change tracking is not usable");
+            }
+            Err(error) => return Err(failed(what)(error)),
+        }
+    }
+    Ok(usable)
+}
+
+fn checkpoint_xml(name: &str, trackable: &BTreeSet<DiskName>, targets: &[String]) -> String {
+    let disks = targets.iter().map(|target| {
+        let tracked = trackable.iter().any(|disk| disk.as_str() == target);
+        Element::new("disk").with("name", target).with("checkpoint", if tracked { "bitmap" } else { "no" })
+    });
+    let checkpoint = Element::new("domaincheckpoint").child(Element::new("name").text(name));
+    checkpoint.child(Element::new("disks").children(disks)).write()
+}
+
+fn backup_xml(
+    disks: &[TrackedDisk],
+    targets: &[String],
+    tracked: &BTreeSet<DiskName>,
+    base: &str,
+    place: &Place,
+) -> String {
+    let entries = targets.iter().map(|target| {
+        let entry = Element::new("disk").with("name", target);
+        let Some(disk) = disks.iter().find(|disk| disk.name.as_str() == target) else {
+            return entry.with("backup", "no");
+        };
+        let entry = entry.with("backup", "yes").with("type", "file").with("exportname", target);
+        let entry = if tracked.contains(&disk.name) {
+            entry.with("backupmode", "incremental").with("incremental", base).with("exportbitmap", EXPORTED_BITMAP)
+        } else {
+            entry.with("backupmode", "full")
+        };
+        entry.child(Element::new("scratch").with("file", place.scratch(target).to_string_lossy()))
+    });
+    Element::new("domainbackup")
+        .with("mode", "pull")
+        .child(Element::new("server").with("transport", "unix").with("socket", place.socket.to_string_lossy()))
+        .child(Element::new("disks").children(entries))
+        .write()
+}
+
+#[async_trait]
+impl Snapshot for RunningSnapshot {
+    fn instant(&self) -> UnixMicros {
+        self.instant
+    }
+
+    fn disks(&self) -> &[SnapshotDisk] {
+        &self.disks
+    }
+
+    fn checkpoint_made(&self) -> bool {
+        self.checkpoint_made
+    }
+
+    async fn close(self: Box<Self>) -> Result<(), Error> {
+        let Self { hypervisor, machine, disks, .. } = *self;
+        drop(disks);
+        hypervisor.close_left_behind(&machine).await
+    }
+}

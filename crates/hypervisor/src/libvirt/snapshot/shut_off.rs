@@ -1,0 +1,224 @@
+//! A snapshot of a machine that is shut off: its disk files do not change, so they are served as they are.
+//!
+//! The new checkpoint is made by `qemu-img` in each file first, then libvirt is told about it. QEMU's lock on the files
+//! keeps the machine from starting while they are read; [`super::super::LibvirtHypervisor`]'s own start ends the server.
+
+use std::{collections::BTreeSet, path::Path, time::SystemTime};
+
+use async_trait::async_trait;
+use serde_json::json;
+use understudy_ids::{MachineName, UnixMicros};
+
+use super::{
+    super::{
+        LibvirtHypervisor, command, describe,
+        ffi::{Connection, Domain},
+        machines::look_up,
+        session::failed,
+        xml::Element,
+    },
+    Place, TrackedDisk, disks_of, files, image, reader,
+};
+use crate::{CheckpointName, Error, Snapshot, SnapshotDisk, SnapshotRequest};
+
+const SERVER: &str = "qemu-storage-daemon";
+/// Prefix of all bitmaps that are ours.
+const OURS: &str = "understudy-";
+
+pub struct ShutOffSnapshot {
+    hypervisor: LibvirtHypervisor,
+    machine: MachineName,
+    instant: UnixMicros,
+    checkpoint_made: bool,
+    disks: Vec<SnapshotDisk>,
+}
+
+impl LibvirtHypervisor {
+    pub(super) async fn open_shut_off(&self, request: &SnapshotRequest) -> Result<Box<dyn Snapshot>, Error> {
+        let place = Place::new(&self.config.state_dir, &request.machine);
+        place.make().await?;
+        let instant = UnixMicros::from(SystemTime::now());
+        let disks = self.tracked_disks(&request.machine, Some(&request.disks)).await?;
+        let checkpoint_made = self.checkpoint_shut_off(request, &disks).await?;
+        let known = self.list_checkpoints(&request.machine).await?;
+        let since = since_base(&known, request);
+        let mut served = Vec::new();
+        for disk in disks {
+            let bitmaps = usable(&disk, since.as_deref()).await?;
+            served.push((disk, bitmaps));
+        }
+        serve(&request.machine, &served, &place).await?;
+
+        let mut opened = Vec::new();
+        for (disk, bitmaps) in &served {
+            match reader::open(&request.machine, &disk.name, &place.socket, bitmaps.as_deref()).await {
+                Ok(disk) => opened.push(disk),
+                Err(error) => {
+                    self.close_left_behind(&request.machine).await?;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Box::new(ShutOffSnapshot {
+            hypervisor: self.clone(),
+            machine: request.machine.clone(),
+            instant,
+            checkpoint_made,
+            disks: opened,
+        }))
+    }
+
+    /// The machine's disks that are files, or those of them that are named; a named one that is no file is an error.
+    pub(super) async fn tracked_disks(
+        &self,
+        machine: &MachineName,
+        named: Option<&[understudy_ids::DiskName]>,
+    ) -> Result<Vec<TrackedDisk>, Error> {
+        let (machine, named) = (machine.clone(), named.map(<[_]>::to_vec));
+        self.session
+            .call(format!("the disks of machine {machine}"), move |connection| {
+                let domain = look_up(connection, &machine)?;
+                let named = match named {
+                    Some(named) => named,
+                    None => disks_with_files(&domain)?,
+                };
+                Ok(disks_of(&domain, &named)?.0)
+            })
+            .await
+    }
+
+    /// Whether the checkpoint could be made: some disk can hold a bitmap.
+    async fn checkpoint_shut_off(&self, request: &SnapshotRequest, disks: &[TrackedDisk]) -> Result<bool, Error> {
+        let known = self.list_checkpoints(&request.machine).await?;
+        if known.contains(&request.checkpoint) {
+            // An attempt before this one got as far as that; nothing has been written since, the machine being off.
+            return Ok(true);
+        }
+        let trackable: Vec<&TrackedDisk> = disks.iter().filter(|disk| disk.is_trackable()).collect();
+        for disk in &trackable {
+            for bitmap in image::bitmaps(&disk.file).await? {
+                let wanted = known.iter().any(|checkpoint| checkpoint.0 == bitmap.name);
+                if bitmap.name.starts_with(OURS) && !wanted || bitmap.name == request.checkpoint.0 {
+                    image::remove(&disk.file, &bitmap.name).await?;
+                }
+            }
+            image::add(&disk.file, &request.checkpoint.0).await?;
+        }
+        if trackable.is_empty() {
+            return Ok(false);
+        }
+        let names: BTreeSet<String> = trackable.iter().map(|disk| disk.name.as_str().to_owned()).collect();
+        let (machine, name) = (request.machine.clone(), request.checkpoint.0.clone());
+        let parent = known.last().map(|checkpoint| checkpoint.0.clone());
+        let what = format!("making checkpoint {name} of machine {machine}");
+        self.session
+            .call(what, move |connection| announce(connection, &machine, &name, parent.as_deref(), &names))
+            .await?;
+        Ok(true)
+    }
+}
+
+fn disks_with_files(domain: &Domain) -> Result<Vec<understudy_ids::DiskName>, Error> {
+    let what = format!("the disks of machine {}", domain.name());
+    let hardware = describe::hardware(&describe::description(domain, false)?, &[]);
+    let hardware = hardware.map_err(|why| Error::Failed { what, why })?;
+    Ok(hardware.disks.into_iter().filter(|disk| disk.file.is_some()).map(|disk| disk.name).collect())
+}
+
+/// Tells libvirt about a checkpoint whose bitmaps are in the files already.
+fn announce(
+    connection: &Connection,
+    machine: &MachineName,
+    name: &str,
+    parent: Option<&str>,
+    trackable: &BTreeSet<String>,
+) -> Result<(), Error> {
+    let domain = look_up(connection, machine)?;
+    let description = describe::description(&domain, true)?;
+    let targets = description.find("devices").map(|devices| devices.all("disk").filter_map(super::target));
+    let disks = targets.into_iter().flatten().map(|target| {
+        let disk = Element::new("disk").with("name", target.as_str());
+        match trackable.contains(&target) {
+            true => disk.with("checkpoint", "bitmap").with("bitmap", name),
+            false => disk.with("checkpoint", "no"),
+        }
+    });
+    let now = UnixMicros::from(SystemTime::now()).get() / 1_000_000;
+    let checkpoint = Element::new("domaincheckpoint")
+        .child(Element::new("name").text(name))
+        .children(parent.map(|parent| Element::new("parent").child(Element::new("name").text(parent))))
+        .child(Element::new("creationTime").text(now.to_string()))
+        .child(Element::new("disks").children(disks))
+        .child(description);
+    let what = format!("making checkpoint {name} of machine {machine}");
+    domain.redefine_checkpoint(&checkpoint.write()).map(drop).map_err(failed(what))
+}
+
+/// Names of the bitmaps that together hold what was written since the base, or `None` when it is not known.
+fn since_base(known: &[CheckpointName], request: &SnapshotRequest) -> Option<Vec<String>> {
+    let base = request.base.as_ref()?;
+    let from = known.iter().position(|checkpoint| checkpoint == base)?;
+    let since = known[from..].iter().filter(|checkpoint| **checkpoint != request.checkpoint);
+    Some(since.map(|checkpoint| checkpoint.0.clone()).collect())
+}
+
+/// `since`, when the disk's file holds each of these bitmaps and each can be trusted.
+async fn usable(disk: &TrackedDisk, since: Option<&[String]>) -> Result<Option<Vec<String>>, Error> {
+    let Some(since) = since.filter(|_| disk.is_trackable()) else { return Ok(None) };
+    let bitmaps = image::bitmaps(&disk.file).await?;
+    let trusted = |name: &String| bitmaps.iter().any(|bitmap| bitmap.name == *name && bitmap.is_consistent);
+    Ok(since.iter().all(trusted).then(|| since.to_vec()))
+}
+
+/// Starts the process that serves the files. It returns when it is ready to be connected to.
+async fn serve(
+    machine: &MachineName,
+    disks: &[(TrackedDisk, Option<Vec<String>>)],
+    place: &Place,
+) -> Result<(), Error> {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let mut arguments = vec!["--daemonize".to_owned(), "--pidfile".to_owned(), text(&place.pid_file())];
+    let server = json!({ "addr": { "type": "unix", "path": text(&place.socket) }, "max-connections": 0 });
+    arguments.extend(["--nbd-server".to_owned(), server.to_string()]);
+    for (index, (disk, bitmaps)) in disks.iter().enumerate() {
+        let node = format!("disk{index}");
+        let file = json!({ "driver": "file", "filename": text(&disk.file) });
+        let block = json!({ "driver": disk.format, "node-name": node, "read-only": true, "file": file });
+        let bitmaps = bitmaps.clone().unwrap_or_default();
+        let export =
+            json!({ "type": "nbd", "id": node, "node-name": node, "name": disk.name.as_str(), "bitmaps": bitmaps });
+        arguments.extend(["--blockdev".to_owned(), block.to_string(), "--export".to_owned(), export.to_string()]);
+    }
+    command::run(SERVER, &arguments).await.map(drop).map_err(|error| Error::Failed {
+        what: format!("serving the disks of machine {machine}"),
+        why: error.to_string(),
+    })
+}
+
+/// Ends the server that an earlier snapshot started, if it still runs.
+pub(super) async fn end_server(place: &Place) -> Result<(), Error> {
+    super::super::process::end(&place.pid_file(), SERVER).await.map_err(|error| {
+        files(format!("ending the server of {}", place.dir.display()), &error)
+    })
+}
+
+#[async_trait]
+impl Snapshot for ShutOffSnapshot {
+    fn instant(&self) -> UnixMicros {
+        self.instant
+    }
+
+    fn disks(&self) -> &[SnapshotDisk] {
+        &self.disks
+    }
+
+    fn checkpoint_made(&self) -> bool {
+        self.checkpoint_made
+    }
+
+    async fn close(self: Box<Self>) -> Result<(), Error> {
+        let Self { hypervisor, machine, disks, .. } = *self;
+        drop(disks);
+        hypervisor.close_left_behind(&machine).await
+    }
+}

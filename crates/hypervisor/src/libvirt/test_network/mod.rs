@@ -1,0 +1,219 @@
+//! Isolated networks for test failovers (R-NET-9, R-NET-11).
+//!
+//! ```text
+//!   host's network namespace                         │ services namespace (understudy-ut-…)
+//!                                                    │
+//!   machine ── tap ─┐                                │
+//!                   ├─ bridge ut-… ── us-… ═══ veth ═══ svc0: the gateway's address, dnsmasq
+//!   machine ── tap ─┘  (no address, no uplink)       │        (no other interface, no forwarding)
+//! ```
+//!
+//! The bridge is a libvirt network without an address and without forwarding, so the host itself is not on the segment and
+//! the addresses inside may be the very ones that production uses. Everything has a name that follows from the network's,
+//! so each step is found done after a crash, and removal needs no record. The libvirt network carries the mark of what it
+//! is; it is made first and removed last, so whatever exists can be listed.
+
+mod arp;
+mod namespace;
+mod probe;
+mod services;
+
+use std::path::PathBuf;
+
+use understudy_ids::{NetworkName, Uuid};
+
+use super::{LibvirtHypervisor, command, describe, ffi::Connection, session::failed, tag, xml::Element};
+use crate::{Error, TestNetworkDefinition};
+use namespace::Namespace;
+
+/// Names of what a test network consists of.
+#[derive(Debug, Clone)]
+struct Parts {
+    bridge: String,
+    /// The end of the veth pair that is a port of the bridge.
+    port: String,
+    namespace: Namespace,
+    /// Configuration, leases and pid file of dnsmasq.
+    dir: PathBuf,
+}
+
+/// The end of the veth pair inside the services namespace.
+const SERVICES_INTERFACE: &str = "svc0";
+
+/// A network as libvirt lists it.
+pub struct Listed {
+    pub name: NetworkName,
+    pub is_test: bool,
+}
+
+/// All networks of this host whose names Understudy can use.
+pub fn listed(connection: &Connection) -> Result<Vec<Listed>, Error> {
+    let what = "the networks of this host";
+    let mut listed = Vec::new();
+    for network in connection.networks().map_err(failed(what))? {
+        let xml = match network.xml() {
+            Err(error) if error.is_missing() => continue,
+            xml => xml.map_err(failed(what))?,
+        };
+        let xml = Element::parse(&xml).map_err(|why| Error::Failed { what: what.to_owned(), why })?;
+        if let Some(name) = xml.text_at("name").and_then(|name| name.parse().ok()) {
+            listed.push(Listed { name, is_test: tag::is_test_network(&xml) });
+        }
+    }
+    listed.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(listed)
+}
+
+impl LibvirtHypervisor {
+    /// The namespaces of all hosts of a lab are in one directory, so the state directory, which is one host's, is part
+    /// of the name.
+    fn parts(&self, name: &NetworkName) -> Parts {
+        let short = |text: &[u8], digits: usize| {
+            let hash = Uuid::new_v5(&Uuid::NAMESPACE_OID, text).simple().to_string();
+            hash[..digits].to_owned()
+        };
+        let id = short(name.as_str().as_bytes(), 12);
+        let host = short(self.config.state_dir.as_os_str().as_encoded_bytes(), 8);
+        Parts {
+            bridge: format!("ut-{id}"),
+            port: format!("us-{id}"),
+            namespace: Namespace::new(format!("understudy-ut-{id}-{host}")),
+            dir: self.config.state_dir.join("test-networks").join(name.as_str()),
+        }
+    }
+
+    pub(super) async fn make_test_network(&self, definition: &TestNetworkDefinition) -> Result<(), Error> {
+        services::check(definition)?;
+        let parts = self.parts(&definition.name);
+        self.make_bridge(definition, &parts).await?;
+        parts.namespace.ensure().await?;
+        connect_services(definition, &parts).await?;
+        services::ensure(definition, &parts.namespace, &parts.dir).await
+    }
+
+    async fn make_bridge(&self, definition: &TestNetworkDefinition, parts: &Parts) -> Result<(), Error> {
+        let (name, run) = (definition.name.clone(), definition.run);
+        let xml = bridge_xml(definition, parts);
+        let what = format!("making test network {name}");
+        self.session
+            .call(what.clone(), move |connection| {
+                let network = match connection.network(name.as_str()).map_err(failed(what.clone()))? {
+                    Some(network) => {
+                        let present = Element::parse(&network.xml().map_err(failed(what.clone()))?);
+                        let present = present.map_err(|why| Error::Failed { what: what.clone(), why })?;
+                        if tag::network_run(&present) != Some(run) {
+                            let why = "a network of that name was not made for this run".to_owned();
+                            return Err(Error::Conflict { what: format!("network {name}"), why });
+                        }
+                        network
+                    }
+                    None => connection.define_network(&xml).map_err(failed(what.clone()))?,
+                };
+                if network.is_active().map_err(failed(what.clone()))? {
+                    return Ok(());
+                }
+                network.start().map_err(failed(what))
+            })
+            .await
+    }
+
+    pub(super) async fn unmake_test_network(&self, name: &NetworkName) -> Result<(), Error> {
+        let parts = self.parts(name);
+        self.check_unused(name).await?;
+        services::remove(&parts.dir).await?;
+        if link_exists(&parts.port).await? {
+            command::run("ip", &["link", "delete", &parts.port]).await?;
+        }
+        parts.namespace.remove().await?;
+        let name = name.clone();
+        let what = format!("removing test network {name}");
+        self.session
+            .call(what.clone(), move |connection| {
+                let Some(network) = connection.network(name.as_str()).map_err(failed(what.clone()))? else {
+                    return Ok(());
+                };
+                if network.is_active().map_err(failed(what.clone()))? {
+                    network.stop().map_err(failed(what.clone()))?;
+                }
+                network.undefine().map_err(failed(what))
+            })
+            .await
+    }
+
+    /// An error when the network is none of ours, or when a machine, running or not, has a NIC on it.
+    async fn check_unused(&self, name: &NetworkName) -> Result<(), Error> {
+        let name = name.clone();
+        let what = format!("removing test network {name}");
+        self.session
+            .call(what.clone(), move |connection| {
+                if let Some(network) = connection.network(name.as_str()).map_err(failed(what.clone()))? {
+                    let xml = Element::parse(&network.xml().map_err(failed(what.clone()))?);
+                    if !xml.is_ok_and(|xml| tag::is_test_network(&xml)) {
+                        let why = "it is not a test network".to_owned();
+                        return Err(Error::Conflict { what: format!("network {name}"), why });
+                    }
+                }
+                for domain in connection.domains().map_err(failed(what.clone()))? {
+                    let description = describe::description(&domain, false)?;
+                    let mut nics = description.find("devices").into_iter().flat_map(|devices| devices.all("interface"));
+                    if nics.any(|nic| nic.attribute_at("source", "network") == Some(name.as_str())) {
+                        let why = format!("machine {} is connected to it", domain.name());
+                        return Err(Error::WrongState { what, why });
+                    }
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    pub(super) async fn list_test_networks(&self) -> Result<Vec<NetworkName>, Error> {
+        let listed = self.session.call("the networks of this host", listed).await?;
+        Ok(listed.into_iter().filter(|network| network.is_test).map(|network| network.name).collect())
+    }
+
+    pub(super) fn jump_command(&self, name: &NetworkName) -> String {
+        format!("ip netns exec {}", self.parts(name).namespace.name())
+    }
+}
+
+/// No `forward` and no `ip` element: libvirt makes a bridge with neither an uplink nor an address, and runs nothing on it.
+fn bridge_xml(definition: &TestNetworkDefinition, parts: &Parts) -> String {
+    Element::new("network")
+        .child(Element::new("name").text(definition.name.as_str()))
+        .child(Element::new("metadata").child(tag::network(definition)))
+        .child(Element::new("bridge").with("name", parts.bridge.as_str()).with("stp", "off").with("delay", "0"))
+        .child(Element::new("dns").with("enable", "no"))
+        .write()
+}
+
+/// The veth pair exists, one end on the bridge, the other with the gateway's address in the services namespace.
+async fn connect_services(definition: &TestNetworkDefinition, parts: &Parts) -> Result<(), Error> {
+    let namespace = parts.namespace.name();
+    let inside = parts.namespace.has_link(SERVICES_INTERFACE).await?;
+    if !inside || !link_exists(&parts.port).await? {
+        if link_exists(&parts.port).await? {
+            command::run("ip", &["link", "delete", &parts.port]).await?;
+        }
+        let pair = ["link", "add", &parts.port, "type", "veth", "peer", "name", SERVICES_INTERFACE, "netns", namespace];
+        command::run("ip", &pair).await?;
+    }
+    // The host must not get an address on the segment, not even a link-local one.
+    let switch = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", parts.port);
+    if tokio::fs::try_exists(&switch).await.unwrap_or(false) {
+        let written = tokio::fs::write(&switch, "1").await;
+        written.map_err(|error| Error::Failed { what: format!("writing {switch}"), why: error.to_string() })?;
+    }
+    // With checksums left to hardware that does not exist, guests on emulated cards drop what they are sent.
+    command::run("ethtool", &["-K", &parts.port, "tx", "off"]).await?;
+    command::run("ip", &["netns", "exec", namespace, "ethtool", "-K", SERVICES_INTERFACE, "tx", "off"]).await?;
+    command::run("ip", &["link", "set", &parts.port, "master", &parts.bridge, "up"]).await?;
+    let address = format!("{}/{}", definition.gateway, definition.prefix_len);
+    command::run("ip", &["-n", namespace, "address", "replace", &address, "dev", SERVICES_INTERFACE]).await?;
+    command::run("ip", &["-n", namespace, "link", "set", SERVICES_INTERFACE, "up"]).await?;
+    command::run("ip", &["-n", namespace, "link", "set", "lo", "up"]).await.map(drop)
+}
+
+async fn link_exists(name: &str) -> Result<bool, Error> {
+    let (found, _) = command::attempt("ip", &["link", "show", "dev", name], command::LIMIT).await?;
+    Ok(found)
+}

@@ -1,0 +1,1 @@
+//! The driver whose machines are tasks of this process.

@@ -1,0 +1,263 @@
+//! The libvirt driver on a libvirtd of its own: the conformance suite, and what only the real thing can show.
+
+mod conformance;
+mod private_libvirtd;
+
+use std::{collections::BTreeSet, net::IpAddr, process::Command, time::Duration};
+
+use conformance::{Bench, KIB, MIB, changed, definition, disk, filling, name, network, open};
+use private_libvirtd::{run, with_libvirtd};
+use understudy_hypervisor::{CheckpointName, Error, Hypervisor, PowerState};
+
+#[test]
+fn machine_lifecycle() {
+    with_libvirtd("life", |host| async move { conformance::machine_lifecycle(&host).await });
+}
+
+/// R-REP-3
+#[test]
+fn snapshots_of_a_running_machine() {
+    with_libvirtd("run", |host| async move { conformance::snapshots_of_a_running_machine(&host).await });
+}
+
+/// R-REP-3
+#[test]
+fn snapshots_of_a_machine_that_is_shut_off() {
+    with_libvirtd("off", |host| async move { conformance::snapshots_of_a_machine_that_is_shut_off(&host).await });
+}
+
+/// R-NET-9, R-TF-9
+#[test]
+fn test_network_lifecycle() {
+    with_libvirtd("net", |host| async move {
+        conformance::test_network_lifecycle(&host).await;
+        let links = run("ip", &["-o", "link"]);
+        assert!(!links.contains("ut-") && !links.contains("us-"), "left behind: {links}");
+        let jump = host.driver.jump_hint(&"test-shop-lan".parse().unwrap());
+        let namespace = jump.rsplit(' ').next().unwrap();
+        assert!(!run("ip", &["netns", "list"]).contains(namespace), "left behind: {namespace}");
+        assert!(!host.path("state/test-networks/test-shop-lan").exists());
+    });
+}
+
+/// R-NET-11: DHCP gives the reserved address to its owner and nothing to strangers, DNS knows the name, and a port that
+/// is not of the run is noticed. R-TF-9: an outsider on the segment is found by the probe.
+#[test]
+fn a_test_network_serves_its_own_and_notices_others() {
+    with_libvirtd("dhcp", |host| async move {
+        let driver = &host.driver;
+        let wanted = network("test-lan", 5);
+        driver.ensure_test_network(&wanted).await.unwrap();
+        let guest = format!("{}-guest", host.namespace);
+        run("ip", &["netns", "add", &guest]);
+        let cleanup = Namespaces(vec![guest.clone()]);
+        run("ip", &["link", "add", "hvt-g", "type", "veth", "peer", "name", "eth0", "netns", &guest]);
+        let bridge = run("ip", &["-o", "link", "show", "type", "bridge"]);
+        let bridge = bridge.split_whitespace().nth(1).unwrap().trim_end_matches(':').to_owned();
+        run("ip", &["link", "set", "hvt-g", "master", &bridge, "up"]);
+        run("ip", &["-n", &guest, "link", "set", "eth0", "address", "52:54:00:00:07:01", "up"]);
+        let lease = run("ip", &["netns", "exec", &guest, "busybox", "udhcpc", "-i", "eth0", "-n", "-q", "-f", "-s", "/bin/true", "-t", "5"]);
+        assert!(lease.contains("10.77.3.40"), "{lease}");
+        run("ip", &["-n", &guest, "address", "add", "10.77.3.40/24", "dev", "eth0"]);
+        let lookup = run("ip", &["netns", "exec", &guest, "busybox", "nslookup", "web1", "10.77.3.1"]);
+        assert!(lookup.contains("10.77.3.40"), "{lookup}");
+        let lan = "test-lan".parse().unwrap();
+        let limit = Duration::from_secs(3);
+        assert!(driver.probe_address(&lan, "10.77.3.40".parse().unwrap(), None, limit).await.unwrap());
+        assert!(!driver.probe_address(&lan, "10.77.3.41".parse().unwrap(), None, Duration::from_secs(1)).await.unwrap());
+        let stranger = driver.probe_isolation(&lan, &[]).await.unwrap_err();
+        assert!(stranger.to_string().contains("hvt-g"), "{stranger}");
+
+        // The services survive their process; a definition with another reservation takes effect.
+        let again = host.another_driver();
+        again.ensure_test_network(&wanted).await.unwrap();
+        run("ip", &["-n", &guest, "link", "set", "eth0", "down"]);
+        run("ip", &["-n", &guest, "link", "set", "eth0", "address", "52:54:00:00:07:99", "up"]);
+        let refused = Command::new("ip")
+            .args(["netns", "exec", &guest, "busybox", "udhcpc", "-i", "eth0", "-n", "-q", "-f", "-s", "/bin/true", "-t", "2", "-T", "1"])
+            .output()
+            .unwrap();
+        assert!(!refused.status.success(), "a stranger was given an address");
+        again.remove_test_network(&lan).await.unwrap();
+        drop(cleanup);
+    });
+}
+
+struct Namespaces(Vec<String>);
+
+impl Drop for Namespaces {
+    fn drop(&mut self) {
+        for name in &self.0 {
+            let _ = Command::new("ip").args(["netns", "delete", name]).status();
+        }
+    }
+}
+
+/// An outsider that has an address of production's on the segment answers, also when it is the gateway's own.
+#[test]
+fn an_outsider_on_the_segment_is_found_by_the_probe() {
+    with_libvirtd("leak", |host| async move {
+        let driver = &host.driver;
+        driver.ensure_test_network(&network("test-lan", 5)).await.unwrap();
+        // The outsider hides behind the services' own port, as a wrongly bridged uplink would.
+        let jump = driver.jump_hint(&"test-lan".parse().unwrap());
+        let inside = jump.rsplit(' ').next().unwrap().to_owned();
+        let guest = format!("{}-out", host.namespace);
+        run("ip", &["netns", "add", &guest]);
+        let _cleanup = Namespaces(vec![guest.clone()]);
+        let ip = |words: &str| run("ip", &words.split(' ').collect::<Vec<_>>());
+        ip(&format!("-n {inside} link set svc0 down"));
+        ip(&format!("-n {inside} link set svc0 name under0"));
+        ip(&format!("-n {inside} link add svc0 type bridge"));
+        ip(&format!("-n {inside} link add leak0 type veth peer name eth0 netns {guest}"));
+        for port in ["under0", "leak0"] {
+            ip(&format!("-n {inside} link set {port} master svc0 up"));
+        }
+        ip(&format!("-n {inside} address flush dev under0"));
+        ip(&format!("-n {inside} address add 10.77.3.1/24 dev svc0"));
+        ip(&format!("-n {inside} link set svc0 up"));
+        ip(&format!("-n {guest} address add 10.77.3.200/24 dev eth0"));
+        ip(&format!("-n {guest} address add 10.77.3.1/24 dev eth0"));
+        ip(&format!("-n {guest} link set eth0 up"));
+        let targets: [IpAddr; 3] = ["10.77.3.200", "10.77.3.201", "10.77.3.1"].map(|address| address.parse().unwrap());
+        let evidence = driver.probe_isolation(&"test-lan".parse().unwrap(), &targets).await.unwrap();
+        assert_eq!(evidence.answered, [targets[0], targets[2]]);
+        driver.remove_test_network(&"test-lan".parse().unwrap()).await.unwrap();
+    });
+}
+
+/// After an unclean death of QEMU the bitmaps cannot be trusted: the disk says so instead of leaving changes out.
+#[test]
+fn change_tracking_is_not_believed_after_qemu_was_killed() {
+    with_libvirtd("kill", |host| async move {
+        let db1 = name("db1");
+        host.driver.define(&definition(&host, "db1").await).await.unwrap();
+        host.driver.start(&db1).await.unwrap();
+        open(&host.driver, "db1", 1, None).await.close().await.unwrap();
+        host.driver.power_off(&db1).await.unwrap();
+        host.driver.start(&db1).await.unwrap();
+        host.guest_write(&db1, &disk("vda"), MIB, 1).await;
+        let pid = std::fs::read_to_string(host.path("run/qemu/db1.pid")).unwrap();
+        run("kill", &["-9", pid.trim()]);
+        while host.driver.machine(&db1).await.unwrap().unwrap().power != PowerState::ShutOff {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let off = open(&host.driver, "db1", 2, Some(1)).await;
+        assert!(off.disks().iter().all(|disk| !disk.changes_known));
+        assert_eq!(filling(&off.disks()[0], MIB).await, 1);
+        off.close().await.unwrap();
+
+        host.driver.start(&db1).await.unwrap();
+        host.guest_write(&db1, &disk("vda"), 2 * MIB, 2).await;
+        let lost = open(&host.driver, "db1", 3, Some(1)).await;
+        assert!(lost.disks().iter().all(|disk| !disk.changes_known));
+        lost.close().await.unwrap();
+        let found = open(&host.driver, "db1", 4, Some(2)).await;
+        assert_eq!(changed(&found.disks()[0]).await, BTreeSet::from([2 * MIB]));
+        found.close().await.unwrap();
+        let all = host.driver.checkpoints(&db1).await.unwrap().into_iter().collect();
+        host.driver.delete_checkpoints(&db1, &all).await.unwrap();
+        assert_eq!(host.driver.checkpoints(&db1).await.unwrap(), [] as [CheckpointName; 0]);
+    });
+}
+
+/// A disk that cannot hold a bitmap is copied in full beside one that can.
+#[test]
+fn a_raw_disk_is_read_without_change_tracking() {
+    with_libvirtd("raw", |host| async move {
+        let db1 = name("db1");
+        host.driver.define(&definition(&host, "db1").await).await.unwrap();
+        let raw = host.path("disks/raw.img");
+        run("qemu-img", &["create", "-q", "-f", "raw", raw.to_str().unwrap(), "16M"]);
+        let (_, xml) = host.virsh(&["dumpxml", "db1"]);
+        let second = xml.rfind("type='qcow2'").unwrap();
+        let xml = format!("{}{}", &xml[..second], xml[second..].replacen("type='qcow2'", "type='raw'", 1));
+        let xml = xml.replace(host.path("disks/db1-vdb.qcow2").to_str().unwrap(), raw.to_str().unwrap());
+        std::fs::write(host.path("raw.xml"), xml).unwrap();
+        let (ok, text) = host.virsh(&["define", host.path("raw.xml").to_str().unwrap()]);
+        assert!(ok, "{text}");
+        host.driver.start(&db1).await.unwrap();
+        open(&host.driver, "db1", 1, None).await.close().await.unwrap();
+        host.guest_write(&db1, &disk("vda"), MIB, 1).await;
+        host.guest_write(&db1, &disk("vdb"), MIB, 2).await;
+        let second = open(&host.driver, "db1", 2, Some(1)).await;
+        assert_eq!(changed(&second.disks()[0]).await, BTreeSet::from([MIB]));
+        assert!(!second.disks()[1].changes_known);
+        assert_eq!(filling(&second.disks()[1], MIB).await, 2);
+        second.close().await.unwrap();
+    });
+}
+
+/// A snapshot whose agent died is ended by the next one; a backup that is not ours is left alone.
+#[test]
+fn what_a_dead_agent_left_is_cleaned_up_and_a_stranger_is_not_disturbed() {
+    with_libvirtd("dead", |host| async move {
+        let db1 = name("db1");
+        host.driver.define(&definition(&host, "db1").await).await.unwrap();
+        host.driver.start(&db1).await.unwrap();
+        std::mem::forget(open(&host.driver, "db1", 1, None).await);
+        let another = host.another_driver();
+        let second = open(&another, "db1", 2, Some(1)).await;
+        assert_eq!(changed(&second.disks()[0]).await, BTreeSet::new());
+        second.close().await.unwrap();
+        assert!(!host.path("state/snapshots/db1").exists(), "scratch files are left");
+        assert_eq!(std::fs::read_dir(host.path("state/nbd")).unwrap().count(), 0, "a socket is left");
+
+        let xml = "<domainbackup mode='pull'><server transport='unix' socket='/tmp/hvt-foreign.sock'/></domainbackup>";
+        std::fs::write(host.path("foreign.xml"), xml).unwrap();
+        let (ok, text) = host.virsh(&["backup-begin", "db1", host.path("foreign.xml").to_str().unwrap()]);
+        assert!(ok, "{text}");
+        let request = understudy_hypervisor::SnapshotRequest {
+            machine: db1.clone(),
+            disks: vec![disk("vda")],
+            checkpoint: CheckpointName("understudy-x".to_owned()),
+            base: None,
+        };
+        assert!(matches!(another.open_snapshot(&request).await, Err(Error::WrongState { .. })));
+        assert!(host.virsh(&["backup-dumpxml", "db1"]).0, "the stranger's backup was ended");
+        host.virsh(&["domjobabort", "db1"]);
+    });
+}
+
+/// libvirtd may be restarted at any time: machines run on, calls meanwhile say that they do not know, later ones work.
+#[test]
+fn a_restart_of_libvirtd_is_survived() {
+    with_libvirtd("again", |mut host| async move {
+        let db1 = name("db1");
+        host.driver.define(&definition(&host, "db1").await).await.unwrap();
+        host.driver.start(&db1).await.unwrap();
+        host.driver.ensure_test_network(&network("test-lan", 5)).await.unwrap();
+        open(&host.driver, "db1", 1, None).await.close().await.unwrap();
+        host.kill_daemon();
+        assert!(matches!(host.driver.machine(&db1).await, Err(Error::Unknown { .. })));
+        host.start_daemon();
+        assert_eq!(host.driver.machine(&db1).await.unwrap().unwrap().power, PowerState::Running);
+        host.driver.ensure_test_network(&network("test-lan", 5)).await.unwrap();
+        host.driver.remove_test_network(&"test-lan".parse().unwrap()).await.unwrap();
+        host.guest_write(&db1, &disk("vdb"), 64 * KIB, 9).await;
+        let after = open(&host.driver, "db1", 2, Some(1)).await;
+        assert_eq!(changed(&after.disks()[1]).await, BTreeSet::from([64 * KIB]));
+        after.close().await.unwrap();
+    });
+}
+
+/// A daemon that does not answer costs the time limit, and the answer is that it is not known.
+#[test]
+fn a_hung_libvirtd_is_unknown_not_off() {
+    with_libvirtd("hung", |host| async move {
+        let mut config = understudy_hypervisor::libvirt::Config::new(
+            format!("qemu:///system?socket={}", host.path("run/libvirt-sock").display()),
+            host.path("state"),
+            host.path("console"),
+        );
+        config.call_timeout = Duration::from_secs(1);
+        let impatient = understudy_hypervisor::libvirt::LibvirtHypervisor::new(config);
+        impatient.inventory().await.unwrap();
+        let pid = std::fs::read_to_string(host.path("libvirtd.pid")).unwrap();
+        run("kill", &["-STOP", pid.trim()]);
+        let answer = impatient.inventory().await;
+        run("kill", &["-CONT", pid.trim()]);
+        assert!(matches!(answer, Err(Error::Unknown { .. })), "{answer:?}");
+        impatient.inventory().await.unwrap();
+    });
+}

@@ -1,0 +1,24 @@
+//! Typed names and numbers that every other crate speaks in.
+//!
+//! A value of one of these types is valid by construction: parsing is the only way in, so that code behind the API never
+//! has to ask again whether a name may be used as a path component, a libvirt domain name or a database key.
+//! Nothing here does I/O, reads a clock or draws a random number.
+
+mod name;
+mod number;
+mod problem;
+mod time;
+
+pub use name::{
+    DiskName, HostName, InvalidName, ItemName, MachineName, NetworkName, PolicyName, SiteName, StepName,
+};
+pub use number::{ByteRange, Generation, InvalidMac, MacAddress, PointSeq};
+pub use problem::Problem;
+pub use time::UnixMicros;
+
+pub use uuid::Uuid;
+
+/// Name of a failover run. A run is a job: orchestrator and job-tracker use the same identifier.
+pub type RunId = Uuid;
+/// Name of one leased piece of work in job-tracker.
+pub type TaskId = Uuid;

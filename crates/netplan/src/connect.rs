@@ -1,0 +1,364 @@
+//! Connection and address of every NIC of a run (R-NET-3, R-TF-4).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+};
+
+use serde::{Deserialize, Serialize};
+use understudy_ids::{ItemName, MacAddress, NetworkName, Problem, SiteName};
+
+use crate::{
+    mapping::{Mapping, counterpart},
+    network::{Addressing, Isolation, NetworkRef, VmNetwork},
+};
+
+/// What the connections are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Purpose {
+    Failover,
+    /// Into isolated networks, each standing for the one that a failover would use.
+    Test,
+}
+
+/// One machine of the run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineConnections {
+    pub item: ItemName,
+    pub source_site: SiteName,
+    pub target_site: SiteName,
+    pub nics: Vec<MachineNic>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineNic {
+    pub mac: MacAddress,
+    /// As the source host's hypervisor calls it; `None` for a NIC that is not connected.
+    pub hypervisor_network: Option<NetworkName>,
+    pub addresses: Vec<IpAddr>,
+}
+
+/// An address that another run holds on a production network.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HeldAddress {
+    pub network: NetworkRef,
+    pub address: Ipv4Addr,
+}
+
+/// Everything that was decided.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionPlan {
+    /// In the order of the machines and of their NICs.
+    pub nics: Vec<Connection>,
+    /// For a test; in the order of the networks that they stand for.
+    pub test_networks: Vec<PlannedTestNetwork>,
+}
+
+/// Where one NIC goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connection {
+    pub item: ItemName,
+    /// Position among the machine's NICs, which guests depend on (R-FO-6).
+    pub index: u32,
+    pub mac: MacAddress,
+    /// The network of the target site, also when a test network stands for it; `None` leaves the NIC unconnected.
+    pub network: Option<NetworkRef>,
+    pub hypervisor_network: Option<NetworkName>,
+    /// Index into [`ConnectionPlan::test_networks`].
+    pub test_network: Option<u32>,
+    /// `None` where only the network's DHCP server knows.
+    pub address: Option<Ipv4Addr>,
+    pub reason: String,
+}
+
+/// An isolated network to be made for a test.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedTestNetwork {
+    pub stands_for: NetworkRef,
+    pub gateway: Ipv4Addr,
+    pub prefix_len: u8,
+    /// Addresses of production that must not answer from inside it.
+    pub isolation_targets: Vec<Ipv4Addr>,
+}
+
+/// Who gives the address on a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressSource {
+    /// The DHCP server that is there already; no pool is needed.
+    NetworkDhcp,
+    /// The pool; it is written into the guest.
+    Pool,
+    /// The pool; the platform's own DHCP hands it out.
+    PlatformDhcp,
+}
+
+/// R-NET-3, row by row: isolation and addressing of the target network, and where the address comes from.
+pub const ADDRESS_SOURCES: &[(Isolation, Addressing, AddressSource)] = &[
+    (Isolation::None, Addressing::Dhcp, AddressSource::NetworkDhcp),
+    (Isolation::None, Addressing::Static, AddressSource::Pool),
+    (Isolation::Vlan, Addressing::Dhcp, AddressSource::NetworkDhcp),
+    (Isolation::Vlan, Addressing::Static, AddressSource::Pool),
+    (Isolation::Virtualized, Addressing::Dhcp, AddressSource::PlatformDhcp),
+    (Isolation::Virtualized, Addressing::Static, AddressSource::Pool),
+];
+
+/// # Panics
+/// Never: the table has a row for every pair, which a test checks.
+pub fn address_source(isolation: Isolation, addressing: Addressing) -> AddressSource {
+    ADDRESS_SOURCES
+        .iter()
+        .find(|(i, a, _)| (*i, *a) == (isolation, addressing))
+        .map(|(_, _, source)| *source)
+        .expect("the table has a row for every pair")
+}
+
+/// Plans the connections of all machines of a run together, so that no address is given twice.
+///
+/// # Errors
+/// Every problem of every NIC.
+pub fn plan(
+    purpose: Purpose,
+    machines: &[MachineConnections],
+    networks: &[VmNetwork],
+    mappings: &[Mapping],
+    held: &BTreeSet<HeldAddress>,
+) -> Result<ConnectionPlan, Vec<Problem>> {
+    let mut planner =
+        Planner { purpose, networks, mappings, taken: taken_at_start(purpose, held), problems: vec![] };
+    let mut nics = planner.place(machines);
+    planner.give_addresses(&mut nics, machines);
+    if !planner.problems.is_empty() {
+        return Err(planner.problems);
+    }
+    let test_networks = match purpose {
+        Purpose::Failover => vec![],
+        Purpose::Test => planner.test_networks(&mut nics),
+    };
+    Ok(ConnectionPlan { nics, test_networks })
+}
+
+/// A test network is new and holds nothing but the test, so what runs hold in production does not count there (R-TF-4).
+fn taken_at_start(purpose: Purpose, held: &BTreeSet<HeldAddress>) -> BTreeSet<HeldAddress> {
+    match purpose {
+        Purpose::Failover => held.clone(),
+        Purpose::Test => BTreeSet::new(),
+    }
+}
+
+struct Planner<'a> {
+    purpose: Purpose,
+    networks: &'a [VmNetwork],
+    mappings: &'a [Mapping],
+    taken: BTreeSet<HeldAddress>,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Planner<'a> {
+    /// First pass: the network of every NIC.
+    fn place(&mut self, machines: &[MachineConnections]) -> Vec<Connection> {
+        let mut connections = Vec::new();
+        for machine in machines {
+            for (nic, index) in machine.nics.iter().zip(0u32..) {
+                let mut connection = Connection {
+                    item: machine.item.clone(),
+                    index,
+                    mac: nic.mac,
+                    network: None,
+                    hypervisor_network: None,
+                    test_network: None,
+                    address: None,
+                    reason: "not connected at the source".to_owned(),
+                };
+                if let Some(source) = &nic.hypervisor_network {
+                    match self.target_network(machine, source) {
+                        Ok(target) => {
+                            connection.network = Some(target.name.clone());
+                            connection.hypervisor_network = Some(target.hypervisor_network.clone());
+                        }
+                        Err(problem) => self.problems.push(problem),
+                    }
+                }
+                connections.push(connection);
+            }
+        }
+        connections
+    }
+
+    fn target_network(
+        &self,
+        machine: &MachineConnections,
+        source: &NetworkName,
+    ) -> Result<&'a VmNetwork, Problem> {
+        let subject = format!("protectedItems/{}", machine.item);
+        let site = &machine.source_site;
+        let source = self
+            .networks
+            .iter()
+            .find(|n| n.name.site == *site && n.hypervisor_network == *source)
+            .ok_or_else(|| {
+            Problem::new(
+                "NETWORK_NOT_KNOWN",
+                &subject,
+                format!("it is connected to {source:?} at site {site}, which is not a known VM network"),
+                "Create a VM network with that hypervisor network, then map it.",
+            )
+        })?;
+        let target = counterpart(self.mappings, &source.name, &machine.target_site).ok_or_else(|| {
+            Problem::new(
+                "NETWORK_NOT_MAPPED",
+                &subject,
+                format!("{} has no counterpart at site {}", source.name, machine.target_site),
+                "Create a network mapping between the two sites.",
+            )
+        })?;
+        self.network(target).ok_or_else(|| {
+            Problem::new(
+                "NETWORK_NOT_FOUND",
+                &subject,
+                format!("{} is mapped to {target}, which does not exist any more", source.name),
+                "Delete the mapping and make a new one.",
+            )
+        })
+    }
+
+    fn network(&self, name: &NetworkRef) -> Option<&'a VmNetwork> {
+        self.networks.iter().find(|n| n.name == *name)
+    }
+
+    /// Second pass. Machines that can keep their address come first, so that none of them finds it given to another.
+    fn give_addresses(&mut self, connections: &mut [Connection], machines: &[MachineConnections]) {
+        let known = machines.iter().flat_map(|m| &m.nics).map(|nic| ipv4(&nic.addresses));
+        let mut homeless = Vec::new();
+        for (connection, own) in connections.iter_mut().zip(known) {
+            let Some(network) = connection.network.as_ref().and_then(|n| self.network(n)) else { continue };
+            if !self.keep_address(connection, network, &own) {
+                homeless.push((connection, network));
+            }
+        }
+        for (connection, network) in homeless {
+            self.new_address(connection, network);
+        }
+    }
+
+    /// The address that the machine has is used when the network there can give it.
+    fn keep_address(&mut self, connection: &mut Connection, network: &VmNetwork, own: &[Ipv4Addr]) -> bool {
+        let source = address_source(network.isolation, network.addressing);
+        let possible = |address: &&Ipv4Addr| match source {
+            AddressSource::NetworkDhcp => network.is_host_address(**address),
+            AddressSource::Pool | AddressSource::PlatformDhcp => {
+                network.pool.is_some_and(|pool| pool.contains(**address))
+            }
+        };
+        let Some(&address) = own.iter().find(possible) else { return false };
+        if !self.take(network, address) {
+            return false;
+        }
+        connection.address = Some(address);
+        connection.reason = match (source, self.purpose) {
+            (_, Purpose::Test) => "the address that a failover would give it, by the test network's DHCP".to_owned(),
+            (AddressSource::NetworkDhcp, _) => {
+                "its present address lies in the target's subnet; the DHCP server there is asked for it by MAC".to_owned()
+            }
+            (AddressSource::Pool, _) => "its present address lies in the target's pool and is free".to_owned(),
+            (AddressSource::PlatformDhcp, _) => {
+                "its present address lies in the target's pool and is free; the platform's DHCP serves it".to_owned()
+            }
+        };
+        true
+    }
+
+    fn new_address(&mut self, connection: &mut Connection, network: &VmNetwork) {
+        let source = address_source(network.isolation, network.addressing);
+        match (source, network.pool, self.purpose) {
+            (AddressSource::NetworkDhcp, _, Purpose::Failover) => {
+                connection.reason = "by the DHCP server of the target network".to_owned();
+            }
+            (AddressSource::NetworkDhcp, None, Purpose::Test) => {
+                let hosts = network.subnet.hosts();
+                self.first_free(connection, network, hosts, "free in the test network's subnet");
+            }
+            (_, Some(pool), _) => {
+                self.first_free(connection, network, pool.addresses(), "first free of the pool")
+            }
+            (AddressSource::Pool | AddressSource::PlatformDhcp, None, _) => self.problems.push(Problem::new(
+                "POOL_MISSING",
+                format!("protectedItems/{}", connection.item),
+                format!("{} gives addresses from a pool, and has none", network.name),
+                "Add an address pool to the network, or change its addressing to DHCP.",
+            )),
+        }
+    }
+
+    fn first_free(
+        &mut self,
+        connection: &mut Connection,
+        network: &VmNetwork,
+        mut candidates: impl Iterator<Item = Ipv4Addr>,
+        reason: &str,
+    ) {
+        match candidates.find(|address| self.take(network, *address)) {
+            Some(address) => {
+                connection.address = Some(address);
+                connection.reason = reason.to_owned();
+            }
+            None => self.problems.push(Problem::new(
+                "POOL_EXHAUSTED",
+                format!("protectedItems/{}", connection.item),
+                format!("{} has no free address left for this run", network.name),
+                "Enlarge the pool, or end runs that hold addresses of it.",
+            )),
+        }
+    }
+
+    /// Marks an address as used; false when it is, or is the gateway's.
+    fn take(&mut self, network: &VmNetwork, address: Ipv4Addr) -> bool {
+        address != network.gateway_or_first()
+            && self.taken.insert(HeldAddress { network: network.name.clone(), address })
+    }
+
+    fn test_networks(&self, connections: &mut [Connection]) -> Vec<PlannedTestNetwork> {
+        let used: BTreeSet<NetworkRef> = connections.iter().filter_map(|c| c.network.clone()).collect();
+        let index: BTreeMap<&NetworkRef, u32> = used.iter().zip(0..).collect();
+        for connection in connections.iter_mut() {
+            connection.test_network = connection.network.as_ref().and_then(|n| index.get(n).copied());
+            connection.hypervisor_network = None;
+        }
+        used.iter()
+            .filter_map(|name| self.network(name))
+            .map(|network| {
+                let gateway = network.gateway_or_first();
+                // The test network's own gateway and machines have addresses of production; only others prove anything.
+                let inside: BTreeSet<Ipv4Addr> = connections
+                    .iter()
+                    .filter(|c| c.network.as_ref() == Some(&network.name))
+                    .filter_map(|c| c.address)
+                    .chain([gateway])
+                    .collect();
+                PlannedTestNetwork {
+                    stands_for: network.name.clone(),
+                    gateway,
+                    prefix_len: network.subnet.prefix_len(),
+                    isolation_targets: network
+                        .isolation_targets
+                        .iter()
+                        .copied()
+                        .filter(|target| !inside.contains(target))
+                        .collect(),
+                }
+            })
+            .collect()
+    }
+}
+
+fn ipv4(addresses: &[IpAddr]) -> Vec<Ipv4Addr> {
+    addresses
+        .iter()
+        .filter_map(|address| match address {
+            IpAddr::V4(v4) => Some(*v4),
+            IpAddr::V6(_) => None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,22 @@
+//! Decides where every NIC of a run is connected and which address it gets, and says why (R-NET).
+//!
+//! ```text
+//!   machines of a run ─┐
+//!   VM networks        ├─▶ connect::plan ─▶ one connection per NIC, test networks to make │ or every problem at once
+//!   mappings           │
+//!   addresses held ────┘
+//! ```
+//!
+//! Pure: what it is told is all it knows, the same input gives the same plan, and nothing is reserved. Reserving exactly what was
+//! planned, or refusing, is network-mapper's part.
+
+pub mod connect;
+pub mod mapping;
+pub mod network;
+
+pub use connect::{
+    Connection, ConnectionPlan, HeldAddress, MachineConnections, MachineNic, PlannedTestNetwork, Purpose,
+    plan,
+};
+pub use mapping::{Mapping, counterpart};
+pub use network::{AddressPool, Addressing, Isolation, NetworkRef, VmNetwork};

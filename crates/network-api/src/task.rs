@@ -1,0 +1,237 @@
+//! What the orchestrator asks of network-mapper through job-tracker.
+
+use std::net::Ipv4Addr;
+
+use understudy_ids::{HostName, ItemName, MacAddress, NetworkName, RunId};
+use understudy_netplan::NetworkRef;
+use understudy_rpc::ApiError;
+use understudy_types_api::{Any, AnyError, pack, unpack};
+
+use crate::{field::Fields, v1};
+
+/// Bounds of one task (invariant 14).
+const MAX_NICS: usize = 10_000;
+const MAX_TEST_NETWORKS: usize = 256;
+const MAX_HOSTS: usize = 1000;
+
+/// One piece of work for network-mapper, on behalf of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkTask {
+    pub run: RunId,
+    pub action: NetworkAction,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NetworkAction {
+    /// The run holds exactly these addresses and its test networks are on record; all or nothing.
+    ReserveAddresses { test: bool, nics: Vec<ReservedNic>, test_networks: Vec<ReservedTestNetwork> },
+    /// The run holds nothing any more.
+    ReleaseRun,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReservedNic {
+    pub item: ItemName,
+    pub mac: MacAddress,
+    pub network: NetworkRef,
+    pub address: Ipv4Addr,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReservedTestNetwork {
+    /// As it will be called on the hosts.
+    pub name: NetworkName,
+    pub stands_for: NetworkRef,
+    pub hosts: Vec<HostName>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetworkTaskResult {
+    Reserved,
+    Released { addresses: u32, test_networks: u32 },
+}
+
+/// Why a payload is not a task or result of ours.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    #[error(transparent)]
+    Payload(#[from] AnyError),
+    #[error("{0}")]
+    Invalid(#[from] ApiError),
+}
+
+impl NetworkTask {
+    pub fn to_payload(&self) -> Any {
+        let NetworkTask { run, action } = self;
+        let action = match action {
+            NetworkAction::ReserveAddresses { test, nics, test_networks } => {
+                v1::network_task::Action::ReserveAddresses(v1::ReserveAddresses {
+                    test: *test,
+                    nics: nics.iter().map(nic_to_wire).collect(),
+                    test_networks: test_networks.iter().map(test_network_to_wire).collect(),
+                })
+            }
+            NetworkAction::ReleaseRun => v1::network_task::Action::ReleaseRun(v1::ReleaseRun {}),
+        };
+        pack(&v1::NetworkTask { run: run.to_string(), action: Some(action) })
+    }
+
+    /// # Errors
+    /// When it is another message, malformed, or out of bounds: every field that is wrong is named.
+    pub fn from_payload(any: &Any) -> Result<Self, TaskError> {
+        let v1::NetworkTask { run, action } = unpack(any)?;
+        let mut fields = Fields::default();
+        let run = fields.parse("run", &run);
+        let action = match action {
+            Some(v1::network_task::Action::ReserveAddresses(reserve)) => {
+                Some(reserve_from_wire(&mut fields, reserve))
+            }
+            Some(v1::network_task::Action::ReleaseRun(v1::ReleaseRun {})) => Some(NetworkAction::ReleaseRun),
+            None => fields.require("action", None),
+        };
+        Ok(fields.finish(run.zip(action).map(|(run, action)| Self { run, action }))?)
+    }
+}
+
+fn nic_to_wire(nic: &ReservedNic) -> v1::ReservedNic {
+    let ReservedNic { item, mac, network, address } = nic;
+    v1::ReservedNic {
+        item: item.to_string(),
+        mac: mac.to_string(),
+        network: network.to_string(),
+        address: address.to_string(),
+    }
+}
+
+fn test_network_to_wire(network: &ReservedTestNetwork) -> v1::ReservedTestNetwork {
+    let ReservedTestNetwork { name, stands_for, hosts } = network;
+    v1::ReservedTestNetwork {
+        name: name.to_string(),
+        stands_for: stands_for.to_string(),
+        hosts: hosts.iter().map(|h| format!("sites/{}/hosts/{}", h.site(), h.host())).collect(),
+    }
+}
+
+fn reserve_from_wire(fields: &mut Fields, wire: v1::ReserveAddresses) -> NetworkAction {
+    let v1::ReserveAddresses { test, nics, test_networks } = wire;
+    fields.at_most("nics", nics.len(), MAX_NICS);
+    fields.at_most("test_networks", test_networks.len(), MAX_TEST_NETWORKS);
+    NetworkAction::ReserveAddresses {
+        test,
+        nics: nics.into_iter().take(MAX_NICS).filter_map(|nic| nic_from_wire(fields, nic)).collect(),
+        test_networks: test_networks
+            .into_iter()
+            .take(MAX_TEST_NETWORKS)
+            .filter_map(|network| test_network_from_wire(fields, network))
+            .collect(),
+    }
+}
+
+fn nic_from_wire(fields: &mut Fields, wire: v1::ReservedNic) -> Option<ReservedNic> {
+    let v1::ReservedNic { item, mac, network, address } = wire;
+    let item = fields.parse("nics.item", &item);
+    let mac = fields.parse("nics.mac", &mac);
+    let network = fields.parse("nics.network", &network);
+    let address = fields.parse("nics.address", &address);
+    Some(ReservedNic { item: item?, mac: mac?, network: network?, address: address? })
+}
+
+fn test_network_from_wire(fields: &mut Fields, wire: v1::ReservedTestNetwork) -> Option<ReservedTestNetwork> {
+    let v1::ReservedTestNetwork { name, stands_for, hosts } = wire;
+    let name = fields.parse("test_networks.name", &name);
+    let stands_for = fields.parse("test_networks.stands_for", &stands_for);
+    fields.at_most("test_networks.hosts", hosts.len(), MAX_HOSTS);
+    let hosts = hosts.iter().take(MAX_HOSTS).filter_map(|host| host_from_wire(fields, host)).collect();
+    Some(ReservedTestNetwork { name: name?, stands_for: stands_for?, hosts })
+}
+
+fn host_from_wire(fields: &mut Fields, name: &str) -> Option<HostName> {
+    let parts: Vec<&str> = name.split('/').collect();
+    let ["sites", site, "hosts", host] = parts[..] else {
+        fields.refuse("test_networks.hosts", format!("{name:?} is not sites/<site>/hosts/<host>"));
+        return None;
+    };
+    fields.parse("test_networks.hosts", &format!("{site}/{host}"))
+}
+
+impl NetworkTaskResult {
+    pub fn to_payload(self) -> Any {
+        let result = match self {
+            Self::Reserved => v1::network_task_result::Result::Reserved(v1::Reserved {}),
+            Self::Released { addresses, test_networks } => {
+                v1::network_task_result::Result::Released(v1::Released { addresses, test_networks })
+            }
+        };
+        pack(&v1::NetworkTaskResult { result: Some(result) })
+    }
+
+    /// # Errors
+    /// When it is another message or empty.
+    pub fn from_payload(any: &Any) -> Result<Self, TaskError> {
+        match unpack::<v1::NetworkTaskResult>(any)?.result {
+            Some(v1::network_task_result::Result::Reserved(v1::Reserved {})) => Ok(Self::Reserved),
+            Some(v1::network_task_result::Result::Released(v1::Released { addresses, test_networks })) => {
+                Ok(Self::Released { addresses, test_networks })
+            }
+            None => {
+                let mut fields = Fields::default();
+                fields.refuse("result", "is missing".to_owned());
+                Ok(fields.finish(None)?)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reserve() -> NetworkTask {
+        NetworkTask {
+            run: RunId::from_u128(7),
+            action: NetworkAction::ReserveAddresses {
+                test: true,
+                nics: vec![ReservedNic {
+                    item: "web1".parse().unwrap(),
+                    mac: "52:54:00:00:50:11".parse().unwrap(),
+                    network: "sites/bravo/networks/prod".parse().unwrap(),
+                    address: "192.168.50.11".parse().unwrap(),
+                }],
+                test_networks: vec![ReservedTestNetwork {
+                    name: "ust-00000007-0".parse().unwrap(),
+                    stands_for: "sites/bravo/networks/prod".parse().unwrap(),
+                    hosts: vec!["bravo/bravo-h1".parse().unwrap()],
+                }],
+            },
+        }
+    }
+
+    #[test]
+    fn tasks_and_results_travel_through_a_payload_unchanged() {
+        for task in [reserve(), NetworkTask { run: RunId::from_u128(8), action: NetworkAction::ReleaseRun }] {
+            assert_eq!(NetworkTask::from_payload(&task.to_payload()).unwrap(), task);
+        }
+        for result in
+            [NetworkTaskResult::Reserved, NetworkTaskResult::Released { addresses: 2, test_networks: 1 }]
+        {
+            assert_eq!(NetworkTaskResult::from_payload(&result.to_payload()).unwrap(), result);
+        }
+    }
+
+    #[test]
+    fn a_malformed_task_names_every_field_that_is_wrong() {
+        let task = v1::NetworkTask {
+            run: "x".into(),
+            action: Some(v1::network_task::Action::ReserveAddresses(v1::ReserveAddresses {
+                test: false,
+                nics: vec![v1::ReservedNic { item: "web1".into(), ..v1::ReservedNic::default() }],
+                test_networks: vec![],
+            })),
+        };
+        let Err(TaskError::Invalid(error)) = NetworkTask::from_payload(&pack(&task)) else {
+            panic!("accepted")
+        };
+        let fields: Vec<_> = error.problems.iter().map(|p| p.subject.as_str()).collect();
+        assert_eq!(fields, ["run", "nics.mac", "nics.network", "nics.address"]);
+    }
+}

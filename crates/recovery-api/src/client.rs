@@ -1,0 +1,196 @@
+//! The client's side of the orchestrator: for the command line, tests and automation in Rust.
+
+use understudy_ids::{HostName, ItemName, RunId};
+use understudy_rpc::{ApiError, Channel};
+
+use crate::{
+    Resource,
+    check::Invalid,
+    request::{
+        CompleteTest, CreateHost, CreatePolicy, CreateSite, MachineParent, Page, ProtectMachine, RunSpec, RunVerb,
+        StartRun, Unprotect,
+    },
+    v1::{
+        self, audit_service_client::AuditServiceClient, failover_service_client::FailoverServiceClient,
+        protection_service_client::ProtectionServiceClient, site_service_client::SiteServiceClient,
+    },
+    view::{
+        AuditRecord, Host, Listed, Machine, Policy, ProtectedItem, Protection, RecoveryPoint, Run, RunPreview, Site,
+    },
+};
+
+/// A typed client. Cheap to clone; clones share the connection.
+///
+/// Every call is made once and fails with what the orchestrator said, or with what became of the connection. Mutations carry a request
+/// id and may be repeated unchanged: that gives the same answer and no second effect.
+#[derive(Debug, Clone)]
+pub struct RecoveryClient {
+    sites: SiteServiceClient<Channel>,
+    protection: ProtectionServiceClient<Channel>,
+    failover: FailoverServiceClient<Channel>,
+    audit: AuditServiceClient<Channel>,
+}
+
+/// An answer that this version cannot read.
+fn not_understood(invalid: Invalid) -> ApiError {
+    ApiError::internal(invalid)
+}
+
+impl RecoveryClient {
+    pub fn new(channel: Channel) -> Self {
+        Self {
+            sites: SiteServiceClient::new(channel.clone()),
+            protection: ProtectionServiceClient::new(channel.clone()),
+            failover: FailoverServiceClient::new(channel.clone()),
+            audit: AuditServiceClient::new(channel),
+        }
+    }
+
+    pub async fn create_site(&self, request: CreateSite) -> Result<Site, ApiError> {
+        let answer = self.sites.clone().create_site(request.to_wire()).await?;
+        Site::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    pub async fn list_sites(&self, page: Page) -> Result<Listed<Site>, ApiError> {
+        let request = v1::ListSitesRequest { page_size: page.size, page_token: page.token };
+        let answer = self.sites.clone().list_sites(request).await?.into_inner();
+        Listed::from_wire(answer.sites, answer.next_page_token, Site::from_wire).map_err(not_understood)
+    }
+
+    pub async fn create_host(&self, request: CreateHost) -> Result<Host, ApiError> {
+        let answer = self.sites.clone().create_host(request.to_wire()).await?;
+        Host::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    pub async fn get_host(&self, host: &HostName) -> Result<Host, ApiError> {
+        let request = v1::GetHostRequest { name: host.to_resource() };
+        let answer = self.sites.clone().get_host(request).await?;
+        Host::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    /// Hosts of a site, or of all.
+    pub async fn list_hosts(
+        &self,
+        site: Option<&understudy_ids::SiteName>,
+        page: Page,
+    ) -> Result<Listed<Host>, ApiError> {
+        let parent = site.map(Resource::to_resource).unwrap_or_default();
+        let request = v1::ListHostsRequest { parent, page_size: page.size, page_token: page.token };
+        let answer = self.sites.clone().list_hosts(request).await?.into_inner();
+        Listed::from_wire(answer.hosts, answer.next_page_token, Host::from_wire).map_err(not_understood)
+    }
+
+    pub async fn list_machines(&self, parent: &MachineParent, page: Page) -> Result<Listed<Machine>, ApiError> {
+        let request = v1::ListMachinesRequest {
+            parent: parent.to_wire(),
+            page_size: page.size,
+            page_token: page.token,
+        };
+        let answer = self.sites.clone().list_machines(request).await?.into_inner();
+        Listed::from_wire(answer.machines, answer.next_page_token, Machine::from_wire).map_err(not_understood)
+    }
+
+    pub async fn create_policy(&self, request: CreatePolicy) -> Result<Policy, ApiError> {
+        let answer = self.protection.clone().create_policy(request.to_wire()).await?;
+        Policy::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    pub async fn list_policies(&self, page: Page) -> Result<Listed<Policy>, ApiError> {
+        let request = v1::ListPoliciesRequest { page_size: page.size, page_token: page.token };
+        let answer = self.protection.clone().list_policies(request).await?.into_inner();
+        Listed::from_wire(answer.policies, answer.next_page_token, Policy::from_wire).map_err(not_understood)
+    }
+
+    /// # Errors
+    /// All problems at once, before any effect (R-REP-1).
+    pub async fn protect_machine(&self, request: ProtectMachine) -> Result<Protection, ApiError> {
+        let answer = self.protection.clone().protect_machine(request.to_wire()).await?;
+        Protection::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    pub async fn get_item(&self, item: &ItemName) -> Result<ProtectedItem, ApiError> {
+        let request = v1::GetProtectedItemRequest { name: item.to_resource() };
+        let answer = self.protection.clone().get_protected_item(request).await?;
+        ProtectedItem::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    pub async fn list_items(&self, page: Page) -> Result<Listed<ProtectedItem>, ApiError> {
+        let request = v1::ListProtectedItemsRequest { page_size: page.size, page_token: page.token };
+        let answer = self.protection.clone().list_protected_items(request).await?.into_inner();
+        Listed::from_wire(answer.items, answer.next_page_token, ProtectedItem::from_wire).map_err(not_understood)
+    }
+
+    /// Points that can be failed over to, newest first.
+    pub async fn list_points(&self, item: &ItemName, page: Page) -> Result<Listed<RecoveryPoint>, ApiError> {
+        let request = v1::ListRecoveryPointsRequest {
+            parent: item.to_resource(),
+            page_size: page.size,
+            page_token: page.token,
+        };
+        let answer = self.protection.clone().list_recovery_points(request).await?.into_inner();
+        Listed::from_wire(answer.points, answer.next_page_token, RecoveryPoint::from_wire).map_err(not_understood)
+    }
+
+    pub async fn unprotect_item(&self, request: Unprotect) -> Result<Run, ApiError> {
+        let answer = self.protection.clone().unprotect_item(request.to_wire()).await?;
+        Run::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    /// Exactly what [`RecoveryClient::start_run`] would do now, and everything that stands against it (R-FO-2).
+    pub async fn preview_run(&self, spec: RunSpec) -> Result<RunPreview, ApiError> {
+        let request = v1::PreviewRunRequest { spec: Some(spec.to_wire()) };
+        let answer = self.failover.clone().preview_run(request).await?;
+        RunPreview::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    /// # Errors
+    /// `PLAN_CHANGED` when the plan would be another one than the previewed one.
+    pub async fn start_run(&self, request: StartRun) -> Result<Run, ApiError> {
+        let answer = self.failover.clone().start_run(request.to_wire()).await?;
+        Run::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    pub async fn get_run(&self, run: RunId) -> Result<Run, ApiError> {
+        let request = v1::GetRunRequest { name: run.to_resource() };
+        let answer = self.failover.clone().get_run(request).await?;
+        Run::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    /// Newest first; of one item, or all. Runs in a list come without their steps.
+    pub async fn list_runs(&self, item: Option<&ItemName>, page: Page) -> Result<Listed<Run>, ApiError> {
+        let item = item.map(Resource::to_resource).unwrap_or_default();
+        let request = v1::ListRunsRequest { item, page_size: page.size, page_token: page.token };
+        let answer = self.failover.clone().list_runs(request).await?.into_inner();
+        Listed::from_wire(answer.runs, answer.next_page_token, Run::from_wire).map_err(not_understood)
+    }
+
+    pub async fn complete_test(&self, request: CompleteTest) -> Result<Run, ApiError> {
+        let answer = self.failover.clone().complete_test(request.to_wire()).await?;
+        Run::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    pub async fn commit_run(&self, RunVerb { run, request_id }: RunVerb) -> Result<Run, ApiError> {
+        let request = v1::CommitRunRequest { name: run.to_resource(), request_id: request_id.to_string() };
+        let answer = self.failover.clone().commit_run(request).await?;
+        Run::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    pub async fn cancel_run(&self, RunVerb { run, request_id }: RunVerb) -> Result<Run, ApiError> {
+        let request = v1::CancelRunRequest { name: run.to_resource(), request_id: request_id.to_string() };
+        let answer = self.failover.clone().cancel_run(request).await?;
+        Run::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    pub async fn retry_run(&self, RunVerb { run, request_id }: RunVerb) -> Result<Run, ApiError> {
+        let request = v1::RetryRunRequest { name: run.to_resource(), request_id: request_id.to_string() };
+        let answer = self.failover.clone().retry_run(request).await?;
+        Run::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    /// Newest first.
+    pub async fn list_audit_records(&self, page: Page) -> Result<Listed<AuditRecord>, ApiError> {
+        let request = v1::ListAuditRecordsRequest { page_size: page.size, page_token: page.token };
+        let answer = self.audit.clone().list_audit_records(request).await?.into_inner();
+        Listed::from_wire(answer.records, answer.next_page_token, AuditRecord::from_wire).map_err(not_understood)
+    }
+}

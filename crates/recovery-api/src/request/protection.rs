@@ -1,0 +1,293 @@
+//! Requests about policies and protected items.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use understudy_ids::{DiskName, HostName, ItemName, PolicyName};
+use understudy_types_api::duration_to_wire;
+
+use crate::{
+    Resource,
+    check::{Checks, Invalid},
+    names::{MachineRef, RequestId},
+    v1,
+};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const SECOND: Duration = Duration::from_secs(1);
+/// The most points that a policy may keep.
+const MAX_KEEP_COUNT: u32 = 1000;
+/// The longest age that a policy may keep points for.
+const MAX_KEEP_AGE: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
+/// The most disks that a request may exclude.
+const MAX_DISKS: usize = 256;
+
+/// How items are replicated and shut down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicySettings {
+    /// Between the starts of two cycles, 1 s to 24 h.
+    pub interval: Duration,
+    /// Alert threshold of health, at least the interval.
+    pub rpo_objective: Duration,
+    /// 1 to 1000.
+    pub keep_count: u32,
+    pub keep_age: Duration,
+    /// How long a guest may take to shut down in a planned failover.
+    pub shutdown_grace: Duration,
+    pub power_off_after_grace: bool,
+}
+
+/// Makes a policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreatePolicy {
+    pub policy: PolicyName,
+    pub settings: PolicySettings,
+    pub request_id: RequestId,
+}
+
+impl CreatePolicy {
+    /// # Errors
+    /// With every field that is missing, malformed or out of its range.
+    pub fn from_wire(wire: v1::CreatePolicyRequest) -> Result<Self, Invalid> {
+        let v1::CreatePolicyRequest { policy_id, policy, request_id } = wire;
+        let mut checks = Checks::default();
+        let name = checks.parse("policy_id", &policy_id);
+        let settings = match policy {
+            Some(policy) => settings(&mut checks, policy),
+            None => {
+                checks.refuse("policy", "is not set");
+                None
+            }
+        };
+        let request_id = checks.request_id(&request_id);
+        let whole = (|| Some(Self { policy: name?, settings: settings?, request_id: request_id? }))();
+        checks.finish(whole)
+    }
+
+    pub fn to_wire(self) -> v1::CreatePolicyRequest {
+        let Self { policy, settings, request_id } = self;
+        v1::CreatePolicyRequest {
+            policy_id: policy.to_string(),
+            policy: Some(settings_to_wire(&settings)),
+            request_id: request_id.to_string(),
+        }
+    }
+}
+
+/// Without name and time of creation, which only a policy that exists has.
+pub(crate) fn settings_to_wire(settings: &PolicySettings) -> v1::Policy {
+    let PolicySettings {
+        interval,
+        rpo_objective,
+        keep_count,
+        keep_age,
+        shutdown_grace,
+        power_off_after_grace,
+    } = settings;
+    v1::Policy {
+        name: String::new(),
+        interval: Some(duration_to_wire(*interval)),
+        rpo_objective: Some(duration_to_wire(*rpo_objective)),
+        keep_count: *keep_count,
+        keep_age: Some(duration_to_wire(*keep_age)),
+        shutdown_grace: Some(duration_to_wire(*shutdown_grace)),
+        power_off_after_grace: *power_off_after_grace,
+        create_time: None,
+    }
+}
+
+pub(crate) fn settings(checks: &mut Checks, policy: v1::Policy) -> Option<PolicySettings> {
+    let interval = checks.span("policy.interval", policy.interval, SECOND..=DAY);
+    let rpo_objective = checks.span("policy.rpo_objective", policy.rpo_objective, SECOND..=30 * DAY);
+    if let (Some(interval), Some(objective)) = (interval, rpo_objective)
+        && objective < interval
+    {
+        checks.refuse("policy.rpo_objective", "is shorter than the interval, so it could never be met");
+    }
+    if !(1..=MAX_KEEP_COUNT).contains(&policy.keep_count) {
+        checks.refuse(
+            "policy.keep_count",
+            format!("is {}, it must lie between 1 and {MAX_KEEP_COUNT}", policy.keep_count),
+        );
+    }
+    let keep_age = checks.span("policy.keep_age", policy.keep_age, SECOND..=MAX_KEEP_AGE);
+    let shutdown_grace = checks.span("policy.shutdown_grace", policy.shutdown_grace, Duration::ZERO..=DAY);
+    Some(PolicySettings {
+        interval: interval?,
+        rpo_objective: rpo_objective?,
+        keep_count: policy.keep_count,
+        keep_age: keep_age?,
+        shutdown_grace: shutdown_grace?,
+        power_off_after_grace: policy.power_off_after_grace,
+    })
+}
+
+/// Turns replication of a machine on (R-REP-1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProtectMachine {
+    pub item: ItemName,
+    pub machine: MachineRef,
+    pub target: HostName,
+    pub policy: PolicyName,
+    pub excluded: BTreeSet<DiskName>,
+    pub request_id: RequestId,
+    pub validate_only: bool,
+}
+
+impl ProtectMachine {
+    /// # Errors
+    /// With every field that is missing or malformed. Whether the things named exist is checked by the orchestrator.
+    pub fn from_wire(wire: v1::ProtectMachineRequest) -> Result<Self, Invalid> {
+        let v1::ProtectMachineRequest {
+            item_id,
+            machine,
+            target_host,
+            policy,
+            excluded_disks,
+            request_id,
+            validate_only,
+        } = wire;
+        let mut checks = Checks::default();
+        let item = checks.parse("item_id", &item_id);
+        let machine = checks.resource("machine", &machine);
+        let target = checks.resource("target_host", &target_host);
+        let policy = checks.resource("policy", &policy);
+        checks.at_most("excluded_disks", &excluded_disks, MAX_DISKS);
+        let mut excluded = BTreeSet::new();
+        for (index, disk) in excluded_disks.iter().take(MAX_DISKS).enumerate() {
+            excluded.extend(checks.parse::<DiskName>(format_args!("excluded_disks[{index}]"), disk));
+        }
+        let request_id = checks.request_id(&request_id);
+        let whole = (|| {
+            Some(Self {
+                item: item?,
+                machine: machine?,
+                target: target?,
+                policy: policy?,
+                excluded,
+                request_id: request_id?,
+                validate_only,
+            })
+        })();
+        checks.finish(whole)
+    }
+
+    pub fn to_wire(self) -> v1::ProtectMachineRequest {
+        let Self { item, machine, target, policy, excluded, request_id, validate_only } = self;
+        v1::ProtectMachineRequest {
+            item_id: item.to_string(),
+            machine: machine.to_resource(),
+            target_host: target.to_resource(),
+            policy: policy.to_resource(),
+            excluded_disks: excluded.iter().map(ToString::to_string).collect(),
+            request_id: request_id.to_string(),
+            validate_only,
+        }
+    }
+}
+
+/// Turns replication of an item off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unprotect {
+    pub item: ItemName,
+    pub delete_replica: bool,
+    pub request_id: RequestId,
+}
+
+impl Unprotect {
+    /// # Errors
+    /// With every field that is missing or malformed.
+    pub fn from_wire(wire: v1::UnprotectItemRequest) -> Result<Self, Invalid> {
+        let v1::UnprotectItemRequest { name, delete_replica, request_id } = wire;
+        let mut checks = Checks::default();
+        let item = checks.resource("name", &name);
+        let request_id = checks.request_id(&request_id);
+        let whole = (|| Some(Self { item: item?, delete_replica, request_id: request_id? }))();
+        checks.finish(whole)
+    }
+
+    pub fn to_wire(self) -> v1::UnprotectItemRequest {
+        let Self { item, delete_replica, request_id } = self;
+        v1::UnprotectItemRequest {
+            name: item.to_resource(),
+            delete_replica,
+            request_id: request_id.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> PolicySettings {
+        PolicySettings {
+            interval: Duration::from_secs(5),
+            rpo_objective: Duration::from_secs(15),
+            keep_count: 8,
+            keep_age: DAY,
+            shutdown_grace: Duration::from_secs(60),
+            power_off_after_grace: true,
+        }
+    }
+
+    fn create(settings: PolicySettings) -> CreatePolicy {
+        CreatePolicy { policy: "gold".parse().unwrap(), settings, request_id: "r".parse().unwrap() }
+    }
+
+    #[test]
+    fn policies_go_out_and_come_in_alike() {
+        let policy = create(policy());
+        assert_eq!(CreatePolicy::from_wire(policy.clone().to_wire()), Ok(policy));
+    }
+
+    #[test]
+    fn every_setting_has_its_range() {
+        let bad = [
+            PolicySettings { interval: Duration::ZERO, ..policy() },
+            PolicySettings { interval: 2 * DAY, rpo_objective: 3 * DAY, ..policy() },
+            PolicySettings { rpo_objective: Duration::from_secs(4), ..policy() },
+            PolicySettings { keep_count: 0, ..policy() },
+            PolicySettings { keep_count: 1001, ..policy() },
+            PolicySettings { keep_age: Duration::ZERO, ..policy() },
+            PolicySettings { shutdown_grace: 2 * DAY, ..policy() },
+        ];
+        for settings in bad {
+            let error = CreatePolicy::from_wire(create(settings.clone()).to_wire()).unwrap_err();
+            assert_eq!(error.0.len(), 1, "{settings:?}: {error}");
+        }
+    }
+
+    /// R-REP-1: all problems at once.
+    #[test]
+    fn a_request_to_protect_with_nothing_right_lists_everything() {
+        let error = ProtectMachine::from_wire(v1::ProtectMachineRequest {
+            item_id: "../etc".into(),
+            machine: "web1".into(),
+            target_host: "sites/bravo".into(),
+            policy: "gold".into(),
+            excluded_disks: vec!["VDA".into(), "vdb".into()],
+            request_id: "".into(),
+            validate_only: false,
+        })
+        .unwrap_err();
+        let fields: Vec<_> = error.0.iter().map(|p| p.subject.as_str()).collect();
+        assert_eq!(fields, ["item_id", "machine", "target_host", "policy", "excluded_disks[0]", "request_id"]);
+    }
+
+    #[test]
+    fn endless_lists_are_refused_without_endless_answers() {
+        let mut wire = ProtectMachine {
+            item: "web1".parse().unwrap(),
+            machine: MachineRef::from_resource("sites/a/hosts/h/machines/web1").unwrap(),
+            target: "b/h".parse().unwrap(),
+            policy: "gold".parse().unwrap(),
+            excluded: BTreeSet::new(),
+            request_id: "r".parse().unwrap(),
+            validate_only: false,
+        }
+        .to_wire();
+        wire.excluded_disks = vec!["vda".into(); 100_000];
+        let error = ProtectMachine::from_wire(wire).unwrap_err();
+        assert_eq!(error.0.len(), 1, "{error}");
+    }
+}

@@ -1,0 +1,312 @@
+//! Requests about failover runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use understudy_ids::{ItemName, PointSeq, RunId};
+
+use crate::{
+    Operation, Resource,
+    check::{Checks, Invalid},
+    names::RequestId,
+    v1,
+};
+
+/// The most items of one run.
+pub const MAX_ITEMS: usize = 1000;
+/// The longest assertion, in bytes.
+const MAX_ASSERTION: usize = 4096;
+/// The longest notes, in bytes: what job-tracker keeps.
+const MAX_NOTES: usize = 16 * 1024;
+/// The longest plan digest, in bytes.
+const MAX_DIGEST: usize = 128;
+
+/// What to do with which items.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunSpec {
+    pub operation: Operation,
+    pub items: BTreeSet<ItemName>,
+    /// Items that are not named get their latest point.
+    pub points: BTreeMap<ItemName, PointSeq>,
+    /// Unplanned: the operator states that the primary side is down and stays so.
+    pub primary_down_assertion: Option<String>,
+    /// Test: leave machines unconnected.
+    pub without_network: bool,
+    /// Planned: do not reverse replicate on commit.
+    pub no_reverse_replication: bool,
+}
+
+impl RunSpec {
+    /// # Errors
+    /// With every field that is missing, malformed, or not meant for the operation: ignored options are refused.
+    pub fn from_wire(wire: Option<v1::RunSpec>) -> Result<Self, Invalid> {
+        let mut checks = Checks::default();
+        let spec = spec(&mut checks, wire, &STARTED_BY_SPEC);
+        checks.finish(spec)
+    }
+
+    /// As it is shown with a run, which may also be one that turned protection on or off.
+    pub(crate) fn of_any_run(wire: Option<v1::RunSpec>) -> Result<Self, Invalid> {
+        let mut checks = Checks::default();
+        let spec = spec(&mut checks, wire, Operation::ALL);
+        checks.finish(spec)
+    }
+
+    pub fn to_wire(self) -> v1::RunSpec {
+        let Self { operation, items, points, primary_down_assertion, without_network, no_reverse_replication } =
+            self;
+        v1::RunSpec {
+            operation: operation.to_wire().into(),
+            items: items.iter().map(Resource::to_resource).collect(),
+            points: points.iter().map(|(item, seq)| (item.to_resource(), seq.get())).collect(),
+            primary_down_assertion: primary_down_assertion.unwrap_or_default(),
+            without_network,
+            no_reverse_replication,
+        }
+    }
+}
+
+/// Operations that StartRun and PreviewRun take; the others have calls of their own.
+const STARTED_BY_SPEC: [Operation; 4] = [
+    Operation::TestFailover,
+    Operation::PlannedFailover,
+    Operation::UnplannedFailover,
+    Operation::ReverseReplicate,
+];
+
+fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -> Option<RunSpec> {
+    let Some(wire) = wire else {
+        checks.refuse("spec", "is not set");
+        return None;
+    };
+    let v1::RunSpec {
+        operation,
+        items,
+        points,
+        primary_down_assertion,
+        without_network,
+        no_reverse_replication,
+    } = wire;
+    let operation = checks.word("spec.operation", Operation::from_wire(operation));
+    if let Some(operation) = operation.filter(|o| !allowed.contains(o)) {
+        checks.refuse("spec.operation", format!("{operation} has a call of its own and is not started so"));
+    }
+    let items = item_set(checks, items);
+    let points = point_map(checks, points, &items);
+    let assertion = checks.text("spec.primary_down_assertion", primary_down_assertion, MAX_ASSERTION);
+    let assertion = assertion.map(|a| Some(a.trim().to_owned()).filter(|a| !a.is_empty()));
+    if let Some(operation) = operation {
+        use Operation::{PlannedFailover, TestFailover, UnplannedFailover};
+        let given = [
+            ("spec.points", !points.is_empty(), [TestFailover, UnplannedFailover].contains(&operation)),
+            (
+                "spec.primary_down_assertion",
+                matches!(assertion, Some(Some(_))),
+                operation == UnplannedFailover,
+            ),
+            ("spec.without_network", without_network, operation == TestFailover),
+            ("spec.no_reverse_replication", no_reverse_replication, operation == PlannedFailover),
+        ];
+        for (field, _, _) in given.into_iter().filter(|(_, set, meant)| *set && !meant) {
+            checks.refuse(field, format!("has no meaning for {operation}; leave it out"));
+        }
+    }
+    Some(RunSpec {
+        operation: operation?,
+        items,
+        points,
+        primary_down_assertion: assertion?,
+        without_network,
+        no_reverse_replication,
+    })
+}
+
+fn item_set(checks: &mut Checks, items: Vec<String>) -> BTreeSet<ItemName> {
+    if items.is_empty() {
+        checks.refuse("spec.items", "is empty: name at least one protected item");
+    }
+    checks.at_most("spec.items", &items, MAX_ITEMS);
+    let mut set = BTreeSet::new();
+    for (index, text) in items.iter().take(MAX_ITEMS).enumerate() {
+        if let Some(item) = checks.resource::<ItemName>(format_args!("spec.items[{index}]"), text)
+            && !set.insert(item)
+        {
+            checks.refuse(format_args!("spec.items[{index}]"), "is named twice");
+        }
+    }
+    set
+}
+
+fn point_map(
+    checks: &mut Checks,
+    points: impl IntoIterator<Item = (String, u64)>,
+    items: &BTreeSet<ItemName>,
+) -> BTreeMap<ItemName, PointSeq> {
+    let mut map = BTreeMap::new();
+    for (count, (text, seq)) in points.into_iter().enumerate() {
+        if count == MAX_ITEMS {
+            checks.refuse("spec.points", format!("has more than {MAX_ITEMS} entries"));
+            break;
+        }
+        let Some(item) = checks.resource::<ItemName>("spec.points", &text) else { continue };
+        if !items.contains(&item) {
+            checks.refuse("spec.points", format!("{item} is not among the items of the run"));
+        }
+        if seq == 0 {
+            checks.refuse("spec.points", format!("{item}: 0 is no recovery point; leave it out for the latest"));
+        }
+        map.insert(item, PointSeq::new(seq));
+    }
+    map
+}
+
+/// Executes the plan of a preview.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartRun {
+    pub spec: RunSpec,
+    pub plan_digest: String,
+    pub request_id: RequestId,
+}
+
+impl StartRun {
+    /// # Errors
+    /// With every field that is missing or malformed.
+    pub fn from_wire(wire: v1::StartRunRequest) -> Result<Self, Invalid> {
+        let v1::StartRunRequest { spec: wire_spec, plan_digest, request_id } = wire;
+        let mut checks = Checks::default();
+        let spec = spec(&mut checks, wire_spec, &STARTED_BY_SPEC);
+        if plan_digest.is_empty() {
+            checks.refuse("plan_digest", "is not set: preview the run first and pass the digest of its plan");
+        }
+        let plan_digest = checks.text("plan_digest", plan_digest, MAX_DIGEST);
+        let request_id = checks.request_id(&request_id);
+        let whole = (|| Some(Self { spec: spec?, plan_digest: plan_digest?, request_id: request_id? }))();
+        checks.finish(whole)
+    }
+
+    pub fn to_wire(self) -> v1::StartRunRequest {
+        let Self { spec, plan_digest, request_id } = self;
+        v1::StartRunRequest { spec: Some(spec.to_wire()), plan_digest, request_id: request_id.to_string() }
+    }
+}
+
+/// Ends a test that waits for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompleteTest {
+    pub run: RunId,
+    /// Kept with the job; may be empty.
+    pub notes: String,
+    pub request_id: RequestId,
+}
+
+impl CompleteTest {
+    /// # Errors
+    /// With every field that is missing, malformed or too long.
+    pub fn from_wire(wire: v1::CompleteTestRequest) -> Result<Self, Invalid> {
+        let v1::CompleteTestRequest { name, notes, request_id } = wire;
+        let mut checks = Checks::default();
+        let run = checks.resource("name", &name);
+        let notes = checks.text("notes", notes, MAX_NOTES);
+        let request_id = checks.request_id(&request_id);
+        let whole = (|| Some(Self { run: run?, notes: notes?, request_id: request_id? }))();
+        checks.finish(whole)
+    }
+
+    pub fn to_wire(self) -> v1::CompleteTestRequest {
+        let Self { run, notes, request_id } = self;
+        v1::CompleteTestRequest { name: run.to_resource(), notes, request_id: request_id.to_string() }
+    }
+}
+
+/// Commit, cancel or retry of a run: the verb is the method.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunVerb {
+    pub run: RunId,
+    pub request_id: RequestId,
+}
+
+impl RunVerb {
+    /// # Errors
+    /// With every field that is missing or malformed.
+    pub fn from_wire(name: &str, request_id: &str) -> Result<Self, Invalid> {
+        let mut checks = Checks::default();
+        let run = checks.resource("name", name);
+        let request_id = checks.request_id(request_id);
+        let whole = (|| Some(Self { run: run?, request_id: request_id? }))();
+        checks.finish(whole)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(operation: Operation) -> RunSpec {
+        RunSpec {
+            operation,
+            items: [("web1".parse().unwrap()), ("db1".parse().unwrap())].into(),
+            points: BTreeMap::new(),
+            primary_down_assertion: None,
+            without_network: false,
+            no_reverse_replication: false,
+        }
+    }
+
+    #[test]
+    fn runs_go_out_and_come_in_alike() {
+        let test = RunSpec {
+            points: [("web1".parse().unwrap(), PointSeq::new(3))].into(),
+            without_network: true,
+            ..spec(Operation::TestFailover)
+        };
+        let unplanned = RunSpec {
+            primary_down_assertion: Some("alpha burnt down".into()),
+            ..spec(Operation::UnplannedFailover)
+        };
+        for spec in [test, unplanned, spec(Operation::PlannedFailover), spec(Operation::ReverseReplicate)] {
+            assert_eq!(RunSpec::from_wire(Some(spec.clone().to_wire())), Ok(spec));
+        }
+    }
+
+    #[test]
+    fn options_that_would_be_ignored_are_refused() {
+        let mut wire = spec(Operation::PlannedFailover).to_wire();
+        wire.points.insert("protectedItems/web1".into(), 4);
+        wire.primary_down_assertion = "down".into();
+        wire.without_network = true;
+        let error = RunSpec::from_wire(Some(wire)).unwrap_err();
+        let fields: Vec<_> = error.0.iter().map(|p| p.subject.as_str()).collect();
+        assert_eq!(fields, ["spec.points", "spec.primary_down_assertion", "spec.without_network"]);
+    }
+
+    #[test]
+    fn runs_need_items_and_points_need_to_be_of_them() {
+        let mut wire = spec(Operation::TestFailover).to_wire();
+        wire.points.insert("protectedItems/other".into(), 0);
+        wire.items.push("protectedItems/web1".into());
+        let error = RunSpec::from_wire(Some(wire)).unwrap_err();
+        assert_eq!(error.0.len(), 3, "{error}");
+        let none = v1::RunSpec { operation: v1::Operation::TestFailover.into(), ..v1::RunSpec::default() };
+        assert!(RunSpec::from_wire(Some(none)).is_err());
+        assert!(RunSpec::from_wire(None).is_err());
+    }
+
+    #[test]
+    fn protection_is_not_started_as_a_run() {
+        for operation in [Operation::Protect, Operation::Unprotect] {
+            assert!(RunSpec::from_wire(Some(spec(operation).to_wire())).is_err());
+            assert!(RunSpec::of_any_run(Some(spec(operation).to_wire())).is_ok());
+        }
+    }
+
+    #[test]
+    fn verbs_and_starts_list_all_problems() {
+        assert_eq!(RunVerb::from_wire("jobs/1", "").unwrap_err().0.len(), 2);
+        assert_eq!(StartRun::from_wire(v1::StartRunRequest::default()).unwrap_err().0.len(), 3);
+        let long = v1::CompleteTestRequest {
+            name: "runs/x".into(),
+            notes: "x".repeat(MAX_NOTES + 1),
+            request_id: "r".into(),
+        };
+        assert_eq!(CompleteTest::from_wire(long).unwrap_err().0.len(), 2);
+    }
+}

@@ -1,0 +1,350 @@
+//! Policies, protected items, their health and their recovery points.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use understudy_ids::{DiskName, Generation, HostName, ItemName, PointSeq, PolicyName, Problem, RunId, UnixMicros};
+use understudy_types_api::{duration_to_wire, problem_to_wire, time_to_wire};
+
+use super::{Run, encode, optional_problem};
+use crate::{
+    HealthLevel, ItemState, MachineRef, PointRef, Resource,
+    check::{Checks, Invalid},
+    request::PolicySettings,
+    v1,
+};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Policy {
+    pub name: PolicyName,
+    #[serde(serialize_with = "encode::seconds")]
+    pub interval: Duration,
+    #[serde(serialize_with = "encode::seconds")]
+    pub rpo_objective: Duration,
+    pub keep_count: u32,
+    #[serde(serialize_with = "encode::seconds")]
+    pub keep_age: Duration,
+    #[serde(serialize_with = "encode::seconds")]
+    pub shutdown_grace: Duration,
+    pub power_off_after_grace: bool,
+    #[serde(serialize_with = "encode::when")]
+    pub create_time: UnixMicros,
+}
+
+impl Policy {
+    pub fn new(name: PolicyName, settings: PolicySettings, create_time: UnixMicros) -> Self {
+        let PolicySettings {
+            interval,
+            rpo_objective,
+            keep_count,
+            keep_age,
+            shutdown_grace,
+            power_off_after_grace,
+        } = settings;
+        Self {
+            name,
+            interval,
+            rpo_objective,
+            keep_count,
+            keep_age,
+            shutdown_grace,
+            power_off_after_grace,
+            create_time,
+        }
+    }
+
+    pub fn to_wire(self) -> v1::Policy {
+        let Self {
+            name,
+            interval,
+            rpo_objective,
+            keep_count,
+            keep_age,
+            shutdown_grace,
+            power_off_after_grace,
+            create_time,
+        } = self;
+        v1::Policy {
+            name: name.to_resource(),
+            interval: Some(duration_to_wire(interval)),
+            rpo_objective: Some(duration_to_wire(rpo_objective)),
+            keep_count,
+            keep_age: Some(duration_to_wire(keep_age)),
+            shutdown_grace: Some(duration_to_wire(shutdown_grace)),
+            power_off_after_grace,
+            create_time: Some(time_to_wire(create_time)),
+        }
+    }
+
+    /// # Errors
+    /// When a field is missing, malformed or out of range.
+    pub fn from_wire(wire: v1::Policy) -> Result<Self, Invalid> {
+        let mut checks = Checks::default();
+        let name = checks.resource("name", &wire.name);
+        let create_time = checks.time("create_time", wire.create_time);
+        let settings = crate::request::settings_from_wire(&mut checks, wire);
+        let whole = (|| Some(Self::new(name?, settings?, create_time?)))();
+        checks.finish(whole)
+    }
+}
+
+/// Replication health (R-REP-9).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReplicationHealth {
+    pub level: HealthLevel,
+    pub reason: String,
+    #[serde(serialize_with = "encode::maybe_when")]
+    pub last_point: Option<UnixMicros>,
+    #[serde(serialize_with = "encode::maybe_seconds")]
+    pub rpo: Option<Duration>,
+    #[serde(serialize_with = "encode::maybe_seconds")]
+    pub rpo_objective: Option<Duration>,
+    /// "initial", "steady", "resync", "error", "stopped"; empty when nothing is known.
+    pub activity: String,
+    pub sent_bytes: u64,
+    pub total_bytes: u64,
+    pub last_cycle_bytes: u64,
+    #[serde(serialize_with = "encode::maybe_seconds")]
+    pub last_cycle: Option<Duration>,
+    pub last_cycle_kind: String,
+    pub last_error: Option<Problem>,
+}
+
+impl ReplicationHealth {
+    pub fn to_wire(self) -> v1::ReplicationHealth {
+        let Self {
+            level,
+            reason,
+            last_point,
+            rpo,
+            rpo_objective,
+            activity,
+            sent_bytes,
+            total_bytes,
+            last_cycle_bytes,
+            last_cycle,
+            last_cycle_kind,
+            last_error,
+        } = self;
+        v1::ReplicationHealth {
+            level: level.to_wire().into(),
+            reason,
+            last_point: last_point.map(time_to_wire),
+            rpo: rpo.map(duration_to_wire),
+            rpo_objective: rpo_objective.map(duration_to_wire),
+            activity,
+            sent_bytes,
+            total_bytes,
+            last_cycle_bytes,
+            last_cycle: last_cycle.map(duration_to_wire),
+            last_cycle_kind,
+            last_error: last_error.map(problem_to_wire),
+        }
+    }
+
+    fn from_wire(checks: &mut Checks, wire: v1::ReplicationHealth) -> Option<Self> {
+        let v1::ReplicationHealth {
+            level,
+            reason,
+            last_point,
+            rpo,
+            rpo_objective,
+            activity,
+            sent_bytes,
+            total_bytes,
+            last_cycle_bytes,
+            last_cycle,
+            last_cycle_kind,
+            last_error,
+        } = wire;
+        Some(Self {
+            level: checks.word("health.level", HealthLevel::from_wire(level))?,
+            reason,
+            last_point: checks.optional_time("health.last_point", last_point),
+            rpo: checks.optional_span("health.rpo", rpo),
+            rpo_objective: checks.optional_span("health.rpo_objective", rpo_objective),
+            activity,
+            sent_bytes,
+            total_bytes,
+            last_cycle_bytes,
+            last_cycle: checks.optional_span("health.last_cycle", last_cycle),
+            last_cycle_kind,
+            last_error: optional_problem(checks, "health.last_error", last_error),
+        })
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProtectedItem {
+    pub name: ItemName,
+    pub machine: MachineRef,
+    pub active_host: HostName,
+    pub standby_host: HostName,
+    pub policy: PolicyName,
+    pub disks: Vec<DiskName>,
+    pub state: ItemState,
+    pub generation: Generation,
+    /// The run that holds the item.
+    pub run: Option<RunId>,
+    /// A test that runs beside it.
+    pub test_run: Option<RunId>,
+    pub allowed_actions: Vec<String>,
+    pub health: ReplicationHealth,
+    pub latest_point: Option<PointSeq>,
+    #[serde(serialize_with = "encode::when")]
+    pub create_time: UnixMicros,
+}
+
+impl ProtectedItem {
+    pub fn to_wire(self) -> v1::ProtectedItem {
+        let Self {
+            name,
+            machine,
+            active_host,
+            standby_host,
+            policy,
+            disks,
+            state,
+            generation,
+            run,
+            test_run,
+            allowed_actions,
+            health,
+            latest_point,
+            create_time,
+        } = self;
+        v1::ProtectedItem {
+            name: name.to_resource(),
+            machine: machine.to_resource(),
+            active_host: active_host.to_resource(),
+            standby_host: standby_host.to_resource(),
+            policy: policy.to_resource(),
+            disks: disks.iter().map(ToString::to_string).collect(),
+            state: state.to_wire().into(),
+            generation: generation.get(),
+            run: run.map(|r| r.to_resource()).unwrap_or_default(),
+            test_run: test_run.map(|r| r.to_resource()).unwrap_or_default(),
+            allowed_actions,
+            health: Some(health.to_wire()),
+            latest_point: latest_point.map_or(0, PointSeq::get),
+            create_time: Some(time_to_wire(create_time)),
+        }
+    }
+
+    /// # Errors
+    /// When a field is missing or malformed.
+    pub fn from_wire(wire: v1::ProtectedItem) -> Result<Self, Invalid> {
+        let v1::ProtectedItem {
+            name,
+            machine,
+            active_host,
+            standby_host,
+            policy,
+            disks,
+            state,
+            generation,
+            run,
+            test_run,
+            allowed_actions,
+            health,
+            latest_point,
+            create_time,
+        } = wire;
+        let mut checks = Checks::default();
+        let name = checks.resource("name", &name);
+        let machine = checks.resource("machine", &machine);
+        let active_host = checks.resource("active_host", &active_host);
+        let standby_host = checks.resource("standby_host", &standby_host);
+        let policy = checks.resource("policy", &policy);
+        let disks = disks.iter().map(|d| checks.parse("disks", d)).collect::<Option<_>>();
+        let state = checks.word("state", ItemState::from_wire(state));
+        let run = checks.optional_resource("run", &run);
+        let test_run = checks.optional_resource("test_run", &test_run);
+        let health = checks.word("health", health).and_then(|h| ReplicationHealth::from_wire(&mut checks, h));
+        let create_time = checks.time("create_time", create_time);
+        let whole = (|| {
+            Some(Self {
+                name: name?,
+                machine: machine?,
+                active_host: active_host?,
+                standby_host: standby_host?,
+                policy: policy?,
+                disks: disks?,
+                state: state?,
+                generation: Generation::new(generation),
+                run: run?,
+                test_run: test_run?,
+                allowed_actions,
+                health: health?,
+                latest_point: Some(latest_point).filter(|p| *p > 0).map(PointSeq::new),
+                create_time: create_time?,
+            })
+        })();
+        checks.finish(whole)
+    }
+}
+
+/// What came of a request to protect a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Protection {
+    pub item: ProtectedItem,
+    /// Nothing when it was only checked.
+    pub run: Option<Run>,
+}
+
+impl Protection {
+    pub fn to_wire(self) -> v1::ProtectMachineResponse {
+        let Self { item, run } = self;
+        v1::ProtectMachineResponse { item: Some(item.to_wire()), run: run.map(Run::to_wire) }
+    }
+
+    /// # Errors
+    /// When item or run cannot be understood.
+    pub fn from_wire(wire: v1::ProtectMachineResponse) -> Result<Self, Invalid> {
+        let v1::ProtectMachineResponse { item, run } = wire;
+        let mut checks = Checks::default();
+        let item = checks.word("item", item);
+        let item = ProtectedItem::from_wire(checks.finish(item)?)?;
+        Ok(Self { item, run: run.map(Run::from_wire).transpose()? })
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RecoveryPoint {
+    pub item: ItemName,
+    pub seq: PointSeq,
+    #[serde(serialize_with = "encode::when")]
+    pub instant: UnixMicros,
+    #[serde(serialize_with = "encode::when")]
+    pub received: UnixMicros,
+    pub changed_bytes: u64,
+    pub in_use: bool,
+}
+
+impl RecoveryPoint {
+    pub fn to_wire(self) -> v1::RecoveryPoint {
+        let Self { item, seq, instant, received, changed_bytes, in_use } = self;
+        v1::RecoveryPoint {
+            name: PointRef { item, seq }.to_resource(),
+            instant: Some(time_to_wire(instant)),
+            received: Some(time_to_wire(received)),
+            changed_bytes,
+            in_use,
+        }
+    }
+
+    /// # Errors
+    /// When a field is missing or malformed.
+    pub fn from_wire(wire: v1::RecoveryPoint) -> Result<Self, Invalid> {
+        let v1::RecoveryPoint { name, instant, received, changed_bytes, in_use } = wire;
+        let mut checks = Checks::default();
+        let name: Option<PointRef> = checks.resource("name", &name);
+        let instant = checks.time("instant", instant);
+        let received = checks.time("received", received);
+        let whole = (|| {
+            let PointRef { item, seq } = name?;
+            Some(Self { item, seq, instant: instant?, received: received?, changed_bytes, in_use })
+        })();
+        checks.finish(whole)
+    }
+}

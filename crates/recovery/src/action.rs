@@ -1,0 +1,280 @@
+//! What one step asks for: the domain form of agent tasks, network tasks, the orchestrator's own steps and people's.
+//!
+//! ```text
+//!   plan:  CreateTestMachine { name: Test(web1), nics: [Test(0)] }      the run has no identifier yet
+//!   start: resolve(action, facts of the run)
+//!   task:  CreateTestMachine { name: web1-test-0a1b2c3d, nics: [ust-0a1b2c3d-0] }
+//! ```
+//!
+//! A plan is made, shown and digested before its run exists, so it names what depends on the run by reference. [`resolve`]
+//! fills the references in when a step is sent; what it returns holds none any more.
+
+mod resolve;
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
+
+pub use resolve::{
+    KnownPoints, TEST_SUFFIX_CHARS, Unresolved, is_test_network_of, resolve, test_machine_name,
+    test_network_name,
+};
+use serde::{Deserialize, Serialize};
+use understudy_ids::{
+    DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq, StepName,
+    UnixMicros,
+};
+
+/// What a step asks for, and of whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// Of a replication agent: one thing about one item, at one generation. What is done for a whole run (a test network)
+    /// is sent in the name of one of its items.
+    Agent { item: ItemName, generation: Generation, work: AgentWork },
+    /// Of network-mapper.
+    Network(NetworkWork),
+    /// Of the orchestrator itself; done by [`advance`](crate::run::advance) or by waiting for facts.
+    Internal(Internal),
+    /// Of a person.
+    Operator(OperatorWait),
+}
+
+/// What must be true afterwards on an agent's host. `replication/v1/tasks.proto` says what each promises.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AgentWork {
+    PrepareReplica {
+        disks: Vec<DiskSize>,
+        retention: Retention,
+    },
+    StartReplication {
+        machine: MachineName,
+        disks: Vec<DiskName>,
+        peer_host: HostName,
+        peer_endpoint: String,
+        interval: Duration,
+    },
+    StopReplication {
+        forget: bool,
+    },
+    RemoveReplica,
+    Fence {
+        power_off: bool,
+    },
+    ShutDownMachine {
+        machine: MachineName,
+        grace: Duration,
+        then_power_off: bool,
+    },
+    SyncFinal {
+        machine: MachineName,
+    },
+    DigestDisks {
+        machine: MachineName,
+    },
+    VerifyPoint {
+        point: PointRef,
+    },
+    CreateTestMachine {
+        point: PointRef,
+        name: MachineRef,
+        nics: Vec<NetworkRef>,
+    },
+    PromotePoint {
+        point: PointRef,
+        nics: Vec<NetworkRef>,
+    },
+    StartMachine {
+        machine: MachineRef,
+    },
+    /// `port: None` is a ping.
+    ProbeMachine {
+        machine: MachineRef,
+        network: NetworkRef,
+        address: IpAddr,
+        port: Option<u16>,
+        limit: Duration,
+    },
+    RemoveTestMachine {
+        machine: MachineRef,
+    },
+    EnsureTestNetwork {
+        name: NetworkRef,
+        gateway: Ipv4Addr,
+        prefix_len: u8,
+        reservations: Vec<DhcpReservation>,
+    },
+    ProbeIsolation {
+        network: NetworkRef,
+        targets: Vec<IpAddr>,
+    },
+    RemoveTestNetwork {
+        name: NetworkRef,
+    },
+    AdoptDisks {
+        machine: MachineName,
+        point: PointRef,
+    },
+    CommitItem,
+}
+
+/// One replicated disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskSize {
+    pub name: DiskName,
+    pub size_bytes: u64,
+}
+
+/// How many recovery points are kept, and for how long (R-REP-4).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retention {
+    pub keep_count: u32,
+    pub keep_age: Duration,
+}
+
+/// An address that a test network's DHCP gives to one Ethernet address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DhcpReservation {
+    pub mac: MacAddress,
+    pub address: Ipv4Addr,
+    pub host_name: String,
+}
+
+/// A machine, possibly one that is named after the run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MachineRef {
+    Named(MachineName),
+    /// The machine that this run's test makes of that one.
+    Test(MachineName),
+}
+
+/// Where a NIC is connected, as the host's hypervisor calls it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkRef {
+    Unconnected,
+    Named(NetworkName),
+    /// The run's test network with this index.
+    Test(u32),
+}
+
+/// A recovery point, possibly one that the run itself makes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PointRef {
+    Seq(PointSeq),
+    /// The latest that the agent has when it does it (tests).
+    Latest,
+    /// The one that the plan announced for the item (invariant 8: the loss that is shown is the loss).
+    Announced,
+    /// The one that this step of the run shipped.
+    FinalOf(StepName),
+    /// A number above every point of the item, for the base of reverse replication.
+    NewBase,
+}
+
+/// What network-mapper is asked for in a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkWork {
+    /// All or nothing.
+    ReserveAddresses { test: bool, nics: Vec<ReservedNic>, test_networks: Vec<ReservedTestNetwork> },
+    /// The run holds nothing any more.
+    ReleaseRun,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReservedNic {
+    pub item: ItemName,
+    pub mac: MacAddress,
+    /// `sites/<site>/networks/<network>`
+    pub network: String,
+    pub address: IpAddr,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReservedTestNetwork {
+    pub name: NetworkRef,
+    /// `sites/<site>/networks/<network>`
+    pub stands_for: String,
+    pub hosts: Vec<HostName>,
+}
+
+/// What the orchestrator does itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Internal {
+    /// From here on `active` is the item's only side. Committed before anyone is told to promote (R-FO-7).
+    RaiseGeneration { item: ItemName, generation: Generation, active: HostName, standby: HostName },
+    /// The roots that the two steps reported are equal, disk by disk (R-PF-2).
+    CompareDigests { item: ItemName, source: StepName, target: StepName },
+    /// Ends with [`Event::FirstPoint`](crate::run::Event::FirstPoint).
+    AwaitFirstPoint { item: ItemName, standby: HostName, generation: Generation },
+    /// Only the step's records: see [`Step::records`](crate::plan::Step::records).
+    Record { item: ItemName },
+}
+
+/// What a person is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OperatorWait {
+    CompleteTest,
+    Commit,
+}
+
+/// What came of a step, as workers report it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepResult {
+    Done,
+    MachineStopped {
+        by_guest: bool,
+        time: UnixMicros,
+    },
+    FinalPoint {
+        seq: PointSeq,
+        instant: UnixMicros,
+        sent_bytes: u64,
+    },
+    DiskDigests(Vec<DiskRoot>),
+    MachineCreated {
+        machine: MachineName,
+        seq: PointSeq,
+        instant: UnixMicros,
+    },
+    MachineStarted {
+        time: UnixMicros,
+    },
+    Probe {
+        reachable: bool,
+        after: Duration,
+    },
+    Isolation {
+        ports: Vec<String>,
+        tried: Vec<IpAddr>,
+        answered: Vec<IpAddr>,
+        method: String,
+    },
+    Adopted {
+        seq: PointSeq,
+        bytes_read: u64,
+    },
+    /// The orchestrator saw it in the standby side's facts.
+    FirstPoint {
+        seq: PointSeq,
+    },
+    Released {
+        addresses: u32,
+        test_networks: u32,
+    },
+}
+
+/// Root of the digest tree over one whole disk, as 64 hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskRoot {
+    pub disk: DiskName,
+    pub root: String,
+}

@@ -1,0 +1,53 @@
+//! Which run is in the way of which operation on an item (invariant 11). The run in the way is always named.
+
+use serde::{Deserialize, Serialize};
+use understudy_ids::{ItemName, Problem, RunId};
+
+use crate::plan::Operation;
+
+/// A run that has not ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenRun {
+    pub id: RunId,
+    pub operation: Operation,
+    pub items: Vec<ItemName>,
+}
+
+/// `run` must end first.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("run {run} ({operation}) holds {item}")]
+pub struct Conflict {
+    pub item: ItemName,
+    pub run: RunId,
+    pub operation: Operation,
+}
+
+impl Conflict {
+    /// As an operator is told.
+    pub fn problem(&self) -> Problem {
+        let remedy = match self.operation {
+            Operation::TestFailover => format!("Complete the test jobs/{} first.", self.run),
+            _ => format!("Wait for jobs/{} to end, or retry or cancel it.", self.run),
+        };
+        Problem::new("RUN_IN_THE_WAY", format!("protectedItems/{}", self.item), self.to_string(), remedy)
+    }
+}
+
+/// What may go on beside what, of one item: nothing. A test runs beside replication, which is no run (R-TF-7); a real
+/// failover that is asked for while a test runs is told which test to complete.
+const BESIDE: &[(Operation, Operation)] = &[];
+
+/// Every open run that must end before `operation` may begin on one of `items`.
+pub fn conflicts(operation: Operation, items: &[ItemName], open: &[OpenRun]) -> Vec<Conflict> {
+    let mut found = Vec::new();
+    for item in items {
+        let holders = open.iter().filter(|run| run.items.contains(item));
+        let blocking = holders.filter(|run| !BESIDE.contains(&(operation, run.operation)));
+        found.extend(blocking.map(|run| Conflict {
+            item: item.clone(),
+            run: run.id,
+            operation: run.operation,
+        }));
+    }
+    found
+}

@@ -1,0 +1,369 @@
+//! Everything that can be wrong with a request, found before any effect and all at once (R-REP-1, R-FO-2).
+//!
+//! Rules about the request alone come first, then those about each item, its hosts, its points and its machine. Each
+//! rule is one short function that returns what it found, so that the list reads as the answer to "when is it refused?".
+
+use std::collections::BTreeSet;
+
+use understudy_ids::{HostName, ItemName, Problem};
+
+use super::{
+    HostView, ItemView, Operation, PlanInput, Power, RunSpec,
+    draft::{ends, usable_points, uses_connections},
+};
+use crate::{
+    action::TEST_SUFFIX_CHARS,
+    conflict::conflicts,
+    direction,
+    item::{self, ItemState},
+};
+
+/// A run is one document; so many items keep it and its job readable and bounded (invariant 14).
+const MAX_ITEMS: usize = 200;
+const MAX_ASSERTION_BYTES: usize = 4096;
+/// The longest name that a machine may have at its hypervisor.
+const MAX_MACHINE_NAME: usize = 63;
+
+pub(super) fn problems(spec: &RunSpec, input: &PlanInput) -> Vec<Problem> {
+    let mut found = options(spec);
+    found.extend(names(spec));
+    found.extend(blocking_runs(spec, input));
+    for (index, name) in spec.items.iter().enumerate() {
+        match input.items.iter().find(|item| item.name == *name) {
+            Some(item) => found.extend(ItemCheck::new(spec, input, item).problems()),
+            None => found.push(unknown_item(index, name)),
+        }
+    }
+    found.extend(one_direction(spec, input));
+    if uses_connections(spec) {
+        found.extend(input.connections.problems.iter().cloned());
+    }
+    found
+}
+
+/// Options that the operation would ignore.
+fn options(spec: &RunSpec) -> Vec<Problem> {
+    use Operation::*;
+    let given: [(&str, bool, &[Operation]); 5] = [
+        ("points", !spec.points.is_empty(), &[TestFailover, UnplannedFailover]),
+        ("primary_down_assertion", spec.primary_down_assertion.is_some(), &[UnplannedFailover]),
+        ("without_network", spec.without_network, &[TestFailover]),
+        ("no_reverse_replication", spec.no_reverse_replication, &[PlannedFailover]),
+        ("delete_replica", spec.delete_replica, &[Unprotect]),
+    ];
+    let ignored = given.iter().filter(|(_, given, of)| *given && !of.contains(&spec.operation));
+    let mut found: Vec<Problem> = ignored
+        .map(|(option, ..)| {
+            let message = format!("{} does not use this option", spec.operation);
+            Problem::new("OPTION_NOT_APPLICABLE", format!("spec.{option}"), message, "Leave it out.")
+        })
+        .collect();
+    let assertion = spec.primary_down_assertion.as_deref();
+    if assertion.is_some_and(|text| text.trim().is_empty() || text.len() > MAX_ASSERTION_BYTES) {
+        found.push(Problem::new(
+            "INVALID_ASSERTION",
+            "spec.primary_down_assertion",
+            format!("the statement is empty or longer than {MAX_ASSERTION_BYTES} bytes"),
+            "Say in a sentence how you know that the primary side is down.",
+        ));
+    }
+    found
+}
+
+fn names(spec: &RunSpec) -> Vec<Problem> {
+    let mut found = Vec::new();
+    if spec.items.is_empty() || spec.items.len() > MAX_ITEMS {
+        let message = format!("{} items are named; a run takes 1 to {MAX_ITEMS}", spec.items.len());
+        found.push(Problem::new(
+            "INVALID_ITEM_COUNT",
+            "spec.items",
+            message,
+            "Name the items to be failed over.",
+        ));
+    }
+    let mut seen = BTreeSet::new();
+    let twice = spec.items.iter().filter(|name| !seen.insert(*name));
+    found.extend(twice.map(|name| {
+        let message = "the item is named more than once";
+        Problem::new("DUPLICATE_ITEM", subject(name), message, "Name each item once.")
+    }));
+    let strangers = spec.points.keys().filter(|name| !spec.items.contains(name));
+    found.extend(strangers.map(|name| {
+        let message = "a recovery point is chosen for an item that is not part of the run";
+        Problem::new(
+            "POINT_WITHOUT_ITEM",
+            subject(name),
+            message,
+            "Name the item as well, or drop the point.",
+        )
+    }));
+    found
+}
+
+fn blocking_runs(spec: &RunSpec, input: &PlanInput) -> Vec<Problem> {
+    let blocking = conflicts(spec.operation, &spec.items, &input.open_runs);
+    blocking.iter().map(crate::conflict::Conflict::problem).collect()
+}
+
+fn unknown_item(index: usize, name: &ItemName) -> Problem {
+    let message = format!("there is no protected item {name}");
+    let remedy = "List the protected items and correct the name.";
+    Problem::new("ITEM_NOT_FOUND", format!("spec.items[{index}]"), message, remedy)
+}
+
+/// A run goes one way: between the same two sites for all of its items (R-FO-3).
+fn one_direction(spec: &RunSpec, input: &PlanInput) -> Option<Problem> {
+    use Operation::*;
+    if !matches!(spec.operation, TestFailover | PlannedFailover | UnplannedFailover) {
+        return None;
+    }
+    let named = input.items.iter().filter(|item| spec.items.contains(&item.name));
+    let ways: BTreeSet<_> = named
+        .map(|item| {
+            let (source, target) = ends(spec.operation, item);
+            (source.site().clone(), target.site().clone())
+        })
+        .collect();
+    if ways.len() <= 1 {
+        return None;
+    }
+    let ways: Vec<String> = ways.iter().map(|(from, to)| format!("{from} to {to}")).collect();
+    let message = format!("the items go different ways: {}", ways.join(", "));
+    Some(Problem::new("MIXED_DIRECTIONS", "spec.items", message, "Start one run for each direction."))
+}
+
+fn subject(name: &ItemName) -> String {
+    format!("protectedItems/{name}")
+}
+
+fn host_subject(host: &HostName) -> String {
+    format!("sites/{}/hosts/{}", host.site(), host.host())
+}
+
+/// The rules about one item.
+struct ItemCheck<'a> {
+    spec: &'a RunSpec,
+    input: &'a PlanInput,
+    item: &'a ItemView,
+    source: &'a HostName,
+    target: &'a HostName,
+}
+
+impl<'a> ItemCheck<'a> {
+    fn new(spec: &'a RunSpec, input: &'a PlanInput, item: &'a ItemView) -> Self {
+        let (source, target) = ends(spec.operation, item);
+        Self { spec, input, item, source, target }
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let mut found: Vec<Problem> = self.state().into_iter().collect();
+        found.extend(self.hosts());
+        found.extend(self.direction());
+        found.extend(self.points());
+        found.extend(self.primary_down());
+        found.extend(self.machine_state());
+        found.extend(self.disks());
+        found.extend(self.space());
+        found.extend(self.machine_names());
+        found
+    }
+
+    fn problem(&self, reason: &str, message: impl Into<String>, remedy: impl Into<String>) -> Problem {
+        Problem::new(reason, subject(&self.item.name), message, remedy)
+    }
+
+    fn is(&self, operations: &[Operation]) -> bool {
+        operations.contains(&self.spec.operation)
+    }
+
+    fn host(&self, name: &HostName) -> Option<&'a HostView> {
+        self.input.hosts.get(name)
+    }
+
+    fn state(&self) -> Option<Problem> {
+        let state = self.item.state;
+        let fits = match self.spec.operation.verb() {
+            Some(verb) => item::next(state, verb).is_ok(),
+            None => state == ItemState::InitialReplication,
+        };
+        if fits {
+            return None;
+        }
+        let allowed: Vec<&str> = item::allowed_actions(state).into_iter().map(item::Verb::as_str).collect();
+        let remedy = match allowed.as_slice() {
+            [] => "Wait for its run to end, or retry or cancel that.".to_owned(),
+            some => format!("Allowed now: {}.", some.join(", ")),
+        };
+        let message = format!("the item is {state}, which does not allow {}", self.spec.operation);
+        Some(self.problem("WRONG_ITEM_STATE", message, remedy))
+    }
+
+    /// Every side that the operation has to talk to is there.
+    fn hosts(&self) -> Vec<Problem> {
+        use Operation::*;
+        let mut needed: Vec<&HostName> = match self.spec.operation {
+            Protect | PlannedFailover | ReverseReplicate => vec![self.source, self.target],
+            TestFailover | UnplannedFailover => vec![self.target],
+            Unprotect if self.spec.delete_replica => vec![self.source, self.target],
+            Unprotect => vec![self.source],
+        };
+        needed.dedup();
+        let mut found = Vec::new();
+        if self.source == self.target {
+            let message = format!("{} would be both sides of the item", self.source);
+            found.push(self.problem("SAME_HOST", message, "Choose another host as the target."));
+        }
+        for host in needed {
+            match self.host(host) {
+                None => found.push(Problem::new(
+                    "HOST_NOT_FOUND",
+                    host_subject(host),
+                    format!(
+                        "the host is not known, and {} of {} needs it",
+                        self.spec.operation, self.item.name
+                    ),
+                    "Register the host first.",
+                )),
+                Some(view) if !view.connected => found.push(Problem::new(
+                    "HOST_NOT_CONNECTED",
+                    host_subject(host),
+                    format!(
+                        "its agent cannot be heard, and {} of {} needs it",
+                        self.spec.operation, self.item.name
+                    ),
+                    "Start the agent or repair its connection to the control plane.",
+                )),
+                Some(_) => {}
+            }
+        }
+        found
+    }
+
+    fn direction(&self) -> Option<Problem> {
+        let (source, target) = (self.host(self.source)?, self.host(self.target)?);
+        let refusal = direction::check(self.spec.operation, source.site_kind, target.site_kind).err()?;
+        let remedy = "See the table of directions for what is possible between these kinds of site.";
+        Some(self.problem("DIRECTION_NOT_SUPPORTED", refusal.to_string(), remedy))
+    }
+
+    /// What is failed over to exists, whole (R-TF-1, R-UF-3), and initial replication is complete (R-PF-1).
+    fn points(&self) -> Option<Problem> {
+        use Operation::*;
+        if !self.is(&[TestFailover, PlannedFailover, UnplannedFailover]) {
+            return None;
+        }
+        let usable = usable_points(self.item, self.target);
+        if let Some(seq) = self.spec.points.get(&self.item.name) {
+            if usable.iter().any(|point| point.seq == *seq) {
+                return None;
+            }
+            let message = format!("{} has no recovery point {seq} that can be failed over to", self.target);
+            let remedy = "List the item's recovery points and choose one of them, or none for the latest.";
+            return Some(self.problem("POINT_NOT_FOUND", message, remedy));
+        }
+        if !usable.is_empty() {
+            return None;
+        }
+        let message = format!("{} has no whole recovery point of it yet", self.target);
+        Some(self.problem("NO_RECOVERY_POINT", message, "Wait until its first replication is complete."))
+    }
+
+    /// Nobody may take silence for *off* (invariant 16): either it is known, or a person says so on record.
+    fn primary_down(&self) -> Option<Problem> {
+        if !self.is(&[Operation::UnplannedFailover]) || self.spec.primary_down_assertion.is_some() {
+            return None;
+        }
+        let heard = self.host(self.source).is_some_and(|host| host.connected);
+        let speaks_of_source = self.item.active_host == *self.source;
+        if heard && speaks_of_source && self.item.machine.power == Power::ShutOff {
+            return None;
+        }
+        let message = format!("it is not known that {} is off at {}", self.item.machine.name, self.source);
+        let remedy = "Make sure that the primary side is down and stays so, and state that with the request.";
+        Some(self.problem("PRIMARY_DOWN_ASSERTION_REQUIRED", message, remedy))
+    }
+
+    fn machine_state(&self) -> Option<Problem> {
+        let power = self.item.machine.power;
+        let known = matches!(power, Power::Running | Power::ShutOff);
+        if !self.is(&[Operation::PlannedFailover]) || known {
+            return None;
+        }
+        let message = match power {
+            Power::Paused => "the machine is paused and cannot shut down".to_owned(),
+            _ => "it is not known whether the machine runs".to_owned(),
+        };
+        Some(self.problem("MACHINE_STATE_UNSUITABLE", message, "Resume it, or repair its host's agent."))
+    }
+
+    fn disks(&self) -> Vec<Problem> {
+        if !self.is(&[Operation::Protect]) {
+            return Vec::new();
+        }
+        let mut found = Vec::new();
+        if self.item.disks.is_empty() {
+            let remedy = "Leave at least one disk in.";
+            found.push(self.problem("NO_DISKS", "no disk of the machine would be replicated", remedy));
+        }
+        for name in &self.item.disks {
+            match self.item.machine.disks.iter().find(|disk| disk.name == *name) {
+                Some(disk) if disk.replicable => {}
+                Some(_) => {
+                    let message = format!("disk {name} is not a file and cannot be replicated");
+                    found.push(self.problem(
+                        "DISK_NOT_REPLICABLE",
+                        message,
+                        "Exclude the disk, or move it to a file.",
+                    ));
+                }
+                None => {
+                    let message = format!("the machine has no disk {name}");
+                    found.push(self.problem("DISK_NOT_FOUND", message, "List the machine's disks."));
+                }
+            }
+        }
+        found
+    }
+
+    /// The first copy fits, even when every block of it is used.
+    fn space(&self) -> Option<Problem> {
+        let target = self.host(self.target).filter(|host| host.connected)?;
+        let replicated = self.item.machine.disks.iter().filter(|disk| self.item.disks.contains(&disk.name));
+        let needed = replicated.fold(0u64, |sum, disk| sum.saturating_add(disk.size_bytes));
+        if !self.is(&[Operation::Protect]) || needed <= target.store_free_bytes {
+            return None;
+        }
+        let message = format!(
+            "{} has {} bytes free for replicas, the disks have {needed}",
+            self.target, target.store_free_bytes
+        );
+        Some(self.problem(
+            "NOT_ENOUGH_SPACE",
+            message,
+            "Free space there, exclude disks or choose another host.",
+        ))
+    }
+
+    /// The names that machines will have at the target are free there, and fit.
+    fn machine_names(&self) -> Option<Problem> {
+        use Operation::*;
+        let machine = &self.item.machine.name;
+        if self.is(&[TestFailover]) && machine.as_str().len() + TEST_SUFFIX_CHARS > MAX_MACHINE_NAME {
+            let message = format!("{machine} is too long to be part of a test machine's name");
+            let remedy = format!(
+                "Give the machine a name of at most {} characters.",
+                MAX_MACHINE_NAME - TEST_SUFFIX_CHARS
+            );
+            return Some(self.problem("NAME_TOO_LONG", message, remedy));
+        }
+        if !self.is(&[Protect, PlannedFailover, UnplannedFailover]) {
+            return None;
+        }
+        let owner = self.host(self.target)?.machines.get(machine)?;
+        if owner.as_ref() == Some(&self.item.name) {
+            return None;
+        }
+        let message = format!("{} has another machine called {machine}", self.target);
+        Some(self.problem("NAME_IN_USE", message, "Rename one of the two."))
+    }
+}

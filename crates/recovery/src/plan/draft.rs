@@ -1,0 +1,391 @@
+//! Puts the steps of an operation together: what all operations share.
+
+use std::time::Duration;
+
+use understudy_ids::{Generation, HostName, ItemName, Problem, StepName};
+
+use super::{
+    ErrorPolicy, Estimate, Executor, ItemView, Operation, Phase, PlanInput, PlannedConnection, PlannedItem,
+    PlannedNic, PointView, RunPlan, RunSpec, Stage, Step, lint, planned, protect, reverse, test_failover,
+    unplanned,
+};
+use crate::{
+    action::{
+        Action, AgentWork, DiskSize, Internal, MachineRef, NetworkRef, NetworkWork, OperatorWait,
+        ReservedNic, ReservedTestNetwork, Retention,
+    },
+    item::{ItemState, Verb},
+};
+
+/// How long a machine may take until it answers a probe.
+pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(90);
+/// Work that reads or writes whole disks.
+const LONG: Duration = Duration::from_secs(6 * 3600);
+/// Everything else on a host.
+const SHORT: Duration = Duration::from_secs(600);
+/// A worker that dies loses its lease and another attempt begins; a step that loses this many is given up on.
+const MAX_ATTEMPTS: u32 = 10;
+
+pub(super) fn draft(spec: &RunSpec, input: &PlanInput) -> Result<RunPlan, Vec<Problem>> {
+    let items: Vec<Subject<'_>> =
+        spec.items.iter().filter_map(|name| Subject::of(spec, input, name)).collect();
+    let steps = match spec.operation {
+        Operation::Protect => protect::protect(&items),
+        Operation::Unprotect => protect::unprotect(spec, &items),
+        Operation::TestFailover => test_failover::steps(spec, input, &items),
+        Operation::PlannedFailover => planned::steps(spec, input, &items),
+        Operation::UnplannedFailover => unplanned::steps(input, &items),
+        Operation::ReverseReplicate => reverse::steps(&items),
+    };
+    let plan = RunPlan {
+        operation: spec.operation,
+        items: items.iter().map(|item| item.planned(spec, input)).collect(),
+        steps: lint::mark_point_of_no_return(steps),
+        estimates: items.iter().map(|item| (item.name().clone(), item.estimate(spec, input))).collect(),
+    };
+    let flaws = lint::lint(&plan);
+    if flaws.is_empty() {
+        return Ok(plan);
+    }
+    Err(flaws
+        .into_iter()
+        .map(|flaw| {
+            let remedy = "This is a defect of the planner: report it with the request.";
+            Problem::new("PLAN_NOT_IN_ORDER", "plan", flaw.to_string(), remedy)
+        })
+        .collect())
+}
+
+/// One item of the plan with the hosts that it goes from and to.
+pub(super) struct Subject<'a> {
+    pub view: &'a ItemView,
+    pub source: &'a HostName,
+    pub target: &'a HostName,
+    /// `https://…` of the sinks of both.
+    pub source_endpoint: String,
+    pub target_endpoint: String,
+}
+
+/// From where to where an operation takes an item.
+///
+/// An unplanned failover that failed has switched the sides already: it is tried again at the side that is active now.
+pub(super) fn ends<'a>(operation: Operation, item: &'a ItemView) -> (&'a HostName, &'a HostName) {
+    if operation == Operation::UnplannedFailover && item.state == ItemState::Failed {
+        return (&item.standby_host, &item.active_host);
+    }
+    (&item.active_host, &item.standby_host)
+}
+
+/// Points at the host that can be failed over to, oldest first.
+pub(super) fn usable_points<'a>(item: &'a ItemView, host: &HostName) -> Vec<&'a PointView> {
+    let mut points: Vec<_> = item.points.iter().filter(|p| p.host == *host && !p.is_base).collect();
+    points.sort_by_key(|p| p.seq);
+    points
+}
+
+impl<'a> Subject<'a> {
+    fn of(spec: &RunSpec, input: &'a PlanInput, name: &ItemName) -> Option<Self> {
+        let view = input.items.iter().find(|item| item.name == *name)?;
+        let (source, target) = ends(spec.operation, view);
+        let endpoint = |host| input.hosts.get(host).map(|h| h.sink_endpoint.clone()).unwrap_or_default();
+        let (source_endpoint, target_endpoint) = (endpoint(source), endpoint(target));
+        Some(Self { view, source, target, source_endpoint, target_endpoint })
+    }
+
+    pub fn name(&self) -> &ItemName {
+        &self.view.name
+    }
+
+    pub fn id(&self, what: &str) -> StepName {
+        step_name(&format!("{}.{what}", self.view.name))
+    }
+
+    /// A step that an agent does to this item.
+    pub fn agent(
+        &self,
+        what: &str,
+        host: &HostName,
+        generation: Generation,
+        phase: Phase,
+        work: AgentWork,
+    ) -> Step {
+        let title = title(&work, self.view.machine.name.as_str());
+        let time_out = time_out(&work);
+        let action = Action::Agent { item: self.name().clone(), generation, work };
+        let step = Step::new(self.id(what), title, Executor::Host(host.clone()), action, phase);
+        Step { item: Some(self.name().clone()), time_out: Some(time_out), ..step }
+    }
+
+    /// A step that the orchestrator does for this item.
+    pub fn internal(&self, what: &str, title: String, phase: Phase, internal: Internal) -> Step {
+        let step = Step::new(self.id(what), title, Executor::Orchestrator, Action::Internal(internal), phase);
+        Step { item: Some(self.name().clone()), ..step }
+    }
+
+    pub fn prepare_replica(&self) -> AgentWork {
+        let sizes = self.view.machine.disks.iter().filter(|disk| self.view.disks.contains(&disk.name));
+        let disks = sizes.map(|d| DiskSize { name: d.name.clone(), size_bytes: d.size_bytes }).collect();
+        let policy = &self.view.policy;
+        AgentWork::PrepareReplica {
+            disks,
+            retention: Retention { keep_count: policy.keep_count, keep_age: policy.keep_age },
+        }
+    }
+
+    pub fn start_replication(&self, peer: &HostName, peer_endpoint: &str) -> AgentWork {
+        AgentWork::StartReplication {
+            machine: self.view.machine.name.clone(),
+            disks: self.view.disks.clone(),
+            peer_host: peer.clone(),
+            peer_endpoint: peer_endpoint.to_owned(),
+            interval: self.view.policy.interval,
+        }
+    }
+
+    pub fn await_first_point(&self, standby: &HostName, generation: Generation, phase: Phase) -> Step {
+        let title = format!("Wait for the first recovery point of {} at {standby}", self.name());
+        let wait =
+            Internal::AwaitFirstPoint { item: self.name().clone(), standby: standby.clone(), generation };
+        let step = self.internal("first-point", title, phase, wait);
+        Step { records: vec![Verb::FirstPoint], ..step }
+    }
+
+    /// The generation is raised, and the target is the item's side from then on.
+    pub fn raise_generation(&self) -> Step {
+        let generation = self.view.generation.next();
+        let title =
+            format!("Make {} the active side of {} at generation {generation}", self.target, self.name());
+        let raise = Internal::RaiseGeneration {
+            item: self.name().clone(),
+            generation,
+            active: self.target.clone(),
+            standby: self.source.clone(),
+        };
+        self.internal("raise-generation", title, Phase::Switch, raise)
+    }
+
+    pub fn nics<'b>(&self, input: &'b PlanInput) -> Vec<&'b PlannedNic> {
+        let mut nics: Vec<_> = input.connections.nics.iter().filter(|nic| nic.item == *self.name()).collect();
+        nics.sort_by_key(|nic| nic.index);
+        nics
+    }
+
+    /// Where the machine's NICs go, in their order; those that nothing is planned for stay unconnected.
+    pub fn networks(&self, input: &PlanInput) -> Vec<NetworkRef> {
+        let nics = self.nics(input);
+        let network_of = |index: usize| {
+            let nic = nics.iter().find(|nic| usize::try_from(nic.index) == Ok(index));
+            nic.map_or(NetworkRef::Unconnected, |nic| network_of(nic))
+        };
+        (0..self.view.machine.nics.len()).map(network_of).collect()
+    }
+
+    /// A probe of the first NIC whose address is known and which is connected.
+    pub fn probe(&self, input: &PlanInput, generation: Generation, machine: MachineRef) -> Option<Step> {
+        let nics = self.nics(input);
+        let known = nics.iter().map(|nic| (network_of(nic), nic.address));
+        let (network, address) = known
+            .into_iter()
+            .find_map(|(net, address)| Some((net, address?)))
+            .filter(|(net, _)| *net != NetworkRef::Unconnected)?;
+        let work = AgentWork::ProbeMachine { machine, network, address, port: None, limit: PROBE_LIMIT };
+        let step = self.agent("probe", self.target, generation, Phase::Probe, work);
+        Some(step.on_error(ErrorPolicy::GoOn))
+    }
+
+    fn planned(&self, spec: &RunSpec, input: &PlanInput) -> PlannedItem {
+        let switches = matches!(spec.operation, Operation::PlannedFailover | Operation::UnplannedFailover);
+        let generation = if switches { self.view.generation.next() } else { self.view.generation };
+        PlannedItem {
+            item: self.name().clone(),
+            state: self.view.state,
+            generation,
+            source_host: self.source.clone(),
+            target_host: self.target.clone(),
+            machine: self.view.machine.name.clone(),
+            connections: if uses_connections(spec) { self.connections(input) } else { Vec::new() },
+        }
+    }
+
+    fn connections(&self, input: &PlanInput) -> Vec<PlannedConnection> {
+        let shown = |nic: &&PlannedNic| PlannedConnection {
+            mac: nic.mac.to_string(),
+            network: match (&nic.network, nic.test_network) {
+                (Some(network), Some(_)) => format!("test network standing for {network}"),
+                (Some(network), None) => network.clone(),
+                (None, _) => String::new(),
+            },
+            address: nic.address.map(|a| a.to_string()).unwrap_or_default(),
+            reason: nic.reason.clone(),
+        };
+        self.nics(input).iter().map(shown).collect()
+    }
+
+    fn estimate(&self, spec: &RunSpec, input: &PlanInput) -> Estimate {
+        let highest = self.view.points.iter().map(|p| p.seq).chain(self.view.highest_point).max();
+        let estimate = Estimate { highest_point: highest, ..Estimate::default() };
+        if !matches!(spec.operation, Operation::TestFailover | Operation::UnplannedFailover) {
+            return estimate;
+        }
+        let points = usable_points(self.view, self.target);
+        let point = match spec.points.get(self.name()) {
+            Some(seq) => points.into_iter().find(|p| p.seq == *seq),
+            None => points.into_iter().next_back(),
+        };
+        let loses = spec.operation == Operation::UnplannedFailover;
+        Estimate {
+            point: point.map(|p| p.seq),
+            point_instant: point.map(|p| p.instant),
+            expected_loss: point.filter(|_| loses).map(|p| input.now.since(p.instant)),
+            ..estimate
+        }
+    }
+}
+
+/// Whether the operation connects machines to networks.
+pub(super) fn uses_connections(spec: &RunSpec) -> bool {
+    match spec.operation {
+        Operation::TestFailover => !spec.without_network,
+        Operation::PlannedFailover | Operation::UnplannedFailover => true,
+        Operation::Protect | Operation::Unprotect | Operation::ReverseReplicate => false,
+    }
+}
+
+fn network_of(nic: &PlannedNic) -> NetworkRef {
+    match (nic.test_network, &nic.hypervisor_network) {
+        (Some(index), _) => NetworkRef::Test(index),
+        (None, Some(name)) => NetworkRef::Named(name.clone()),
+        (None, None) => NetworkRef::Unconnected,
+    }
+}
+
+/// The run's addresses and test networks are put on record before anything is made (invariant 6). `None`: there is nothing to reserve.
+pub(super) fn reserve(
+    input: &PlanInput,
+    test: bool,
+    test_networks: Vec<ReservedTestNetwork>,
+) -> Option<Step> {
+    let reserved = input.connections.nics.iter().filter_map(|nic| {
+        Some(ReservedNic {
+            item: nic.item.clone(),
+            mac: nic.mac,
+            network: nic.network.clone()?,
+            address: nic.address?,
+        })
+    });
+    let nics: Vec<_> = reserved.collect();
+    if nics.is_empty() && test_networks.is_empty() {
+        return None;
+    }
+    let action = Action::Network(NetworkWork::ReserveAddresses { test, nics, test_networks });
+    let title = "Reserve the addresses of the run".to_owned();
+    let step =
+        Step::new(step_name("reserve-addresses"), title, Executor::NetworkMapper, action, Phase::Prepare);
+    Some(Step { time_out: Some(SHORT), ..step })
+}
+
+/// Gives back what [`reserve`] took, whatever became of the run.
+pub(super) fn release(reserve: &StepName, after: Vec<StepName>) -> Step {
+    let action = Action::Network(NetworkWork::ReleaseRun);
+    let title = "Release the addresses of the run".to_owned();
+    let step =
+        Step::new(step_name("release-addresses"), title, Executor::NetworkMapper, action, Phase::CleanUp);
+    Step { time_out: Some(SHORT), ..step.after(after).cleans_up(Stage::Cleanup, [reserve.clone()]) }
+}
+
+/// A step that ends when a person says so.
+pub(super) fn wait_for(wait: OperatorWait, after: Vec<StepName>) -> Step {
+    let (id, title) = match wait {
+        OperatorWait::CompleteTest => ("complete-test", "Wait until the test is completed"),
+        OperatorWait::Commit => ("commit", "Wait until the failover is committed"),
+    };
+    let step =
+        Step::new(step_name(id), title.to_owned(), Executor::Operator, Action::Operator(wait), Phase::Wait);
+    step.after(after)
+}
+
+/// A step's name from parts that are names.
+pub(super) fn step_name(text: &str) -> StepName {
+    // An item's name has at most 63 characters, what is put behind it is a short word, and a step's name may have 120.
+    text.parse().unwrap_or_else(|error| unreachable!("{error}"))
+}
+
+impl Step {
+    pub(super) fn new(id: StepName, title: String, executor: Executor, action: Action, phase: Phase) -> Self {
+        Self {
+            id,
+            item: None,
+            title,
+            action,
+            executor,
+            after: Vec::new(),
+            on_error: ErrorPolicy::StopRun,
+            phase,
+            stage: Stage::Main,
+            point_of_no_return: false,
+            undoes: Vec::new(),
+            records: Vec::new(),
+            max_attempts: MAX_ATTEMPTS,
+            time_out: None,
+        }
+    }
+
+    pub(super) fn after(self, after: impl IntoIterator<Item = StepName>) -> Self {
+        Self { after: after.into_iter().collect(), ..self }
+    }
+
+    pub(super) fn on_error(self, on_error: ErrorPolicy) -> Self {
+        Self { on_error, ..self }
+    }
+
+    pub(super) fn stage(self, stage: Stage) -> Self {
+        Self { stage, ..self }
+    }
+
+    pub(super) fn records(self, records: impl IntoIterator<Item = Verb>) -> Self {
+        Self { records: records.into_iter().collect(), ..self }
+    }
+
+    /// The step takes back what `undoes` made. An error in it is shown and stops none of the others but those that build on it.
+    pub(super) fn cleans_up(self, stage: Stage, undoes: impl IntoIterator<Item = StepName>) -> Self {
+        let undoes = undoes.into_iter().collect();
+        Self { stage, undoes, phase: Phase::CleanUp, on_error: ErrorPolicy::GoOn, ..self }
+    }
+}
+
+fn time_out(work: &AgentWork) -> Duration {
+    match work {
+        AgentWork::ShutDownMachine { grace, .. } => *grace + SHORT,
+        AgentWork::ProbeMachine { limit, .. } => *limit + SHORT,
+        AgentWork::SyncFinal { .. }
+        | AgentWork::DigestDisks { .. }
+        | AgentWork::VerifyPoint { .. }
+        | AgentWork::AdoptDisks { .. }
+        | AgentWork::CommitItem => LONG,
+        _ => SHORT,
+    }
+}
+
+fn title(work: &AgentWork, machine: &str) -> String {
+    match work {
+        AgentWork::PrepareReplica { .. } => format!("Prepare the replica of {machine}"),
+        AgentWork::StartReplication { peer_host, .. } => format!("Replicate {machine} to {peer_host}"),
+        AgentWork::StopReplication { .. } => format!("Stop replicating {machine}"),
+        AgentWork::RemoveReplica => format!("Remove the replica of {machine}"),
+        AgentWork::Fence { .. } => format!("Fence the old side of {machine}"),
+        AgentWork::ShutDownMachine { .. } => format!("Shut down {machine}"),
+        AgentWork::SyncFinal { .. } => format!("Ship the last changes of {machine}"),
+        AgentWork::DigestDisks { .. } => format!("Digest the disks of {machine}"),
+        AgentWork::VerifyPoint { .. } => format!("Verify the recovery point of {machine}"),
+        AgentWork::CreateTestMachine { .. } => format!("Make a test machine of {machine}"),
+        AgentWork::PromotePoint { .. } => format!("Define {machine} from its recovery point"),
+        AgentWork::StartMachine { .. } => format!("Start {machine}"),
+        AgentWork::ProbeMachine { address, .. } => format!("Ask {machine} to answer at {address}"),
+        AgentWork::RemoveTestMachine { .. } => format!("Remove the test machine of {machine}"),
+        AgentWork::EnsureTestNetwork { .. } => "Make a test network".to_owned(),
+        AgentWork::ProbeIsolation { .. } => "Prove that the test network is isolated".to_owned(),
+        AgentWork::RemoveTestNetwork { .. } => "Remove a test network".to_owned(),
+        AgentWork::AdoptDisks { .. } => format!("Keep the old disks of {machine} as a base"),
+        AgentWork::CommitItem => format!("Make the failover of {machine} final"),
+    }
+}

@@ -1,0 +1,162 @@
+//! The facts that a plan is made from, as the caller has gathered them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use understudy_ids::{
+    DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq, Problem,
+    UnixMicros,
+};
+
+use crate::{conflict::OpenRun, direction::SiteKind, item::ItemState};
+
+/// Everything that matters to one plan, as of `now`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlanInput {
+    pub now: UnixMicros,
+    /// The items that the spec names, as far as they exist. Protect: the item as it would be made.
+    pub items: Vec<ItemView>,
+    /// Both sides of every item.
+    pub hosts: BTreeMap<HostName, HostView>,
+    /// From network-mapper's PlanConnections. Empty where the operation needs none, or for a test without network.
+    pub connections: Connections,
+    /// Runs that have not ended.
+    pub open_runs: Vec<OpenRun>,
+}
+
+/// One item with all that is known about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ItemView {
+    pub name: ItemName,
+    /// As the active host last told.
+    pub machine: MachineView,
+    pub active_host: HostName,
+    pub standby_host: HostName,
+    /// The disks that are replicated.
+    pub disks: Vec<DiskName>,
+    pub policy: PolicyView,
+    pub state: ItemState,
+    pub generation: Generation,
+    /// Whole points at either side.
+    pub points: Vec<PointView>,
+    /// The highest number that either side has told of, whole or not.
+    pub highest_point: Option<PointSeq>,
+    pub health: HealthLevel,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct MachineView {
+    pub name: MachineName,
+    pub uuid: String,
+    /// `Unknown` also when its host cannot be heard (invariant 16).
+    pub power: Power,
+    pub disks: Vec<DiskView>,
+    pub nics: Vec<NicView>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Power {
+    Running,
+    Paused,
+    ShutOff,
+    Unknown,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct DiskView {
+    pub name: DiskName,
+    pub size_bytes: u64,
+    pub replicable: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct NicView {
+    pub mac: MacAddress,
+    pub network: Option<NetworkName>,
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What the planner needs of a replication policy.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PolicyView {
+    pub interval: Duration,
+    pub keep_count: u32,
+    pub keep_age: Duration,
+    pub shutdown_grace: Duration,
+    pub power_off_after_grace: bool,
+}
+
+/// A point that is whole and verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PointView {
+    /// Where it is kept.
+    pub host: HostName,
+    pub seq: PointSeq,
+    pub instant: UnixMicros,
+    /// A base for reverse replication cannot be failed over to.
+    pub is_base: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HealthLevel {
+    Ok,
+    Warning,
+    Critical,
+    Unknown,
+}
+
+/// One host as its agent last told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostView {
+    pub site_kind: SiteKind,
+    /// Its facts arrive at this moment.
+    pub connected: bool,
+    /// `https://address:port` of its sink, as its peers reach it.
+    pub sink_endpoint: String,
+    pub store_free_bytes: u64,
+    /// Names in use, with the item each machine belongs to.
+    pub machines: BTreeMap<MachineName, Option<ItemName>>,
+    /// Names of machines that were made by tests.
+    pub test_machines: BTreeSet<MachineName>,
+}
+
+/// Where network-mapper would connect what, and every reason why it cannot.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Connections {
+    pub nics: Vec<PlannedNic>,
+    /// For tests, in a stable order.
+    pub test_networks: Vec<PlannedTestNetwork>,
+    pub problems: Vec<Problem>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlannedNic {
+    pub item: ItemName,
+    /// Index of the NIC in the machine.
+    pub index: u32,
+    pub mac: MacAddress,
+    /// `sites/<site>/networks/<network>`; `None`: not connected.
+    pub network: Option<String>,
+    /// What the target's hypervisor calls it (failover).
+    pub hypervisor_network: Option<NetworkName>,
+    /// Index into `test_networks` (tests).
+    pub test_network: Option<u32>,
+    /// `None` where only the network's DHCP server knows.
+    pub address: Option<IpAddr>,
+    pub reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlannedTestNetwork {
+    /// `sites/<site>/networks/<network>`
+    pub stands_for: String,
+    pub gateway: Ipv4Addr,
+    pub prefix_len: u8,
+    pub isolation_targets: Vec<IpAddr>,
+}

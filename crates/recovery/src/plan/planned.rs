@@ -1,0 +1,148 @@
+//! Planned failover (R-PF): no write is lost, and nothing irreversible happens before the first possible error (invariant 7).
+//!
+//! ```text
+//!   reserve ─▶ per item: shut down ─▶ last changes ─┬▶ digest @ source ─┐
+//!                                                   └▶ verify @ target ─┴▶ compare
+//!   all items equal ─▶ per item: stop replicating
+//!   all stopped ══ point of no return ═▶ per item: raise generation ─▶ fence @ source ─▶ promote ─▶ start ─▶ probe
+//!   commit ─▶ per item: commit ─▶ reverse replication
+//!   cancelled before: start the source machine again, replicate again · always: release
+//! ```
+
+use understudy_ids::StepName;
+
+use super::{
+    ErrorPolicy, Phase, PlanInput, Power, RunSpec, Stage, Step,
+    draft::{self, Subject},
+    reverse::{self, Sides},
+};
+use crate::{
+    action::{AgentWork, Internal, MachineRef, OperatorWait, PointRef},
+    item::Verb,
+};
+
+pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) -> Vec<Step> {
+    let reserve = draft::reserve(input, false, Vec::new());
+    let reserved: Vec<StepName> = reserve.iter().map(|step| step.id.clone()).collect();
+    let mut steps: Vec<Step> = reserve.into_iter().collect();
+    for item in items {
+        steps.extend(synchronise(item, &reserved));
+    }
+    let compared: Vec<StepName> = items.iter().map(|item| item.id("compare-digests")).collect();
+    steps.extend(items.iter().map(|item| stop_replication(item).after(compared.clone())));
+    let stopped: Vec<StepName> = items.iter().map(|item| item.id("stop-replication")).collect();
+    let mut running = Vec::new();
+    for item in items {
+        let switch = switch(input, item, &stopped);
+        running.extend(switch.iter().map(|step| step.id.clone()));
+        steps.extend(switch);
+    }
+    let commit = draft::wait_for(OperatorWait::Commit, running);
+    let commit_id = commit.id.clone();
+    steps.push(commit);
+    for item in items {
+        steps.extend(after_commit(spec, item, &commit_id));
+    }
+    steps.extend(items.iter().flat_map(undo));
+    steps.extend(reserved.first().map(|reserve| draft::release(reserve, Vec::new())));
+    steps
+}
+
+fn synchronise(item: &Subject<'_>, reserved: &[StepName]) -> Vec<Step> {
+    let machine = || item.view.machine.name.clone();
+    let generation = item.view.generation;
+    let shut_down = AgentWork::ShutDownMachine {
+        machine: machine(),
+        grace: item.view.policy.shutdown_grace,
+        then_power_off: item.view.policy.power_off_after_grace,
+    };
+    let shut_down = item
+        .agent("shut-down", item.source, generation, Phase::ShutDown, shut_down)
+        .after(reserved.iter().cloned());
+    let sync = AgentWork::SyncFinal { machine: machine() };
+    let sync = item
+        .agent("sync-final", item.source, generation, Phase::Synchronise, sync)
+        .after([shut_down.id.clone()]);
+    let digest = AgentWork::DigestDisks { machine: machine() };
+    let digest =
+        item.agent("digest", item.source, generation, Phase::Verify, digest).after([sync.id.clone()]);
+    let verify = AgentWork::VerifyPoint { point: PointRef::FinalOf(sync.id.clone()) };
+    let verify =
+        item.agent("verify", item.target, generation, Phase::Verify, verify).after([sync.id.clone()]);
+    let compare = Internal::CompareDigests {
+        item: item.name().clone(),
+        source: digest.id.clone(),
+        target: verify.id.clone(),
+    };
+    let title = format!("Compare both sides of {}", item.name());
+    let compare = item
+        .internal("compare-digests", title, Phase::Verify, compare)
+        .after([digest.id.clone(), verify.id.clone()]);
+    vec![shut_down, sync, digest, verify, compare]
+}
+
+fn stop_replication(item: &Subject<'_>) -> Step {
+    let stop = AgentWork::StopReplication { forget: false };
+    item.agent("stop-replication", item.source, item.view.generation, Phase::Synchronise, stop)
+}
+
+fn switch(input: &PlanInput, item: &Subject<'_>, stopped: &[StepName]) -> Vec<Step> {
+    let generation = item.view.generation.next();
+    let raise = item.raise_generation().after(stopped.iter().cloned());
+    // The machine is off and nothing replicates it. A source that dies now must not keep the target from starting: it is fenced when
+    // it comes back.
+    let fence = item
+        .agent("fence", item.source, generation, Phase::Switch, AgentWork::Fence { power_off: true })
+        .after([raise.id.clone()])
+        .on_error(ErrorPolicy::GoOn);
+    let promote = AgentWork::PromotePoint {
+        point: PointRef::FinalOf(item.id("sync-final")),
+        nics: item.networks(input),
+    };
+    let promote =
+        item.agent("promote", item.target, generation, Phase::Switch, promote).after([fence.id.clone()]);
+    let machine = MachineRef::Named(item.view.machine.name.clone());
+    let start = AgentWork::StartMachine { machine: machine.clone() };
+    let start = item
+        .agent("start", item.target, generation, Phase::Start, start)
+        .after([promote.id.clone()])
+        .records([Verb::FailedOver]);
+    let probe = item.probe(input, generation, machine).map(|step| step.after([start.id.clone()]));
+    [raise, fence, promote, start].into_iter().chain(probe).collect()
+}
+
+fn after_commit(spec: &RunSpec, item: &Subject<'_>, commit: &StepName) -> Vec<Step> {
+    let generation = item.view.generation.next();
+    let reverses = !spec.no_reverse_replication;
+    let records = if reverses { vec![Verb::Commit, Verb::ReverseReplicate] } else { vec![Verb::Commit] };
+    let make_final = item
+        .agent("make-final", item.target, generation, Phase::Commit, AgentWork::CommitItem)
+        .stage(Stage::AfterCommit)
+        .after([commit.clone()])
+        .records(records);
+    let last = make_final.id.clone();
+    let mut steps = vec![make_final];
+    if reverses {
+        let sides =
+            Sides { active: item.target, standby: item.source, endpoint: &item.source_endpoint, generation };
+        steps.extend(reverse::reverse(item, &sides, last, Stage::AfterCommit, ErrorPolicy::SkipItem));
+    }
+    steps
+}
+
+/// A cancelled run leaves the source as it was: running, if it ran, and replicated.
+fn undo(item: &Subject<'_>) -> Vec<Step> {
+    let generation = item.view.generation;
+    let mut steps = Vec::new();
+    if item.view.machine.power == Power::Running {
+        let machine = MachineRef::Named(item.view.machine.name.clone());
+        let restart = AgentWork::StartMachine { machine };
+        let restart = item.agent("restart", item.source, generation, Phase::CleanUp, restart);
+        steps.push(restart.cleans_up(Stage::Undo, [item.id("shut-down")]));
+    }
+    let resume = item.start_replication(item.target, &item.target_endpoint);
+    let resume = item.agent("resume-replication", item.source, generation, Phase::CleanUp, resume);
+    // Shipping the final point may have ended the regular cycles, so replication is assigned again from there on.
+    steps.push(resume.cleans_up(Stage::Undo, [item.id("sync-final"), item.id("stop-replication")]));
+    steps
+}

@@ -1,0 +1,93 @@
+//! What an operator asks for. Options that the operation would ignore are refused, so that nobody relies on them.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+use understudy_ids::{ItemName, PointSeq};
+
+use crate::item::Verb;
+
+/// The kinds of run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Operation {
+    Protect,
+    Unprotect,
+    TestFailover,
+    PlannedFailover,
+    UnplannedFailover,
+    ReverseReplicate,
+}
+
+impl Operation {
+    pub const ALL: [Self; 6] = [
+        Self::Protect,
+        Self::Unprotect,
+        Self::TestFailover,
+        Self::PlannedFailover,
+        Self::UnplannedFailover,
+        Self::ReverseReplicate,
+    ];
+
+    /// As people read it; also the job's type.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Protect => "protect",
+            Self::Unprotect => "unprotect",
+            Self::TestFailover => "test-failover",
+            Self::PlannedFailover => "planned-failover",
+            Self::UnplannedFailover => "unplanned-failover",
+            Self::ReverseReplicate => "reverse-replicate",
+        }
+    }
+
+    /// What it asks of its items. `None` for protecting, which makes the item.
+    pub const fn verb(self) -> Option<Verb> {
+        match self {
+            Self::Protect => None,
+            Self::Unprotect => Some(Verb::Unprotect),
+            Self::TestFailover => Some(Verb::TestFailover),
+            Self::PlannedFailover => Some(Verb::PlannedFailover),
+            Self::UnplannedFailover => Some(Verb::UnplannedFailover),
+            Self::ReverseReplicate => Some(Verb::ReverseReplicate),
+        }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What to do with which items.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunSpec {
+    pub operation: Operation,
+    pub items: Vec<ItemName>,
+    /// An item that is not named gets its latest point. Test and unplanned failover.
+    pub points: BTreeMap<ItemName, PointSeq>,
+    /// Unplanned: the operator states that the primary side is down and stays so.
+    pub primary_down_assertion: Option<String>,
+    /// Test: machines stay unconnected.
+    pub without_network: bool,
+    /// Planned: no reverse replication on commit.
+    pub no_reverse_replication: bool,
+    /// Unprotect: the replica is deleted as well.
+    pub delete_replica: bool,
+}
+
+impl RunSpec {
+    /// The operation with no option set.
+    pub fn new(operation: Operation, items: Vec<ItemName>) -> Self {
+        Self {
+            operation,
+            items,
+            points: BTreeMap::new(),
+            primary_down_assertion: None,
+            without_network: false,
+            no_reverse_replication: false,
+            delete_replica: false,
+        }
+    }
+}

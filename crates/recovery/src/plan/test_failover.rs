@@ -1,0 +1,170 @@
+//! Test failover (R-TF): a machine beside the replica that nothing but its own test network can reach.
+//!
+//! ```text
+//!   reserve ─▶ test network @ host ─▶ prove isolation ─┐
+//!                                                      ├─▶ per item: make machine ─▶ start ─▶ probe ─▶ complete testing
+//!                                 (without network) ───┘
+//!   always: remove machines ─▶ remove networks ─▶ release
+//! ```
+//!
+//! The first error stops the test and leads to the clean-up of everything that was begun (R-TF-5). A machine that does not answer is no reason
+//! to take it from the operator's hands: that is shown, and the test waits.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use understudy_ids::{HostName, StepName};
+
+use super::{
+    Phase, PlanInput, PlannedTestNetwork, RunSpec, Stage, Step,
+    draft::{self, Subject, step_name},
+};
+use crate::action::{
+    AgentWork, DhcpReservation, MachineRef, NetworkRef, OperatorWait, PointRef, ReservedTestNetwork,
+};
+
+pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) -> Vec<Step> {
+    let networks = if spec.without_network { Vec::new() } else { networks(input, items) };
+    let mut steps = Vec::new();
+    let reserve =
+        if spec.without_network { None } else { draft::reserve(input, true, reserved(input, &networks)) };
+    let reserved: Vec<StepName> = reserve.iter().map(|step| step.id.clone()).collect();
+    steps.extend(reserve);
+
+    let mut isolated = reserved.clone();
+    for network in &networks {
+        let ensure = network.ensure().after(reserved.clone());
+        let probe = network.probe().after([ensure.id.clone()]);
+        isolated.push(probe.id.clone());
+        steps.extend([ensure, probe]);
+    }
+
+    let mut ready = Vec::new();
+    for item in items {
+        let machine = machine_steps(spec, input, item, &isolated);
+        ready.extend(machine.iter().map(|step| step.id.clone()));
+        steps.extend(machine);
+    }
+    steps.push(draft::wait_for(OperatorWait::CompleteTest, ready));
+    steps.extend(clean_up(items, &networks, reserved.first()));
+    steps
+}
+
+fn machine_steps(spec: &RunSpec, input: &PlanInput, item: &Subject<'_>, isolated: &[StepName]) -> Vec<Step> {
+    let generation = item.view.generation;
+    let name = MachineRef::Test(item.view.machine.name.clone());
+    let nics = if spec.without_network {
+        vec![NetworkRef::Unconnected; item.view.machine.nics.len()]
+    } else {
+        item.networks(input)
+    };
+    let point = spec.points.get(item.name()).map_or(PointRef::Latest, |seq| PointRef::Seq(*seq));
+    let create = AgentWork::CreateTestMachine { point, name: name.clone(), nics };
+    let create = item
+        .agent("create-machine", item.target, generation, Phase::Start, create)
+        .after(isolated.iter().cloned());
+    let start = AgentWork::StartMachine { machine: name.clone() };
+    let start = item.agent("start", item.target, generation, Phase::Start, start).after([create.id.clone()]);
+    let probe = if spec.without_network { None } else { item.probe(input, generation, name) };
+    let probe = probe.map(|step| step.after([start.id.clone()]));
+    [create, start].into_iter().chain(probe).collect()
+}
+
+fn clean_up(items: &[Subject<'_>], networks: &[HostNetwork<'_>], reserve: Option<&StepName>) -> Vec<Step> {
+    let mut steps: Vec<Step> = items
+        .iter()
+        .map(|item| {
+            let machine = MachineRef::Test(item.view.machine.name.clone());
+            let remove = AgentWork::RemoveTestMachine { machine };
+            item.agent("remove-machine", item.target, item.view.generation, Phase::CleanUp, remove)
+                .cleans_up(Stage::Cleanup, [item.id("create-machine")])
+        })
+        .collect();
+    let machines: Vec<StepName> = steps.iter().map(|step| step.id.clone()).collect();
+    let removes = networks.iter().map(|network| network.remove().after(machines.clone()));
+    steps.extend(removes);
+    let all: Vec<StepName> = steps.iter().map(|step| step.id.clone()).collect();
+    steps.extend(reserve.map(|reserve| draft::release(reserve, all)));
+    steps
+}
+
+/// A test network on one host that needs it. Its steps are sent in the name of the first item that uses it.
+struct HostNetwork<'a> {
+    index: u32,
+    host: &'a HostName,
+    /// Tells hosts apart in step names.
+    host_index: usize,
+    network: &'a PlannedTestNetwork,
+    item: &'a Subject<'a>,
+    reservations: Vec<DhcpReservation>,
+}
+
+fn networks<'a>(input: &'a PlanInput, items: &'a [Subject<'a>]) -> Vec<HostNetwork<'a>> {
+    let mut found: BTreeMap<(u32, &HostName), HostNetwork<'a>> = BTreeMap::new();
+    let mut hosts: Vec<&HostName> = items.iter().map(|item| item.target).collect();
+    hosts.sort();
+    hosts.dedup();
+    for item in items {
+        for nic in item.nics(input) {
+            let Some(index) = nic.test_network else { continue };
+            let network = usize::try_from(index).ok().and_then(|i| input.connections.test_networks.get(i));
+            let Some(network) = network else { continue };
+            let host_index = hosts.iter().position(|host| *host == item.target).unwrap_or_default();
+            let on_host = found.entry((index, item.target)).or_insert_with(|| HostNetwork {
+                index,
+                host: item.target,
+                host_index,
+                network,
+                item,
+                reservations: Vec::new(),
+            });
+            if let Some(IpAddr::V4(address)) = nic.address {
+                let host_name = item.view.machine.name.to_string();
+                on_host.reservations.push(DhcpReservation { mac: nic.mac, address, host_name });
+            }
+        }
+    }
+    found.into_values().collect()
+}
+
+/// The test networks as they go on record: each once, with all hosts that will have it.
+fn reserved(input: &PlanInput, networks: &[HostNetwork<'_>]) -> Vec<ReservedTestNetwork> {
+    let all = input.connections.test_networks.iter().zip(0u32..);
+    let reserved = all.map(|(network, index)| ReservedTestNetwork {
+        name: NetworkRef::Test(index),
+        stands_for: network.stands_for.clone(),
+        hosts: networks.iter().filter(|n| n.index == index).map(|n| n.host.clone()).collect(),
+    });
+    reserved.filter(|network| !network.hosts.is_empty()).collect()
+}
+
+impl HostNetwork<'_> {
+    fn step(&self, what: &str, phase: Phase, work: AgentWork) -> Step {
+        let step = self.item.agent(what, self.host, self.item.view.generation, phase, work);
+        let id = step_name(&format!("{what}-{}-{}", self.index, self.host_index));
+        let title = format!("{} standing for {}", step.title, self.network.stands_for);
+        Step { id, item: None, title, ..step }
+    }
+
+    fn ensure(&self) -> Step {
+        let work = AgentWork::EnsureTestNetwork {
+            name: NetworkRef::Test(self.index),
+            gateway: self.network.gateway,
+            prefix_len: self.network.prefix_len,
+            reservations: self.reservations.clone(),
+        };
+        self.step("make-network", Phase::Prepare, work)
+    }
+
+    fn probe(&self) -> Step {
+        let targets = self.network.isolation_targets.clone();
+        let work = AgentWork::ProbeIsolation { network: NetworkRef::Test(self.index), targets };
+        self.step("prove-isolation", Phase::Prepare, work)
+    }
+
+    fn remove(&self) -> Step {
+        let work = AgentWork::RemoveTestNetwork { name: NetworkRef::Test(self.index) };
+        let step = self.step("remove-network", Phase::CleanUp, work);
+        let ensure = step_name(&format!("make-network-{}-{}", self.index, self.host_index));
+        step.cleans_up(Stage::Cleanup, [ensure])
+    }
+}

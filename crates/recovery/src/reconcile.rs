@@ -1,0 +1,274 @@
+//! What is put right without a run: hosts that come back with an old idea of who is active, machines that a host's restart left
+//! off, leftovers of tests, replication that its source has forgotten.
+//!
+//! Takes facts, returns what to ask for; takes no decision that a person has to take. A correction has a stable key, so
+//! that the same fact, told again, asks for nothing twice. An open run owns its items: nothing is corrected behind its back.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use understudy_ids::{DiskName, Generation, HostName, ItemName, MachineName, NetworkName, PointSeq, RunId};
+
+use crate::{
+    action::{Action, AgentWork, MachineRef, NetworkRef, is_test_network_of},
+    conflict::OpenRun,
+    item::ItemState,
+    plan::{Operation, Power},
+};
+
+/// A protected item as the orchestrator has it on record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ItemRecord {
+    pub name: ItemName,
+    pub state: ItemState,
+    pub generation: Generation,
+    pub active_host: HostName,
+    pub standby_host: HostName,
+    pub machine: MachineName,
+    /// The disks that are replicated.
+    pub disks: Vec<DiskName>,
+    /// Between the starts of two replication cycles.
+    pub interval: Duration,
+    /// Of the standby host's sink.
+    pub peer_endpoint: String,
+}
+
+/// What one host tells. Only hosts that are connected at this moment are to be passed: old facts correct nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostFacts {
+    pub host: HostName,
+    pub boot_id: String,
+    /// The boot id under which this host was last found in order; `None` when it is heard for the first time.
+    pub settled_boot_id: Option<String>,
+    pub machines: Vec<MachineFact>,
+    pub items: Vec<ItemFact>,
+    pub test_networks: Vec<NetworkName>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct MachineFact {
+    pub name: MachineName,
+    pub power: Power,
+    pub item: Option<ItemName>,
+    pub generation: Option<Generation>,
+    pub test_run: Option<RunId>,
+}
+
+/// What an agent knows of a protected item.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ItemFact {
+    pub item: ItemName,
+    pub generation: Generation,
+    pub role: Role,
+    /// As source: replication is assigned and not stopped.
+    pub replicating: bool,
+    pub latest_point: Option<PointSeq>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    Source,
+    Target,
+    Fenced,
+}
+
+/// One thing to ask of one host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Correction {
+    /// The same as long as the fact that asks for it is the same.
+    pub key: String,
+    pub host: HostName,
+    pub kind: CorrectionKind,
+    /// As it is sent; refers to no run.
+    pub action: Action,
+    /// What was found and why this puts it right, for the job's title.
+    pub reason: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CorrectionKind {
+    Fence,
+    StartMachine,
+    RemoveOrphanTestMachine,
+    RemoveOrphanTestNetwork,
+    EnsureReplication,
+}
+
+/// Everything that is to be put right now, in a stable order.
+///
+/// A key that was asked for is not to be sent again while it keeps being asked for; once it is not, it may come back.
+pub fn corrections(
+    items: &[ItemRecord],
+    facts: &BTreeMap<HostName, HostFacts>,
+    open: &[OpenRun],
+) -> Vec<Correction> {
+    let mut found = Vec::new();
+    for host in facts.values() {
+        for item in items {
+            let at = AtHost { item, host, fact: host.items.iter().find(|fact| fact.item == item.name), open };
+            found.extend(at.corrections());
+        }
+        found.extend(orphans(items, host, open));
+    }
+    found
+}
+
+/// One item at one host.
+struct AtHost<'a> {
+    item: &'a ItemRecord,
+    host: &'a HostFacts,
+    fact: Option<&'a ItemFact>,
+    open: &'a [OpenRun],
+}
+
+impl AtHost<'_> {
+    fn corrections(&self) -> Vec<Correction> {
+        // A host that knows a higher generation than the record knows better: the record may come from a backup (invariant 4).
+        if self.fact.is_some_and(|fact| fact.generation > self.item.generation) {
+            return Vec::new();
+        }
+        [self.fence(), self.start(), self.replicate()].into_iter().flatten().collect()
+    }
+
+    fn is_active(&self) -> bool {
+        self.host.host == self.item.active_host
+    }
+
+    fn is_in_run_of(&self, operations: &[Operation]) -> bool {
+        self.open.iter().any(|run| operations.contains(&run.operation) && run.items.contains(&self.item.name))
+    }
+
+    /// A side that is not the active one and does not know it (R-FO-7). Also while an unplanned failover waits for its commit, whose steps
+    /// never speak to the old side; runs that do speak to it fence it themselves, and must not be overtaken.
+    fn fence(&self) -> Option<Correction> {
+        use Operation::*;
+        let fact = self.fact?;
+        let outdated = fact.generation < self.item.generation || fact.role == Role::Source;
+        if self.is_active() || !outdated || self.is_in_run_of(&[PlannedFailover, ReverseReplicate, Unprotect])
+        {
+            return None;
+        }
+        let detail = format!("g{}.seen-g{}", self.item.generation, fact.generation);
+        let reason = format!("{} is active at {} by now", self.item.name, self.item.active_host);
+        Some(self.correction(CorrectionKind::Fence, &detail, AgentWork::Fence { power_off: true }, reason))
+    }
+
+    /// Protected machines never start by themselves after a boot of their host, because the host cannot know whether they may.
+    fn start(&self) -> Option<Correction> {
+        let fact = self.fact?;
+        let restarted = self.host.settled_boot_id.as_ref().is_some_and(|boot| *boot != self.host.boot_id);
+        let proven = fact.generation == self.item.generation && fact.role == Role::Source;
+        if !self.is_active() || !restarted || !proven || !runs_in(self.item.state) {
+            return None;
+        }
+        let machine = self.host.machines.iter().find(|machine| machine.name == self.item.machine)?;
+        if machine.power != Power::ShutOff {
+            return None;
+        }
+        let work = AgentWork::StartMachine { machine: MachineRef::Named(machine.name.clone()) };
+        let reason = format!("{} was started anew, and {} belongs to it", self.host.host, self.item.name);
+        Some(self.correction(CorrectionKind::StartMachine, &self.host.boot_id, work, reason))
+    }
+
+    fn replicate(&self) -> Option<Correction> {
+        use Operation::*;
+        let assigned = self.fact.is_some_and(|fact| fact.replicating);
+        let held =
+            self.is_in_run_of(&[Protect, Unprotect, PlannedFailover, UnplannedFailover, ReverseReplicate]);
+        if !self.is_active() || self.item.state != ItemState::Protected || assigned || held {
+            return None;
+        }
+        let work = AgentWork::StartReplication {
+            machine: self.item.machine.clone(),
+            disks: self.item.disks.clone(),
+            peer_host: self.item.standby_host.clone(),
+            peer_endpoint: self.item.peer_endpoint.clone(),
+            interval: self.item.interval,
+        };
+        let detail = format!("g{}.{}", self.item.generation, self.host.boot_id);
+        let reason = format!("{} is protected, and its host does not replicate it", self.item.name);
+        Some(self.correction(CorrectionKind::EnsureReplication, &detail, work, reason))
+    }
+
+    fn correction(&self, kind: CorrectionKind, detail: &str, work: AgentWork, reason: String) -> Correction {
+        let subject = format!("{}.{detail}", self.item.name);
+        correction(&self.host.host, kind, &subject, (&self.item.name, self.item.generation), work, reason)
+    }
+}
+
+/// States in which the machine is meant to run at the active side and no step of a run has it in hand.
+const fn runs_in(state: ItemState) -> bool {
+    use ItemState::*;
+    matches!(state, InitialReplication | Protected | NotProtected | CommitPending | ReverseReplication)
+}
+
+/// What tests left behind: their run has ended, or nobody knows it (R-TF-5).
+fn orphans(items: &[ItemRecord], host: &HostFacts, open: &[OpenRun]) -> Vec<Correction> {
+    let is_open = |run: &RunId| open.iter().any(|o| o.operation == Operation::TestFailover && o.id == *run);
+    let mut found = Vec::new();
+    for machine in &host.machines {
+        let Some(run) = machine.test_run.filter(|run| !is_open(run)) else { continue };
+        let Some(sender) = machine.item.as_ref().and_then(|item| in_name_of(items, host, Some(item))) else {
+            continue;
+        };
+        let work = AgentWork::RemoveTestMachine { machine: MachineRef::Named(machine.name.clone()) };
+        let reason = format!("test run {run} has ended and left {}", machine.name);
+        let kind = CorrectionKind::RemoveOrphanTestMachine;
+        found.push(correction(&host.host, kind, machine.name.as_str(), sender, work, reason));
+    }
+    for network in &host.test_networks {
+        let mut of_open = open.iter().filter(|run| run.operation == Operation::TestFailover);
+        let belongs = of_open.any(|run| is_test_network_of(run.id, network));
+        // A network goes after the machines on it.
+        let mut machines = host.machines.iter().filter_map(|machine| machine.test_run);
+        let in_use = machines.any(|run| is_test_network_of(run, network));
+        let Some(sender) = in_name_of(items, host, None).filter(|_| !belongs && !in_use) else { continue };
+        let work = AgentWork::RemoveTestNetwork { name: NetworkRef::Named(network.clone()) };
+        let reason = format!("no test runs that {network} belongs to");
+        let kind = CorrectionKind::RemoveOrphanTestNetwork;
+        found.push(correction(&host.host, kind, network.as_str(), sender, work, reason));
+    }
+    found
+}
+
+/// Tasks of agents are sent in the name of an item: the machine's own, or for a network any that the host knows, with the generation at which the
+/// host takes it. A host that knows no item has had no test.
+fn in_name_of<'a>(
+    items: &'a [ItemRecord],
+    host: &'a HostFacts,
+    wanted: Option<&ItemName>,
+) -> Option<(&'a ItemName, Generation)> {
+    let fits = |name: &ItemName| wanted.is_none_or(|wanted| wanted == name);
+    let fact = host.items.iter().find(|fact| fits(&fact.item)).map(|fact| (&fact.item, fact.generation));
+    let here = |item: &&ItemRecord| item.active_host == host.host || item.standby_host == host.host;
+    let record = items.iter().filter(here).find(|item| fits(&item.name));
+    fact.or_else(|| record.map(|item| (&item.name, item.generation)))
+}
+
+fn correction(
+    host: &HostName,
+    kind: CorrectionKind,
+    subject: &str,
+    (item, generation): (&ItemName, Generation),
+    work: AgentWork,
+    reason: String,
+) -> Correction {
+    Correction {
+        key: format!("{}.{host}.{subject}", kind.as_str()),
+        host: host.clone(),
+        kind,
+        action: Action::Agent { item: item.clone(), generation, work },
+        reason,
+    }
+}
+
+impl CorrectionKind {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fence => "fence",
+            Self::StartMachine => "start-machine",
+            Self::RemoveOrphanTestMachine => "remove-orphan-test-machine",
+            Self::RemoveOrphanTestNetwork => "remove-orphan-test-network",
+            Self::EnsureReplication => "ensure-replication",
+        }
+    }
+}

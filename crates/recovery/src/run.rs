@@ -1,0 +1,189 @@
+//! Runs: a plan being carried out, and how it goes on after each event.
+//!
+//! ```text
+//!               ┌──────────────── retry ───────────────┐
+//!               ▼                                      │
+//!   start ─▶ RUNNING ◀──▶ WAITING (complete test, commit)
+//!               │  └──── error that stops the run ──▶ FAILED ── cancel ──┐
+//!               ▼                                                        ▼
+//!           CLEANING UP ◀────────────────────────────────────────── CLEANING UP
+//!               ▼                    a clean-up step fails: FAILED, "clean-up incomplete", with retry
+//!   SUCCEEDED · COMPLETED WITH ERRORS · FAILED · CANCELLED
+//! ```
+//!
+//! [`advance`] is the only thing that changes a run. It awaits nothing: what has to be done comes out as [`Effect`]s, to be stored in
+//! the transaction that stores the run and carried out after it. Events may come late, twice or in any order; one that tells
+//! nothing new changes nothing (invariant 3). An outcome that nobody knows counts as failed and never as done (invariant 16);
+//! retrying repeats the step, which is idempotent.
+
+mod advance;
+mod effect;
+mod event;
+mod outcome;
+mod report;
+mod settle;
+mod view;
+
+use std::{collections::BTreeMap, fmt};
+
+pub use advance::{advance, overdue, start};
+pub use effect::{Effect, ItemChange, JobState, JobView};
+pub use event::{Event, Refusal, RunVerb};
+pub use outcome::{DiskComparison, ItemOutcome, outcomes};
+pub use report::{Report, StepReport, report};
+use serde::{Deserialize, Serialize};
+use understudy_ids::{ItemName, Problem, RunId, StepName, UnixMicros};
+pub use view::{
+    allowed_actions, job_view, phase, problems, progress_percent, state, step_outcome, waiting_for,
+};
+
+use crate::{
+    action::StepResult,
+    item::ItemState,
+    plan::{RunPlan, RunSpec},
+};
+
+/// One execution of a plan. Stored as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    pub id: RunId,
+    pub spec: RunSpec,
+    pub plan: RunPlan,
+    pub steps: BTreeMap<StepName, StepStatus>,
+    /// The items as this run has moved them.
+    pub items: BTreeMap<ItemName, ItemProgress>,
+    pub course: Course,
+    /// The operator's identity.
+    pub created_by: String,
+    pub started: UnixMicros,
+    /// Set when nothing can happen to the run any more.
+    pub ended: Option<Ended>,
+    /// Who completed the test or committed, and when.
+    pub approved: Option<Approval>,
+    /// Rises with every change that `advance` makes; numbers the job updates.
+    pub sequence: u64,
+}
+
+/// Where a run is heading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Course {
+    /// Through its main steps.
+    Forward,
+    /// Stopped at an error; waits for retry or cancel.
+    Halted,
+    /// Through clean-up, to the end that belongs to why.
+    Ending(EndReason),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndReason {
+    /// All main steps have ended.
+    Finished,
+    /// A test that stopped at an error.
+    Failed,
+    Cancelled,
+    /// Reverse replication after commit was given up.
+    GivenUp,
+}
+
+/// How and when a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    pub state: RunState,
+    pub at: UnixMicros,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    pub by: String,
+    pub at: UnixMicros,
+}
+
+/// As the API shows it. FAILED with `ended` unset waits for an operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunState {
+    Running,
+    Waiting,
+    CleaningUp,
+    Succeeded,
+    CompletedWithErrors,
+    Failed,
+    Cancelled,
+}
+
+impl RunState {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Waiting => "waiting",
+            Self::CleaningUp => "cleaning-up",
+            Self::Succeeded => "succeeded",
+            Self::CompletedWithErrors => "completed-with-errors",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl fmt::Display for RunState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// One step of the run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepStatus {
+    pub state: StepState,
+    /// How often it was sent: 1 from the first time on.
+    pub tries: u32,
+    pub started: Option<UnixMicros>,
+    pub ended: Option<UnixMicros>,
+    pub result: Option<StepResult>,
+    pub error: Option<StepError>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepState {
+    Pending,
+    Running,
+    Succeeded,
+    Failed,
+    Skipped,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepError {
+    pub problem: Problem,
+    /// The effect may have happened.
+    pub unknown: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemProgress {
+    pub state: ItemState,
+    /// An error ended this item's part of the run.
+    pub skipped: bool,
+    /// When the run first stopped the source machine.
+    pub stopped: Option<UnixMicros>,
+}
+
+impl Run {
+    /// The key of the step's present try in job-tracker. A retry has another key, because a job keeps every task it ever had.
+    pub fn task_key(&self, step: &StepName) -> Option<String> {
+        let status = self.steps.get(step)?;
+        Some(task_key(step, status.tries))
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.ended.is_none()
+    }
+}
+
+fn task_key(step: &StepName, tries: u32) -> String {
+    if tries <= 1 { step.to_string() } else { format!("{step}.try-{tries}") }
+}

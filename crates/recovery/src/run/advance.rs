@@ -1,0 +1,384 @@
+//! How a run begins and how it goes on after each event: one function per event, all of them ending in [`settle`].
+
+use understudy_ids::{ItemName, Problem, RunId, StepName, UnixMicros};
+
+use super::{
+    Approval, Course, Effect, EndReason, Event, ItemChange, ItemProgress, Refusal, Run, RunVerb, StepError,
+    StepState, StepStatus, settle, task_key, view,
+};
+use crate::{
+    action::{Action, Internal, OperatorWait, StepResult},
+    item::{self, ItemState, Verb},
+    plan::{ErrorPolicy, Operation, Phase, RunPlan, RunSpec, Stage, Step},
+};
+
+/// A run being changed, with the effects so far. Everything that changes a run goes through here.
+pub(super) struct Change {
+    pub run: Run,
+    pub effects: Vec<Effect>,
+    pub now: UnixMicros,
+}
+
+/// A run of `plan`, and what has to be done first.
+pub fn start(id: RunId, plan: RunPlan, spec: RunSpec, who: &str, now: UnixMicros) -> (Run, Vec<Effect>) {
+    let steps = plan.steps.iter().map(|step| (step.id.clone(), StepStatus::pending())).collect();
+    let progress = |state| ItemProgress { state, skipped: false, stopped: None };
+    let items = plan.items.iter().map(|item| (item.item.clone(), progress(item.state))).collect();
+    let run = Run {
+        id,
+        spec,
+        plan,
+        steps,
+        items,
+        course: Course::Forward,
+        created_by: who.to_owned(),
+        started: now,
+        ended: None,
+        approved: None,
+        sequence: 0,
+    };
+    let mut change = Change { run, effects: Vec::new(), now };
+    change.hold_items();
+    change.settled()
+}
+
+/// The run after the event, and what has to be done because of it. An event that tells nothing new: the run as it is, and no effects.
+///
+/// # Errors
+/// Only for an operator's verb that the run does not take now.
+pub fn advance(run: &Run, event: &Event) -> Result<(Run, Vec<Effect>), Refusal> {
+    if let Event::Operator { verb, by, at } = event {
+        return operator(run, *verb, by, *at);
+    }
+    let mut change = Change { run: run.clone(), effects: Vec::new(), now: event.at() };
+    let told = match event {
+        Event::StepSucceeded { key, result, .. } => {
+            change.step_of(key).map(|s| change.succeeded(&s, result.clone()))
+        }
+        Event::StepFailed { key, problem, unknown, .. } => {
+            let error = StepError { problem: problem.clone(), unknown: *unknown };
+            change.step_of(key).map(|step| change.failed(&step, error))
+        }
+        Event::StepTimedOut { step, .. } => change.timed_out(step),
+        Event::FirstPoint { .. } => change.first_point(event),
+        Event::Operator { .. } => None,
+    };
+    match told {
+        Some(()) => Ok(change.settled()),
+        None => Ok((run.clone(), Vec::new())),
+    }
+}
+
+/// Steps whose outcome has been missing for longer than their time-out; each is to be told with [`Event::StepTimedOut`].
+///
+/// To be asked only when every event of the run's job has been told: what is already known must not be given up on.
+pub fn overdue(run: &Run, now: UnixMicros) -> Vec<StepName> {
+    let late = |step: &&Step| {
+        let status = &run.steps[&step.id];
+        let due = status.started.zip(step.time_out).map(|(started, time_out)| started.plus(time_out));
+        status.state == StepState::Running && due.is_some_and(|due| due <= now)
+    };
+    run.plan.steps.iter().filter(late).map(|step| step.id.clone()).collect()
+}
+
+fn operator(run: &Run, verb: RunVerb, by: &str, at: UnixMicros) -> Result<(Run, Vec<Effect>), Refusal> {
+    let allowed = view::allowed_actions(run);
+    if !allowed.contains(&verb) {
+        let reason = view::why_not(run, verb);
+        return Err(Refusal { verb, reason, allowed });
+    }
+    let mut change = Change { run: run.clone(), effects: Vec::new(), now: at };
+    match verb {
+        RunVerb::CompleteTest => change.approve(OperatorWait::CompleteTest, by),
+        RunVerb::Commit => change.approve(OperatorWait::Commit, by),
+        RunVerb::Cancel => change.cancel(),
+        RunVerb::Retry => change.retry(),
+    }
+    Ok(change.settled())
+}
+
+impl Change {
+    fn settled(mut self) -> (Run, Vec<Effect>) {
+        settle::settle(&mut self);
+        self.report_job();
+        (self.run, self.effects)
+    }
+
+    /// Numbers the run's new state and tells its job.
+    pub fn report_job(&mut self) {
+        self.run.sequence += 1;
+        self.effects.push(Effect::Job(Box::new(view::job_view(&self.run))));
+    }
+
+    fn hold_items(&mut self) {
+        let test = self.run.plan.operation == Operation::TestFailover;
+        let names: Vec<_> = self.run.items.keys().cloned().collect();
+        for item in names {
+            let hold =
+                if test { ItemChange::HoldTest(self.run.id) } else { ItemChange::HoldRun(self.run.id) };
+            self.effects.push(Effect::Item { item: item.clone(), change: hold });
+            if let Some(verb) = self.run.plan.operation.verb().filter(|_| !test) {
+                self.item_verb(&item, verb);
+            }
+        }
+    }
+
+    /// Moves an item as the table says. A verb that its state does not take is none of this item's: it stays as it is.
+    pub fn item_verb(&mut self, item: &ItemName, verb: Verb) {
+        let Some(progress) = self.run.items.get_mut(item) else { return };
+        let from = progress.state;
+        let Ok(to) = item::next(from, verb) else { return };
+        progress.state = to;
+        let change = ItemChange::Verb { verb, from, to };
+        self.effects.push(Effect::Item { item: item.clone(), change });
+    }
+
+    pub fn plan_step(&self, id: &StepName) -> Option<Step> {
+        self.run.plan.step(id).cloned()
+    }
+
+    /// The step whose present try has this key, if it still runs.
+    fn step_of(&self, key: &str) -> Option<Step> {
+        let runs = |step: &&Step| {
+            let status = &self.run.steps[&step.id];
+            status.state == StepState::Running && task_key(&step.id, status.tries) == key
+        };
+        self.run.plan.steps.iter().find(runs).cloned()
+    }
+
+    pub fn status(&mut self, id: &StepName) -> &mut StepStatus {
+        self.run.steps.entry(id.clone()).or_insert_with(StepStatus::pending)
+    }
+
+    /// A worker says that the step is done. What it says is looked at before it is believed.
+    pub fn succeeded(&mut self, step: &Step, result: StepResult) {
+        if let StepResult::MachineStopped { time, .. } = &result
+            && let Some(progress) = step.item.as_ref().and_then(|item| self.run.items.get_mut(item))
+        {
+            // The step may be repeated after the machine is off; the machine was away from its first stop on.
+            progress.stopped = Some(progress.stopped.map_or(*time, |earlier| earlier.min(*time)));
+        }
+        let problem = settle::fault_in(step, &result);
+        self.status(&step.id).result = Some(result);
+        match problem {
+            Some(problem) => self.failed(step, StepError { problem, unknown: false }),
+            None => {
+                let now = self.now;
+                let status = self.status(&step.id);
+                (status.state, status.ended, status.error) = (StepState::Succeeded, Some(now), None);
+                self.record(step);
+            }
+        }
+    }
+
+    fn record(&mut self, step: &Step) {
+        if let Some(item) = &step.item {
+            for verb in &step.records {
+                self.item_verb(item, *verb);
+            }
+        }
+    }
+
+    pub fn failed(&mut self, step: &Step, error: StepError) {
+        let now = self.now;
+        let status = self.status(&step.id);
+        (status.state, status.ended, status.error) = (StepState::Failed, Some(now), Some(error));
+        if matches!(step.stage, Stage::Undo | Stage::Cleanup) || matches!(self.run.course, Course::Ending(_))
+        {
+            return;
+        }
+        match step.on_error {
+            ErrorPolicy::GoOn => self.record(step),
+            ErrorPolicy::SkipItem => self.skip_item(step),
+            ErrorPolicy::StopRun => self.stop(step),
+        }
+    }
+
+    /// The rest of the item's steps will not be done.
+    fn skip_item(&mut self, step: &Step) {
+        let Some(item) = &step.item else { return };
+        if let Some(progress) = self.run.items.get_mut(item) {
+            progress.skipped = true;
+        }
+        self.item_failed(item);
+        let of_item = |s: &&Step| s.item.as_ref() == Some(item) && settle::is_forward(s);
+        let rest: Vec<StepName> = self.run.plan.steps.iter().filter(of_item).map(|s| s.id.clone()).collect();
+        self.skip_unfinished(&rest);
+    }
+
+    /// Steps that have not begun never will; waits end.
+    pub fn skip_unfinished(&mut self, steps: &[StepName]) {
+        let now = self.now;
+        for id in steps {
+            let waits = self.plan_step(id).is_some_and(|step| settle::is_wait(&step));
+            let status = self.status(id);
+            if status.state == StepState::Pending || (waits && status.state == StepState::Running) {
+                (status.state, status.ended) = (StepState::Skipped, Some(now));
+            }
+        }
+    }
+
+    fn item_failed(&mut self, item: &ItemName) {
+        match self.run.items.get(item).map(|progress| progress.state) {
+            Some(ItemState::ReverseReplication) => self.item_verb(item, Verb::ReverseReplicationFailed),
+            _ => self.item_verb(item, Verb::RunFailed),
+        }
+    }
+
+    /// The first error ends a test, and stops any other run where it is.
+    fn stop(&mut self, step: &Step) {
+        if self.run.plan.operation == Operation::TestFailover {
+            self.begin_ending(EndReason::Failed);
+            return;
+        }
+        self.run.course = Course::Halted;
+        let items: Vec<_> = match &step.item {
+            Some(item) => vec![item.clone()],
+            None => self.run.items.keys().cloned().collect(),
+        };
+        for item in items {
+            self.item_failed(&item);
+        }
+    }
+
+    /// No main step begins any more; those that are on their way are called back, and clean-up begins when they have answered.
+    pub fn begin_ending(&mut self, reason: EndReason) {
+        self.run.course = Course::Ending(reason);
+        let forward = self.run.plan.steps.iter().filter(|step| settle::is_forward(step));
+        let forward: Vec<StepName> = forward.map(|step| step.id.clone()).collect();
+        self.skip_unfinished(&forward);
+        let on_their_way = forward.iter().filter(|id| self.run.steps[*id].state == StepState::Running);
+        let keys: Vec<String> = on_their_way.filter_map(|id| self.run.task_key(id)).collect();
+        if !keys.is_empty() {
+            self.effects.push(Effect::CancelTasks { keys });
+        }
+    }
+
+    fn timed_out(&mut self, id: &StepName) -> Option<()> {
+        if !overdue(&self.run, self.now).contains(id) {
+            return None;
+        }
+        let step = self.plan_step(id)?;
+        let key = self.run.task_key(id)?;
+        self.effects.push(Effect::CancelTasks { keys: vec![key] });
+        let problem = Problem::new(
+            "STEP_TIMED_OUT",
+            format!("jobs/{}", self.run.id),
+            format!("{}: {} has not said in time what became of it", step.title, step.executor),
+            "Look at that host or service, then retry: the step is repeated where it was not done.",
+        );
+        self.failed(&step, StepError { problem, unknown: true });
+        Some(())
+    }
+
+    fn first_point(&mut self, event: &Event) -> Option<()> {
+        let Event::FirstPoint { item, seq, generation, .. } = event else { return None };
+        let awaited = |step: &&Step| match &step.action {
+            Action::Internal(Internal::AwaitFirstPoint { item: of, generation: at, .. }) => {
+                of == item && at == generation && self.run.steps[&step.id].state == StepState::Running
+            }
+            _ => false,
+        };
+        let step = self.run.plan.steps.iter().find(awaited).cloned()?;
+        self.succeeded(&step, StepResult::FirstPoint { seq: *seq });
+        Some(())
+    }
+
+    fn approve(&mut self, wait: OperatorWait, by: &str) {
+        let waits = |step: &&Step| step.action == Action::Operator(wait);
+        let Some(step) = self.run.plan.steps.iter().find(waits).cloned() else { return };
+        self.run.approved = Some(Approval { by: by.to_owned(), at: self.now });
+        self.succeeded(&step, StepResult::Done);
+    }
+
+    fn cancel(&mut self) {
+        if let Course::Ending(reason) = self.run.course {
+            // What could not be cleaned up is listed in the report, and left to reconciliation.
+            self.finish(reason);
+            return;
+        }
+        if !settle::passed_point_of_no_return(&self.run) {
+            self.begin_ending(EndReason::Cancelled);
+            self.report_job();
+            return;
+        }
+        let unprotected: Vec<_> = self.run.items.keys().cloned().collect();
+        for item in unprotected {
+            if self.run.items[&item].state == ItemState::ReverseReplication {
+                self.item_verb(&item, Verb::ReverseReplicationFailed);
+            }
+            let protected = self.run.items[&item].state == ItemState::Protected;
+            if let Some(progress) = self.run.items.get_mut(&item).filter(|_| !protected) {
+                progress.skipped = true;
+            }
+        }
+        self.begin_ending(EndReason::GivenUp);
+    }
+
+    /// Sends again what failed. Every step says what must be true afterwards, so repeating one that was done does no harm.
+    fn retry(&mut self) {
+        if matches!(self.run.course, Course::Ending(_)) {
+            self.reset(|step, status| !settle::is_forward(step) && status.state == StepState::Failed);
+            return;
+        }
+        if self.run.course == Course::Halted {
+            let switched = settle::passed_point_of_no_return(&self.run);
+            self.run.course = Course::Forward;
+            self.reset(|step, status| {
+                status.state == StepState::Failed && step.on_error == ErrorPolicy::StopRun
+                    || !switched && must_be_repeated(step)
+            });
+        }
+        if self.run.plan.operation == Operation::UnplannedFailover {
+            self.resume_skipped_items();
+        }
+        let resumed = match self.run.plan.operation {
+            Operation::Protect => Verb::ProtectResumed,
+            Operation::Unprotect => Verb::UnprotectResumed,
+            Operation::PlannedFailover => Verb::PlannedFailoverResumed,
+            Operation::UnplannedFailover => Verb::UnplannedFailoverResumed,
+            Operation::ReverseReplicate => Verb::ReverseReplicate,
+            Operation::TestFailover => return,
+        };
+        let items: Vec<_> = self.run.items.keys().cloned().collect();
+        for item in items {
+            self.item_verb(&item, resumed);
+        }
+    }
+
+    fn resume_skipped_items(&mut self) {
+        let skipped: Vec<_> =
+            self.run.items.iter().filter(|(_, p)| p.skipped).map(|(item, _)| item.clone()).collect();
+        self.reset(|step, status| {
+            let of_skipped = step.item.as_ref().is_some_and(|item| skipped.contains(item));
+            let unfinished = matches!(status.state, StepState::Failed | StepState::Skipped);
+            let waits = matches!(step.action, Action::Operator(_)) && status.state == StepState::Running;
+            settle::is_forward(step) && (of_skipped && unfinished || !skipped.is_empty() && waits)
+        });
+        for progress in self.run.items.values_mut() {
+            progress.skipped = false;
+        }
+    }
+
+    fn reset(&mut self, which: impl Fn(&Step, &StepStatus) -> bool) {
+        for step in &self.run.plan.steps {
+            if let Some(status) = self.run.steps.get_mut(&step.id)
+                && which(step, status)
+            {
+                *status = StepStatus { tries: status.tries, ..StepStatus::pending() };
+            }
+        }
+    }
+}
+
+/// Before the sides have switched, the source machine may have been started and have written between two tries. So a retry does
+/// not build on what was shipped and compared before, but ships and compares again.
+fn must_be_repeated(step: &Step) -> bool {
+    step.stage == Stage::Main && matches!(step.phase, Phase::ShutDown | Phase::Synchronise | Phase::Verify)
+}
+
+impl StepStatus {
+    pub(super) fn pending() -> Self {
+        Self { state: StepState::Pending, tries: 0, started: None, ended: None, result: None, error: None }
+    }
+}

@@ -1,0 +1,95 @@
+//! What a run is told.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use understudy_ids::{Generation, ItemName, PointSeq, Problem, StepName, UnixMicros};
+
+use crate::action::StepResult;
+
+/// Something that happened. Times are those of the one who tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Event {
+    /// The task with this key was completed.
+    StepSucceeded {
+        key: String,
+        result: StepResult,
+        at: UnixMicros,
+    },
+    /// The task with this key failed, was cancelled, or (`unknown`) nobody can tell what became of it.
+    StepFailed {
+        key: String,
+        problem: Problem,
+        unknown: bool,
+        at: UnixMicros,
+    },
+    /// A step that [`overdue`](super::overdue) named is given up on.
+    StepTimedOut {
+        step: StepName,
+        at: UnixMicros,
+    },
+    /// The standby side has a point of the item that was made at this generation and is no base.
+    FirstPoint {
+        item: ItemName,
+        seq: PointSeq,
+        generation: Generation,
+        at: UnixMicros,
+    },
+    Operator {
+        verb: RunVerb,
+        by: String,
+        at: UnixMicros,
+    },
+}
+
+impl Event {
+    /// When it happened.
+    pub const fn at(&self) -> UnixMicros {
+        match self {
+            Self::StepSucceeded { at, .. }
+            | Self::StepFailed { at, .. }
+            | Self::StepTimedOut { at, .. }
+            | Self::FirstPoint { at, .. }
+            | Self::Operator { at, .. } => *at,
+        }
+    }
+}
+
+/// What an operator may ask of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunVerb {
+    CompleteTest,
+    Commit,
+    Cancel,
+    Retry,
+}
+
+impl RunVerb {
+    pub const ALL: [Self; 4] = [Self::CompleteTest, Self::Commit, Self::Cancel, Self::Retry];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::CompleteTest => "complete-test",
+            Self::Commit => "commit",
+            Self::Cancel => "cancel",
+            Self::Retry => "retry",
+        }
+    }
+}
+
+impl fmt::Display for RunVerb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// An operator's verb that the run does not take now. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the run does not take {verb} now: {reason}")]
+pub struct Refusal {
+    pub verb: RunVerb,
+    pub reason: String,
+    pub allowed: Vec<RunVerb>,
+}

@@ -1,0 +1,119 @@
+//! What a run did to each item, derived from its steps (R-PF-2, R-UF-2, R-JOB-4).
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use understudy_ids::{DiskName, Generation, ItemName, MachineName, PointSeq, Problem, UnixMicros};
+
+use super::{Run, settle};
+use crate::{
+    action::{Action, Internal, StepResult},
+    plan::{Operation, PlannedItem, Stage, Step},
+};
+
+/// What came of one item.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemOutcome {
+    pub item: ItemName,
+    pub generation: Generation,
+    /// The point that was used.
+    pub point: Option<PointSeq>,
+    pub point_instant: Option<UnixMicros>,
+    /// Planned: from the source's stop to the machine's start at the target.
+    pub downtime: Option<Duration>,
+    /// Unplanned: from the point's instant to the start of the run. At most this much is lost (invariant 8).
+    pub loss_span: Option<Duration>,
+    /// Planned: both sides, disk by disk.
+    pub disks: Vec<DiskComparison>,
+    /// The machine's name at the target.
+    pub machine: MachineName,
+    /// The first address that the plan gave it.
+    pub address: Option<String>,
+    pub error: Option<Problem>,
+}
+
+/// Roots of one disk as 64 hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskComparison {
+    pub disk: DiskName,
+    pub source_root: String,
+    pub target_root: String,
+    pub equal: bool,
+}
+
+/// One outcome per item, in the plan's order.
+pub fn outcomes(run: &Run) -> Vec<ItemOutcome> {
+    run.plan.items.iter().map(|item| outcome(run, item)).collect()
+}
+
+fn outcome(run: &Run, planned: &PlannedItem) -> ItemOutcome {
+    let used = used_point(run, &planned.item);
+    let started = machine_started(run, &planned.item);
+    let stopped = run.items.get(&planned.item).and_then(|progress| progress.stopped);
+    let error = of_item(run, &planned.item).find_map(|step| run.steps[&step.id].error.as_ref());
+    let unplanned = run.plan.operation == Operation::UnplannedFailover;
+    let address = planned.connections.iter().map(|c| &c.address).find(|address| !address.is_empty());
+    ItemOutcome {
+        item: planned.item.clone(),
+        generation: planned.generation,
+        point: used.as_ref().map(|used| used.seq),
+        point_instant: used.as_ref().map(|used| used.instant),
+        downtime: started.zip(stopped).map(|(started, stopped)| started.since(stopped)),
+        loss_span: used.as_ref().filter(|_| unplanned).map(|used| run.started.since(used.instant)),
+        disks: comparisons(run, &planned.item),
+        machine: used.map_or_else(|| planned.machine.clone(), |used| used.machine),
+        address: address.cloned(),
+        error: error.map(|error| error.problem.clone()),
+    }
+}
+
+fn of_item<'a>(run: &'a Run, item: &'a ItemName) -> impl Iterator<Item = &'a Step> {
+    run.plan.steps.iter().filter(move |step| step.item.as_ref() == Some(item))
+}
+
+/// What the machine at the target was made from.
+struct Used {
+    machine: MachineName,
+    seq: PointSeq,
+    instant: UnixMicros,
+}
+
+fn used_point(run: &Run, item: &ItemName) -> Option<Used> {
+    of_item(run, item).find_map(|step| match run.steps[&step.id].result.as_ref()? {
+        StepResult::MachineCreated { machine, seq, instant } => {
+            Some(Used { machine: machine.clone(), seq: *seq, instant: *instant })
+        }
+        _ => None,
+    })
+}
+
+/// When the machine ran at the target. A source machine that an undo step started again is none of that.
+pub(super) fn machine_started(run: &Run, item: &ItemName) -> Option<UnixMicros> {
+    of_item(run, item).filter(|step| step.stage == Stage::Main).find_map(|step| {
+        match run.steps[&step.id].result.as_ref()? {
+            StepResult::MachineStarted { time } => Some(*time),
+            _ => None,
+        }
+    })
+}
+
+fn comparisons(run: &Run, item: &ItemName) -> Vec<DiskComparison> {
+    let compared = of_item(run, item).find_map(|step| match &step.action {
+        Action::Internal(Internal::CompareDigests { source, target, .. }) => Some((source, target)),
+        _ => None,
+    });
+    let Some((source, target)) = compared else { return Vec::new() };
+    let at_target = settle::roots(run, target);
+    let sources = settle::roots(run, source).iter();
+    sources
+        .filter_map(|disk| {
+            let other = at_target.iter().find(|other| other.disk == disk.disk)?;
+            Some(DiskComparison {
+                disk: disk.disk.clone(),
+                source_root: disk.root.clone(),
+                target_root: other.root.clone(),
+                equal: disk.root == other.root,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,125 @@
+//! What is kept of a run (R-JOB-4).
+
+use std::{net::IpAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use understudy_ids::{ItemName, Problem, RunId, StepName, UnixMicros};
+
+use super::{ItemOutcome, Run, RunState, StepState, outcome::machine_started, outcomes, view};
+use crate::{
+    action::StepResult,
+    plan::{Operation, Phase, Step},
+};
+
+/// Everything that a reader of the run's record wants to know, with the evidence. Serialises to the job's report.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub run: RunId,
+    pub operation: Operation,
+    pub state: RunState,
+    pub created_by: String,
+    /// Who completed the test or committed.
+    pub approved_by: Option<String>,
+    /// Unplanned: what the operator stated about the primary side.
+    pub primary_down_assertion: Option<String>,
+    pub started: UnixMicros,
+    pub ended: Option<UnixMicros>,
+    /// From the start until the last machine ran at the target.
+    pub rto: Option<Duration>,
+    /// The largest loss of any item; zero where the run proves that nothing was lost.
+    pub rpo: Option<Duration>,
+    pub items: Vec<ItemOutcome>,
+    pub isolation: Vec<IsolationEvidence>,
+    pub steps: Vec<StepReport>,
+    pub problems: Vec<Problem>,
+}
+
+/// What a probe tried from inside a test network and what answered (R-TF-9).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IsolationEvidence {
+    pub step: StepName,
+    pub ports: Vec<String>,
+    pub tried: Vec<IpAddr>,
+    pub answered: Vec<IpAddr>,
+    pub method: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepReport {
+    pub step: StepName,
+    pub item: Option<ItemName>,
+    pub title: String,
+    pub phase: Phase,
+    pub state: StepState,
+    pub tries: u32,
+    pub took: Option<Duration>,
+    pub outcome: String,
+}
+
+/// The report as of now; final once the run has ended.
+pub fn report(run: &Run) -> Report {
+    let items = outcomes(run);
+    Report {
+        run: run.id,
+        operation: run.plan.operation,
+        state: view::state(run),
+        created_by: run.created_by.clone(),
+        approved_by: run.approved.as_ref().map(|approval| approval.by.clone()),
+        primary_down_assertion: run.spec.primary_down_assertion.clone(),
+        started: run.started,
+        ended: run.ended.map(|ended| ended.at),
+        rto: rto(run),
+        rpo: rpo(run, &items),
+        items,
+        isolation: isolation(run),
+        steps: run.plan.steps.iter().map(|step| step_report(run, step)).collect(),
+        problems: view::problems(run),
+    }
+}
+
+/// Until the last machine ran. None while one does not.
+fn rto(run: &Run) -> Option<Duration> {
+    let started = run.plan.items.iter().map(|item| machine_started(run, &item.item));
+    let times: Option<Vec<UnixMicros>> = started.collect();
+    times?.into_iter().max().map(|last| last.since(run.started))
+}
+
+fn rpo(run: &Run, items: &[ItemOutcome]) -> Option<Duration> {
+    match run.plan.operation {
+        Operation::UnplannedFailover => items.iter().filter_map(|item| item.loss_span).max(),
+        Operation::PlannedFailover => {
+            let proven =
+                |item: &ItemOutcome| !item.disks.is_empty() && item.disks.iter().all(|disk| disk.equal);
+            items.iter().all(proven).then_some(Duration::ZERO)
+        }
+        _ => None,
+    }
+}
+
+fn isolation(run: &Run) -> Vec<IsolationEvidence> {
+    let evidence = run.plan.steps.iter().filter_map(|step| match run.steps[&step.id].result.as_ref()? {
+        StepResult::Isolation { ports, tried, answered, method } => Some(IsolationEvidence {
+            step: step.id.clone(),
+            ports: ports.clone(),
+            tried: tried.clone(),
+            answered: answered.clone(),
+            method: method.clone(),
+        }),
+        _ => None,
+    });
+    evidence.collect()
+}
+
+fn step_report(run: &Run, step: &Step) -> StepReport {
+    let status = &run.steps[&step.id];
+    StepReport {
+        step: step.id.clone(),
+        item: step.item.clone(),
+        title: step.title.clone(),
+        phase: step.phase,
+        state: status.state,
+        tries: status.tries,
+        took: status.started.zip(status.ended).map(|(started, ended)| ended.since(started)),
+        outcome: view::step_outcome(run, &step.id),
+    }
+}

@@ -1,0 +1,236 @@
+//! Which points there are, and what is known about each.
+
+use std::path::PathBuf;
+
+use understudy_ids::{DiskName, Generation, ItemName, PointSeq, Uuid};
+use understudy_replication::{
+    cycle::{TargetFacts, TargetHas},
+    digest::DigestTree,
+    retention::PointFacts,
+};
+
+use crate::{
+    digests,
+    error::{Result, StoreError},
+    layout::{DAMAGED, MANIFEST, MERGING, OVERLAY, digest_file},
+    model::{Damage, Manifest, OverlayRecord, Pin, PointInfo, PointKind},
+    qcow2::Chain,
+    store::{ItemState, Number, Store, lock, names, read_json},
+};
+
+/// A point directory and what it stands on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Link {
+    pub seq: PointSeq,
+    pub parent: Option<PointSeq>,
+    pub listed: bool,
+}
+
+/// A point and all below it.
+pub(crate) fn ancestry(links: &[Link], seq: PointSeq) -> Vec<PointSeq> {
+    let mut found = Vec::new();
+    let mut next = Some(seq);
+    while let Some(seq) = next.filter(|s| !found.contains(s)) {
+        found.push(seq);
+        next = links.iter().find(|l| l.seq == seq).and_then(|l| l.parent);
+    }
+    found
+}
+
+impl Store {
+    /// All points of an item with a valid manifest, oldest first: bases and damaged ones too (see [`PointInfo::is_offered`]).
+    pub fn points(&self, item: &ItemName) -> Result<Vec<PointInfo>> {
+        let pins = self.pins(item)?;
+        let mut seqs: Vec<PointSeq> =
+            names::<Number>(&self.dir(item).points())?.into_iter().map(|n| PointSeq::new(n.0)).collect();
+        seqs.sort_unstable();
+        Ok(seqs
+            .into_iter()
+            .filter_map(|seq| match self.manifest(item, seq) {
+                Ok(manifest) => manifest,
+                Err(error) => {
+                    tracing::warn!(%item, %seq, %error, "point is not listed because its manifest is not valid");
+                    None
+                }
+            })
+            .map(|manifest| {
+                let held = pins.iter().filter(|(seq, _)| *seq == manifest.seq).map(|(_, pin)| *pin).collect();
+                let damaged_blocks = self.damaged_blocks(item, manifest.seq);
+                PointInfo { manifest, pins: held, damaged_blocks }
+            })
+            .collect())
+    }
+
+    /// Points that may be tested and promoted, oldest first.
+    pub fn recovery_points(&self, item: &ItemName) -> Result<Vec<PointInfo>> {
+        Ok(self.points(item)?.into_iter().filter(PointInfo::is_offered).collect())
+    }
+
+    /// The latest point that may be tested and promoted.
+    pub fn latest(&self, item: &ItemName) -> Result<Option<PointInfo>> {
+        Ok(self.recovery_points(item)?.pop())
+    }
+
+    /// One point, recovery point or base.
+    pub fn point(&self, item: &ItemName, seq: PointSeq) -> Result<PointInfo> {
+        let found = self.points(item)?.into_iter().find(|p| p.manifest.seq == seq);
+        found.ok_or_else(|| StoreError::NoPoint { item: item.clone(), seq })
+    }
+
+    /// The facts that the source's next cycle is planned from. A damaged newest point counts as nothing, so that the next
+    /// cycle ships everything.
+    pub fn target_facts(&self, item: &ItemName) -> Result<TargetFacts> {
+        let newest = self.points(item)?.pop().filter(|p| p.damaged_blocks == 0);
+        let has = newest.map_or(TargetHas::Nothing, |p| {
+            let Manifest { seq, checkpoint, kind, disks, .. } = p.manifest;
+            let disks = disks.into_iter().map(|d| (d.name, d.size)).collect();
+            match checkpoint.filter(|_| kind == PointKind::Recovery) {
+                Some(checkpoint) => TargetHas::Point { seq, checkpoint, disks },
+                None => TargetHas::Base { seq, disks },
+            }
+        });
+        Ok(TargetFacts { has, partial: self.partial(item)? })
+    }
+
+    /// What retention decides on.
+    pub fn retention_facts(&self, item: &ItemName) -> Result<Vec<PointFacts>> {
+        let facts = |p: PointInfo| PointFacts {
+            seq: p.manifest.seq,
+            parent: p.manifest.parent,
+            instant: p.manifest.instant,
+            recovery: p.manifest.kind == PointKind::Recovery,
+            pinned: !p.pins.is_empty(),
+        };
+        Ok(self.points(item)?.into_iter().map(facts).collect())
+    }
+
+    /// The qcow2 file of one disk of a point. Read-only: it is shared by every point after it.
+    pub fn disk_path(&self, item: &ItemName, seq: PointSeq, disk: &DiskName) -> Result<PathBuf> {
+        let point = self.point(item, seq)?;
+        let found = point.manifest.disk(disk).map(|d| self.dir(item).point(seq).join(&d.file));
+        found.ok_or_else(|| StoreError::NoDisk { item: item.clone(), disk: disk.clone() })
+    }
+
+    /// Opens one disk of a point for reading.
+    pub fn open_disk(&self, item: &ItemName, seq: PointSeq, disk: &DiskName) -> Result<Chain> {
+        Chain::open(&self.disk_path(item, seq, disk)?)
+    }
+
+    /// Digests of a disk as the point has it. The latest point's are kept in memory.
+    pub fn digests(&self, item: &ItemName, seq: PointSeq, disk: &DiskName) -> Result<DigestTree> {
+        let state = self.state(item);
+        self.tree(item, &mut lock(&state), seq, disk)
+    }
+
+    /// [`Self::digests`] for a caller that holds the item's lock.
+    pub(crate) fn tree(
+        &self,
+        item: &ItemName,
+        state: &mut ItemState,
+        seq: PointSeq,
+        disk: &DiskName,
+    ) -> Result<DigestTree> {
+        if let Some((cached, trees)) = &state.trees
+            && *cached == seq
+            && let Some(tree) = trees.get(disk)
+        {
+            return Ok(tree.clone());
+        }
+        let tree = self.tree_from_files(item, seq, disk)?;
+        match &mut state.trees {
+            Some((cached, trees)) if *cached == seq => {
+                trees.insert(disk.clone(), tree.clone());
+            }
+            Some((cached, _)) if *cached > seq => {}
+            other => *other = Some((seq, [(disk.clone(), tree.clone())].into())),
+        }
+        Ok(tree)
+    }
+
+    fn tree_from_files(&self, item: &ItemName, seq: PointSeq, disk: &DiskName) -> Result<DigestTree> {
+        let mut layers = Vec::new();
+        let mut next = Some(seq);
+        while let Some(at) = next {
+            let (manifest, _) =
+                self.any_manifest(item, at)?.ok_or_else(|| StoreError::NoPoint { item: item.clone(), seq: at })?;
+            let Some(found) = manifest.disk(disk) else { break };
+            layers.push((at, found.size));
+            next = manifest.parent.filter(|_| found.stacked);
+        }
+        if layers.is_empty() {
+            return Err(StoreError::NoDisk { item: item.clone(), disk: disk.clone() });
+        }
+        let mut tree = DigestTree::new(0);
+        for (seq, size) in layers.into_iter().rev() {
+            digests::apply(&self.dir(item).point(seq).join(digest_file(disk)), size, &mut tree)?;
+        }
+        Ok(tree)
+    }
+
+    /// The manifest of a point; `None` when there is no such point.
+    pub(crate) fn manifest(&self, item: &ItemName, seq: PointSeq) -> Result<Option<Manifest>> {
+        let path = self.dir(item).point(seq).join(MANIFEST);
+        let manifest: Option<Manifest> = read_json(&path, "a manifest")?;
+        if let Some(found) = manifest.as_ref().filter(|m| m.seq != seq || m.item != *item) {
+            let why = format!("it is of point {} of {}", found.seq, found.item);
+            return Err(StoreError::Record { path, what: "this point's manifest", why });
+        }
+        Ok(manifest)
+    }
+
+    /// The manifest of a point, or of one that is being merged into its successor; the flag says whether it is listed.
+    pub(crate) fn any_manifest(&self, item: &ItemName, seq: PointSeq) -> Result<Option<(Manifest, bool)>> {
+        if let Some(manifest) = self.manifest(item, seq)? {
+            return Ok(Some((manifest, true)));
+        }
+        let merging: Option<Manifest> = read_json(&self.dir(item).point(seq).join(MERGING), "a manifest")?;
+        Ok(merging.map(|manifest| (manifest, false)))
+    }
+
+    /// How all point directories of an item are stacked, listed or not, oldest first. Whoever removes files asks this rather
+    /// than the list of points: a point that is not listed may still carry others.
+    ///
+    /// # Errors
+    /// When a manifest cannot be read, because then nobody knows what stands on what.
+    pub(crate) fn links(&self, item: &ItemName) -> Result<Vec<Link>> {
+        let mut links = Vec::new();
+        for number in names::<Number>(&self.dir(item).points())? {
+            let seq = PointSeq::new(number.0);
+            if let Some((manifest, listed)) = self.any_manifest(item, seq)? {
+                links.push(Link { seq, parent: manifest.parent, listed });
+            }
+        }
+        links.sort_unstable_by_key(|l| l.seq);
+        Ok(links)
+    }
+
+    /// What a scrub has noted. A note that cannot be read is a note of damage.
+    pub(crate) fn damaged_blocks(&self, item: &ItemName, seq: PointSeq) -> u64 {
+        let note = read_json::<Damage>(&self.dir(item).point(seq).join(DAMAGED), "a note of damage");
+        note.map_or(1, |damage| damage.map_or(0, |d| d.total()))
+    }
+
+    /// Everything that stands on a point of the item.
+    pub(crate) fn pins(&self, item: &ItemName) -> Result<Vec<(PointSeq, Pin)>> {
+        let dir = self.dir(item);
+        let mut pins = Vec::new();
+        for run in names::<Uuid>(&dir.branches())? {
+            if let Some(record) = read_json::<OverlayRecord>(&dir.branch(run).join(OVERLAY), "a branch")? {
+                pins.push((record.point, Pin::Branch(run)));
+            }
+        }
+        for number in names::<Number>(&dir.actives())? {
+            let generation = Generation::new(number.0);
+            if let Some(record) = read_json::<OverlayRecord>(&dir.active(generation).join(OVERLAY), "a promotion")? {
+                pins.push((record.point, Pin::Active(generation)));
+            }
+        }
+        Ok(pins)
+    }
+
+    /// Whether a disk file of `seq` with this size is stacked on the parent's: it is when the parent has the disk and is not
+    /// the larger one.
+    pub(crate) fn stacks_on(parent: Option<&Manifest>, disk: &DiskName, size: u64) -> bool {
+        parent.and_then(|p| p.disk(disk)).is_some_and(|below| below.size <= size)
+    }
+}

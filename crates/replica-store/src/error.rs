@@ -1,0 +1,91 @@
+//! What can go wrong in a store, in words an operator can act on.
+
+use std::{io, path::PathBuf};
+
+use understudy_ids::{DiskName, Generation, ItemName, PointSeq, Uuid};
+use understudy_replication::digest::BlockDigest;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("cannot {action} {path}: {source}", path = path.display())]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+
+    #[error(
+        "{item} is at generation {seen} here and was asked to act at generation {offered}, which is older; \
+         the other side has taken over since then"
+    )]
+    StaleGeneration { item: ItemName, seen: Generation, offered: Generation },
+
+    #[error("this store holds nothing of {0}; replicate the item first")]
+    NoItem(ItemName),
+
+    #[error("{item} has no usable recovery point {seq} here; list its recovery points and choose another")]
+    NoPoint { item: ItemName, seq: PointSeq },
+
+    #[error("nothing of {item} was promoted here at generation {generation}, so there is nothing to commit")]
+    NotPromoted { item: ItemName, generation: Generation },
+
+    #[error("recovery point {seq} of {item} is damaged ({blocks} blocks); choose another one and resynchronise")]
+    Damaged { item: ItemName, seq: PointSeq, blocks: u64 },
+
+    #[error("{item} has no disk {disk} in this point or transfer")]
+    NoDisk { item: ItemName, disk: DiskName },
+
+    #[error("a transfer of {0} is already being received; wait for it to end or abort it")]
+    Busy(ItemName),
+
+    #[error("point {seq} of {item} exists already; its number cannot be used again")]
+    PointExists { item: ItemName, seq: PointSeq },
+
+    #[error("the interrupted transfer of {item} does not fit: {why}; discard it and begin again")]
+    PartialMismatch { item: ItemName, why: String },
+
+    #[error("there is no interrupted transfer of {0} to resume; begin a new one")]
+    NoPartial(ItemName),
+
+    #[error("{item} {disk}: block {block} arrived with digest {found} instead of {expected}; send it again")]
+    DigestMismatch { item: ItemName, disk: DiskName, block: u64, expected: BlockDigest, found: BlockDigest },
+
+    #[error(
+        "{item} {disk}: what was received has root {found} and the source says {expected}; \
+         the point was not accepted, compare by digests"
+    )]
+    RootMismatch { item: ItemName, disk: DiskName, expected: BlockDigest, found: BlockDigest },
+
+    #[error("{item} {disk}: blocks {first}..{end} do not lie on a disk of {size} bytes")]
+    OutOfRange { item: ItemName, disk: DiskName, first: u64, end: u64, size: u64 },
+
+    #[error("the transfer of {0} has failed to write before and is not trusted any more; begin a new one")]
+    Untrusted(ItemName),
+
+    #[error("point {seq} of {item} is in use by {by}; end that first")]
+    Pinned { item: ItemName, seq: PointSeq, by: String },
+
+    #[error("run {run} of {item} already has a branch of point {existing}, not of {asked}; drop that branch first")]
+    OtherBranch { item: ItemName, run: Uuid, existing: PointSeq, asked: PointSeq },
+
+    #[error(
+        "{item} is already promoted at generation {generation} from point {existing}, not {asked}; \
+         stop it and drop its disks before choosing another point"
+    )]
+    OtherPromotion { item: ItemName, generation: Generation, existing: PointSeq, asked: PointSeq },
+
+    #[error("{path} is not a disk this store can use: {why}", path = path.display())]
+    Format { path: PathBuf, why: String },
+
+    #[error("{path} is not readable as {what}: {why}", path = path.display())]
+    Record { path: PathBuf, what: &'static str, why: String },
+}
+
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// Attaches what was being done, and to what, to an I/O error.
+pub(crate) trait IoContext<T> {
+    fn during(self, action: &'static str, path: &std::path::Path) -> Result<T>;
+}
+
+impl<T> IoContext<T> for io::Result<T> {
+    fn during(self, action: &'static str, path: &std::path::Path) -> Result<T> {
+        self.map_err(|source| StoreError::Io { action, path: path.to_owned(), source })
+    }
+}

@@ -1,0 +1,547 @@
+//! Receiving a point.
+//!
+//! ```text
+//!            ┌──────────── write_block / write_zero ◀───┐
+//!   begin ──▶│ receiving ── sync: data, then log ───────┘──▶ finish: roots equal ─▶ tables, digests, manifest ─▶ rename
+//!   resume ─▶└─────┬─────── error of the disk ──▶ untrusted: the partial is removed            = the point
+//!                  └─ dropped ──▶ partial with its watermark, for resume
+//! ```
+//!
+//! A block's digest is checked on arrival, the disk's root at the end. The watermark is the end of the highest block received
+//! of a disk, because a source sends a disk's blocks in ascending order; what arrives below it writes over what is there.
+
+use std::collections::BTreeMap;
+
+use understudy_ids::{DiskName, ItemName, UnixMicros};
+use understudy_replication::{
+    cycle::{Partial, PartialDisk},
+    digest::{BlockDigest, DigestTree},
+    extents::{BLOCK_SIZE, block_count, block_range},
+};
+
+use crate::{
+    digests,
+    error::{Result, StoreError},
+    journal::{Entry, Journal, Received},
+    layout::{MANIFEST, backing_path, digest_file, disk_file},
+    model::{Begin, DiskFormat, DiskManifest, Manifest, PointKind, Role},
+    qcow2::{Backing, Cluster, Writer},
+    store::{ItemState, Store, lock, read_json, write_json},
+};
+
+/// Blocks received between two syncs at most: bounds both the memory for what is not yet logged and the work lost in a crash.
+const MAX_PENDING: usize = 16384;
+
+/// A transfer in progress. One at a time per item. Dropping it keeps what has been synced for [`Store::resume`].
+#[derive(Debug)]
+pub struct PointWriter {
+    store: Store,
+    begin: Begin,
+    disks: Vec<DiskWriter>,
+    journal: Journal,
+    pending: Vec<Entry>,
+    /// Cleared by the first failed write or sync: the kernel may have dropped pages that it once accepted.
+    trusted: bool,
+}
+
+#[derive(Debug)]
+struct DiskWriter {
+    name: DiskName,
+    writer: Writer,
+    tree: DigestTree,
+    /// In blocks.
+    watermark: u64,
+}
+
+impl Store {
+    /// Begins to receive a point, in place of any interrupted transfer.
+    ///
+    /// # Errors
+    /// [`StoreError::StaleGeneration`], [`StoreError::Busy`] while another writer of the item is alive,
+    /// [`StoreError::PointExists`] when the number is not higher than every existing point's, [`StoreError::NoPoint`] or
+    /// [`StoreError::Damaged`] when the parent cannot be built upon.
+    pub fn begin(&self, begin: Begin) -> Result<PointWriter> {
+        let state = self.state(&begin.item);
+        let mut state = lock(&state);
+        self.check_begin(&state, &begin)?;
+        self.admit(&begin.item, begin.generation, Some(Role::Standby))?;
+        let dir = self.dir(&begin.item);
+        self.io().remove(&dir.incoming())?;
+        self.io().create_dir_all(&dir.incoming_point())?;
+        let parent = begin.parent.map(|seq| self.manifest(&begin.item, seq)).transpose()?.flatten();
+        let mut disks = Vec::with_capacity(begin.disks.len());
+        for disk in &begin.disks {
+            let path = dir.incoming_point().join(disk_file(&disk.name));
+            let backing = backing(&begin, parent.as_ref(), &disk.name, disk.size);
+            let tree = self.parent_tree(&begin, &mut state, backing.is_some(), &disk.name, disk.size)?;
+            let writer = Writer::create_with(self.io(), &path, disk.size, backing)?;
+            disks.push(DiskWriter { name: disk.name.clone(), writer, tree, watermark: 0 });
+        }
+        self.io().sync_dir(&dir.incoming_point())?;
+        // The log is what makes a partial, so it comes last; without it `open` removes the rest.
+        write_json(self.io(), &dir.incoming_begin(), &begin)?;
+        let journal = Journal::create(self.io(), &dir.incoming_log())?;
+        self.io().sync_dir(&dir.incoming())?;
+        state.receiving = true;
+        Ok(self.writer(begin, disks, journal))
+    }
+
+    /// Goes on with an interrupted transfer, possibly at a later instant, whose checkpoint, machine and consistency are those
+    /// that `begin` says now (see rule 2 of [`understudy_replication::cycle`]).
+    ///
+    /// # Errors
+    /// [`StoreError::NoPartial`], [`StoreError::PartialMismatch`] when number, parent, generation or disks are others, and as
+    /// for [`Self::begin`].
+    pub fn resume(&self, begin: Begin) -> Result<PointWriter> {
+        let state = self.state(&begin.item);
+        let mut state = lock(&state);
+        self.check_begin(&state, &begin)?;
+        let dir = self.dir(&begin.item);
+        let first: Option<Begin> = read_json(&dir.incoming_begin(), "a transfer's beginning")?;
+        let first = first.ok_or_else(|| StoreError::NoPartial(begin.item.clone()))?;
+        if let Some(why) = mismatch(&first, &begin) {
+            return Err(StoreError::PartialMismatch { item: begin.item, why: why.to_owned() });
+        }
+        self.admit(&begin.item, begin.generation, Some(Role::Standby))?;
+        let parent = begin.parent.map(|seq| self.manifest(&begin.item, seq)).transpose()?.flatten();
+        let mut disks = Vec::with_capacity(begin.disks.len());
+        for disk in &begin.disks {
+            let path = dir.incoming_point().join(disk_file(&disk.name));
+            let backing = backing(&begin, parent.as_ref(), &disk.name, disk.size);
+            let tree = self.parent_tree(&begin, &mut state, backing.is_some(), &disk.name, disk.size)?;
+            let writer = Writer::reopen(self.io(), &path, disk.size, backing)?;
+            disks.push(DiskWriter { name: disk.name.clone(), writer, tree, watermark: 0 });
+        }
+        let journal = Journal::replay(self.io(), &dir.incoming_log(), |entry| {
+            if let Some(disk) = disks.get_mut(entry.disk as usize) {
+                disk.restore(entry.what);
+            }
+        })?;
+        state.receiving = true;
+        Ok(self.writer(begin, disks, journal))
+    }
+
+    /// The interrupted transfer of an item, as the source's next cycle is planned from it. One of a generation that has
+    /// passed does not count.
+    pub fn partial(&self, item: &ItemName) -> Result<Option<Partial>> {
+        let dir = self.dir(item);
+        let Some(begin) = read_json::<Begin>(&dir.incoming_begin(), "a transfer's beginning")? else {
+            return Ok(None);
+        };
+        if !dir.incoming_log().exists() || !dir.incoming_point().is_dir() {
+            return Ok(None);
+        }
+        if self.generation(item)?.is_none_or(|g| g.highest != begin.generation) {
+            return Ok(None);
+        }
+        let mut marks = vec![0; begin.disks.len()];
+        Journal::replay(self.io(), &dir.incoming_log(), |entry| {
+            if let (Some(mark), Received::Watermark { block }) = (marks.get_mut(entry.disk as usize), entry.what) {
+                *mark = block.max(*mark);
+            }
+        })?;
+        let disk = |(spec, mark): (&crate::DiskSpec, &u64)| {
+            let watermark = (mark * BLOCK_SIZE).min(spec.size);
+            (spec.name.clone(), PartialDisk { size: spec.size, watermark })
+        };
+        Ok(Some(Partial {
+            seq: begin.seq,
+            parent: begin.parent,
+            disks: begin.disks.iter().zip(&marks).map(disk).collect(),
+            since: begin.checkpoint,
+        }))
+    }
+
+    /// Throws an interrupted transfer away.
+    pub fn discard_partial(&self, item: &ItemName) -> Result<()> {
+        let state = self.state(item);
+        let state = lock(&state);
+        if state.receiving {
+            return Err(StoreError::Busy(item.clone()));
+        }
+        self.remove_incoming(item)
+    }
+
+    /// The log goes first, because it is what makes the rest a partial.
+    pub(crate) fn remove_incoming(&self, item: &ItemName) -> Result<()> {
+        self.io().remove(&self.dir(item).incoming_log())?;
+        self.io().remove(&self.dir(item).incoming())
+    }
+
+    fn writer(&self, begin: Begin, disks: Vec<DiskWriter>, journal: Journal) -> PointWriter {
+        PointWriter {
+            store: self.clone(),
+            begin,
+            disks,
+            journal,
+            pending: Vec::with_capacity(1024),
+            trusted: true,
+        }
+    }
+
+    fn check_begin(&self, state: &ItemState, begin: &Begin) -> Result<()> {
+        let item = &begin.item;
+        if let Some(seen) = self.generation(item)?.filter(|s| s.highest > begin.generation) {
+            let (seen, offered) = (seen.highest, begin.generation);
+            return Err(StoreError::StaleGeneration { item: item.clone(), seen, offered });
+        }
+        if state.receiving {
+            return Err(StoreError::Busy(item.clone()));
+        }
+        if self.points(item)?.last().is_some_and(|newest| newest.manifest.seq >= begin.seq) {
+            return Err(StoreError::PointExists { item: item.clone(), seq: begin.seq });
+        }
+        if let Some(parent) = begin.parent {
+            let parent = self.point(item, parent)?;
+            if parent.damaged_blocks > 0 {
+                let (seq, blocks) = (parent.manifest.seq, parent.damaged_blocks);
+                return Err(StoreError::Damaged { item: item.clone(), seq, blocks });
+            }
+        }
+        Ok(())
+    }
+
+    fn parent_tree(
+        &self,
+        begin: &Begin,
+        state: &mut ItemState,
+        stacked: bool,
+        disk: &DiskName,
+        size: u64,
+    ) -> Result<DigestTree> {
+        match begin.parent.filter(|_| stacked) {
+            Some(parent) => {
+                let mut tree = self.tree(&begin.item, state, parent, disk)?;
+                tree.resize(size);
+                Ok(tree)
+            }
+            None => Ok(DigestTree::new(size)),
+        }
+    }
+}
+
+fn backing(begin: &Begin, parent: Option<&Manifest>, disk: &DiskName, size: u64) -> Option<Backing> {
+    let seq = begin.parent.filter(|_| Store::stacks_on(parent, disk, size))?;
+    Some(Backing { path: backing_path(seq, disk), format: DiskFormat::Qcow2 })
+}
+
+fn mismatch(first: &Begin, now: &Begin) -> Option<&'static str> {
+    if first.seq != now.seq {
+        return Some("it is of another point");
+    }
+    if first.parent != now.parent {
+        return Some("it is stacked on another point");
+    }
+    if first.generation != now.generation {
+        return Some("it is of another generation");
+    }
+    (first.disks != now.disks).then_some("it is of other disks")
+}
+
+impl DiskWriter {
+    fn restore(&mut self, what: Received) {
+        let blocks = block_count(self.writer.size());
+        match what {
+            Received::Data { block, place, digest } if block < blocks => {
+                self.writer.restore(block, Cluster::Data(place));
+                self.tree.set(block, digest);
+            }
+            Received::Zero { block, place } if block < blocks => {
+                self.writer.restore(block, Cluster::Zero((place != 0).then_some(place)));
+                self.tree.set(block, BlockDigest::zero_block());
+            }
+            Received::Watermark { block } => self.watermark = self.watermark.max(block),
+            _ => {}
+        }
+    }
+}
+
+impl PointWriter {
+    pub fn item(&self) -> &ItemName {
+        &self.begin.item
+    }
+
+    /// What this transfer was begun or resumed with.
+    pub fn begun(&self) -> &Begin {
+        &self.begin
+    }
+
+    /// Digests of a disk as received so far, over those of the parent: what a digest comparison compares with.
+    pub fn digests(&self, disk: &DiskName) -> Result<&DigestTree> {
+        self.disk(disk).map(|index| &self.disks[index].tree)
+    }
+
+    /// Writes block number `block` (in units of 64 KiB). `content` has 64 KiB, or what the disk has left at its end.
+    ///
+    /// # Errors
+    /// [`StoreError::DigestMismatch`] when the content is not what the source digested, [`StoreError::OutOfRange`]; the
+    /// transfer may go on after both. After an I/O error it may not.
+    pub fn write_block(
+        &mut self,
+        disk: &DiskName,
+        block: u64,
+        content: &[u8],
+        expected: &BlockDigest,
+    ) -> Result<()> {
+        let index = self.writable(disk, block, block.saturating_add(1))?;
+        let size = self.disks[index].writer.size();
+        if content.len() as u64 != block_range(block, size).len() {
+            return Err(self.out_of_range(index, block, block + 1));
+        }
+        let found = BlockDigest::of(content);
+        if found != *expected {
+            let (item, disk) = (self.begin.item.clone(), disk.clone());
+            return Err(StoreError::DigestMismatch { item, disk, block, expected: *expected, found });
+        }
+        if found.is_zero_block() {
+            return self.zero(index, block, block + 1);
+        }
+        let target = &mut self.disks[index];
+        target.watermark = target.watermark.max(block + 1);
+        // The parent has the very same block: nothing to store.
+        if target.writer.cluster(block) == Cluster::Absent && target.tree.get(block) == found {
+            return Ok(());
+        }
+        if let Err(error) = target.writer.write(block, content) {
+            return Err(self.distrust(error));
+        }
+        let target = &mut self.disks[index];
+        target.tree.set(block, found);
+        if let Cluster::Data(place) = target.writer.cluster(block) {
+            self.note(index, Received::Data { block, place, digest: found })?;
+        }
+        Ok(())
+    }
+
+    /// Makes blocks `first..end` read as zeros. Costs nothing where they do already, however many they are.
+    pub fn write_zero(&mut self, disk: &DiskName, first: u64, end: u64) -> Result<()> {
+        let index = self.writable(disk, first, end)?;
+        self.zero(index, first, end)
+    }
+
+    fn zero(&mut self, index: usize, first: u64, end: u64) -> Result<()> {
+        let mut next = self.disks[index].tree.next_nonzero_node(first);
+        while let Some(block) = next.filter(|b| *b < end) {
+            let disk = &mut self.disks[index];
+            next = disk.tree.next_nonzero_node(block + 1);
+            if disk.tree.get(block).is_zero_block() {
+                continue;
+            }
+            disk.writer.write_zero(block);
+            disk.tree.set(block, BlockDigest::zero_block());
+            let place = match disk.writer.cluster(block) {
+                Cluster::Zero(Some(place)) => place,
+                _ => 0,
+            };
+            self.note(index, Received::Zero { block, place })?;
+        }
+        let disk = &mut self.disks[index];
+        disk.watermark = disk.watermark.max(end);
+        Ok(())
+    }
+
+    /// Says that everything before block `end` that had to be sent has been sent. Not needed, but moves the watermark over
+    /// long stretches in which nothing changed.
+    pub fn advance(&mut self, disk: &DiskName, end: u64) -> Result<()> {
+        let index = self.writable(disk, 0, end)?;
+        let disk = &mut self.disks[index];
+        disk.watermark = disk.watermark.max(end);
+        Ok(())
+    }
+
+    /// Makes everything received so far durable and returns the watermark of each disk in bytes.
+    pub fn sync(&mut self) -> Result<BTreeMap<DiskName, u64>> {
+        if !self.trusted {
+            return Err(StoreError::Untrusted(self.begin.item.clone()));
+        }
+        if let Err(error) = self.sync_all() {
+            return Err(self.distrust(error));
+        }
+        Ok(self.watermarks())
+    }
+
+    /// The watermarks in bytes, durable or not.
+    pub fn watermarks(&self) -> BTreeMap<DiskName, u64> {
+        let bytes = |d: &DiskWriter| (d.watermark * BLOCK_SIZE).min(d.writer.size());
+        self.disks.iter().map(|d| (d.name.clone(), bytes(d))).collect()
+    }
+
+    fn sync_all(&mut self) -> Result<()> {
+        for disk in &self.disks {
+            disk.writer.sync()?;
+        }
+        for (index, disk) in (0..).zip(&self.disks) {
+            self.pending.push(Entry { disk: index, what: Received::Watermark { block: disk.watermark } });
+        }
+        self.journal.append(&self.pending)?;
+        self.pending.clear();
+        Ok(())
+    }
+
+    fn note(&mut self, index: usize, what: Received) -> Result<()> {
+        self.pending.push(Entry { disk: index as u32, what });
+        if self.pending.len() >= MAX_PENDING { self.sync().map(|_| ()) } else { Ok(()) }
+    }
+
+    /// Completes the point. `roots` are those of the source's trees at the instant, one for each disk; `received` is now.
+    ///
+    /// # Errors
+    /// [`StoreError::RootMismatch`] when a disk is not what the source says, or [`StoreError::StaleGeneration`] when a
+    /// higher generation has been seen meanwhile; the transfer is thrown away. I/O errors: the partial is thrown away
+    /// unless the point was complete already, in which case it is listed.
+    pub fn finish(
+        mut self,
+        roots: &BTreeMap<DiskName, BlockDigest>,
+        received: UnixMicros,
+    ) -> Result<Manifest> {
+        if !self.trusted {
+            return Err(StoreError::Untrusted(self.begin.item.clone()));
+        }
+        let done = self.complete(roots, received);
+        if done.is_err() {
+            self.trusted = false;
+        }
+        done
+    }
+
+    fn complete(&mut self, roots: &BTreeMap<DiskName, BlockDigest>, received: UnixMicros) -> Result<Manifest> {
+        let found = self.verify(roots)?;
+        let dir = self.store.dir(&self.begin.item);
+        let mut trees = BTreeMap::new();
+        let mut manifests = Vec::with_capacity(self.disks.len());
+        // Tables go behind the data, so after a crash in here the log still tells the truth about the files.
+        for (disk, root) in std::mem::take(&mut self.disks).into_iter().zip(found) {
+            let io = self.store.io();
+            let path = dir.incoming_point().join(digest_file(&disk.name));
+            let count = disk.writer.clusters().count() as u64;
+            let records = disk.writer.clusters().map(|block| (block, disk.tree.get(block)));
+            let (size, stacked) = (disk.writer.size(), disk.writer.has_backing());
+            digests::write(io, &path, size, count, records)?;
+            manifests.push(DiskManifest {
+                file: disk_file(&disk.name),
+                name: disk.name.clone(),
+                size,
+                root,
+                changed_bytes: count * BLOCK_SIZE,
+                stored_bytes: disk.writer.finish()?,
+                stacked,
+            });
+            trees.insert(disk.name, disk.tree);
+        }
+        let manifest = self.manifest(manifests, received);
+        write_json(self.store.io(), &dir.incoming_point().join(MANIFEST), &manifest)?;
+        self.publish(&manifest, trees)?;
+        Ok(manifest)
+    }
+
+    fn verify(&self, roots: &BTreeMap<DiskName, BlockDigest>) -> Result<Vec<BlockDigest>> {
+        let item = &self.begin.item;
+        let check = |disk: &DiskWriter| {
+            let (name, found) = (&disk.name, disk.tree.root());
+            match roots.get(name) {
+                None => Err(StoreError::NoDisk { item: item.clone(), disk: name.clone() }),
+                Some(expected) if *expected != found => {
+                    let (item, disk, expected) = (item.clone(), name.clone(), *expected);
+                    Err(StoreError::RootMismatch { item, disk, expected, found })
+                }
+                Some(_) => Ok(found),
+            }
+        };
+        self.disks.iter().map(check).collect()
+    }
+
+    fn manifest(&self, disks: Vec<DiskManifest>, received: UnixMicros) -> Manifest {
+        let Begin { item, generation, seq, parent, checkpoint, instant, consistency, machine, .. } =
+            self.begin.clone();
+        let (kind, checkpoint) = (PointKind::Recovery, Some(checkpoint));
+        Manifest {
+            item,
+            seq,
+            parent,
+            generation,
+            instant,
+            received,
+            consistency,
+            kind,
+            checkpoint,
+            machine,
+            disks,
+        }
+    }
+
+    /// The moment at which the point comes to be.
+    fn publish(&self, manifest: &Manifest, trees: BTreeMap<DiskName, DigestTree>) -> Result<()> {
+        let store = &self.store;
+        let state = store.state(&manifest.item);
+        let mut state = lock(&state);
+        store.admit(&manifest.item, manifest.generation, None)?;
+        let dir = store.dir(&manifest.item);
+        store.io().create_dir_all(&dir.points())?;
+        store.io().rename(&dir.incoming_point(), &dir.point(manifest.seq))?;
+        state.trees = Some((manifest.seq, trees));
+        if let Err(error) = store.remove_incoming(&manifest.item) {
+            // The point is complete; what is left over is removed by the next `begin` or `open`.
+            tracing::warn!(item = %manifest.item, %error, "cannot remove what is left of a completed transfer");
+        }
+        Ok(())
+    }
+
+    /// Throws the transfer away.
+    pub fn abandon(self) -> Result<()> {
+        self.store.remove_incoming(&self.begin.item)
+    }
+
+    fn disk(&self, name: &DiskName) -> Result<usize> {
+        let found = self.disks.iter().position(|d| d.name == *name);
+        found.ok_or_else(|| StoreError::NoDisk { item: self.begin.item.clone(), disk: name.clone() })
+    }
+
+    fn writable(&self, disk: &DiskName, first: u64, end: u64) -> Result<usize> {
+        if !self.trusted {
+            return Err(StoreError::Untrusted(self.begin.item.clone()));
+        }
+        let index = self.disk(disk)?;
+        if first > end || end > block_count(self.disks[index].writer.size()) {
+            return Err(self.out_of_range(index, first, end));
+        }
+        Ok(index)
+    }
+
+    fn out_of_range(&self, index: usize, first: u64, end: u64) -> StoreError {
+        let disk = &self.disks[index];
+        let (item, size) = (self.begin.item.clone(), disk.writer.size());
+        StoreError::OutOfRange { item, disk: disk.name.clone(), first, end, size }
+    }
+
+    /// After a failed write or sync the kernel may report success for data it has dropped, so nothing here is believed again.
+    fn distrust(&mut self, error: StoreError) -> StoreError {
+        self.trusted = false;
+        error
+    }
+}
+
+impl Drop for PointWriter {
+    fn drop(&mut self) {
+        let state = self.store.state(&self.begin.item);
+        let mut state = lock(&state);
+        state.receiving = false;
+        if self.trusted {
+            return;
+        }
+        if let Err(error) = self.store.remove_incoming(&self.begin.item) {
+            let item = &self.begin.item;
+            tracing::warn!(%item, %error, "cannot remove a transfer that is not trusted; the next open will");
+        }
+    }
+}
+
+/// Removes what no transfer can be resumed from. The caller holds the item's lock or is alone.
+pub(crate) fn clean(store: &Store, item: &ItemName) -> Result<()> {
+    let dir = store.dir(item);
+    let begin = read_json::<Begin>(&dir.incoming_begin(), "a transfer's beginning");
+    let whole = matches!(begin, Ok(Some(_))) && dir.incoming_log().exists() && dir.incoming_point().is_dir();
+    if dir.incoming().exists() && !whole {
+        store.remove_incoming(item)?;
+    }
+    Ok(())
+}

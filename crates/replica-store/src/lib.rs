@@ -1,0 +1,41 @@
+//! Recovery points on disk: receiving them, keeping them, lending them out, and merging them away.
+//!
+//! ```text
+//!   begin/resume ─▶ PointWriter ─▶ finish ─▶ point ─┬─▶ branch (a test's overlay) ─▶ drop_branch
+//!                       │ sync                      ├─▶ promote (a machine's overlay) ─▶ commit ─▶ adopt
+//!                       └─▶ partial (resumable)     ├─▶ merge_away (retention)
+//!                                                   └─▶ scrub ─▶ damaged: not offered
+//! ```
+//!
+//! **Promises.** A point is whole and verified or no reader sees it; once seen it stays bootable and byte-identical until it
+//! is merged away, removed, or found damaged (R-REP-4, R-REP-5). Nothing is done at a generation lower than one seen before
+//! (R-FO-7). All of it holds after a crash between any two changes to the file system, provided that the file system keeps
+//! what was synced.
+//!
+//! The API blocks; an asynchronous caller wraps it in `spawn_blocking`. Calls on one item exclude each other, calls on
+//! different items do not; writing blocks of a transfer excludes nothing.
+
+mod adopt;
+mod catalog;
+mod digests;
+mod error;
+mod fsio;
+mod incoming;
+mod journal;
+mod layout;
+mod merge;
+mod model;
+mod overlays;
+pub mod qcow2;
+mod recover;
+mod scrub;
+mod store;
+
+pub use error::{Result, StoreError};
+pub use fsio::{Change, Watch};
+pub use incoming::PointWriter;
+pub use model::{
+    Adopt, AdoptDisk, Begin, Consistency, Damage, DiskFile, DiskFormat, DiskManifest, DiskSpec, GenerationRecord,
+    ItemUsage, Manifest, Pin, PointInfo, PointKind, Role, Space,
+};
+pub use store::Store;

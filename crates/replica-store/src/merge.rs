@@ -1,0 +1,149 @@
+//! Merging a point into its successor, so that it can leave (R-REP-4).
+//!
+//! ```text
+//!   1  manifest.json of P renamed to merging.json                P is not listed any more; `open` goes on from here
+//!   2  clusters of the successor S put into P's file             hidden by S's file, which still stands above it
+//!   3  digests of P and S united in S's directory                the same when done twice
+//!   4  P's file renamed over S's                                 S now stands where P stood
+//!   5  manifest of S: parent is P's parent
+//!   6  P's directory removed
+//! ```
+//!
+//! Steps 2 to 4 are done disk by disk; a disk whose file has left P's directory is done. **Promise.** After a crash between any
+//! two changes every other point reads as before, and `open` completes the merge.
+
+use understudy_ids::{ItemName, PointSeq};
+
+use crate::{
+    catalog::{Link, ancestry},
+    digests,
+    error::{Result, StoreError},
+    layout::{DAMAGED, MANIFEST, MERGING, digest_file},
+    model::{Damage, Manifest, PointKind},
+    qcow2::merge_into,
+    store::{Store, lock, read_json, write_json},
+};
+
+impl Store {
+    /// Merges the oldest point away, if it may go; returns its number. `None` when there is nothing that may.
+    pub fn merge_oldest(&self, item: &ItemName) -> Result<Option<PointSeq>> {
+        let points = self.points(item)?;
+        let Some(oldest) = points.first().filter(|_| points.len() > 1) else { return Ok(None) };
+        match self.merge_away(item, oldest.manifest.seq) {
+            Ok(()) => Ok(Some(oldest.manifest.seq)),
+            Err(StoreError::Pinned { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Merges a point into its successor, or, when nothing stands on it and it is not the newest, removes it.
+    ///
+    /// # Errors
+    /// [`StoreError::Pinned`] when the point is the newest, is below a branch or a promoted machine, or several points stand
+    /// on it; [`StoreError::NoPoint`].
+    pub fn merge_away(&self, item: &ItemName, seq: PointSeq) -> Result<()> {
+        let state = self.state(item);
+        let mut state = lock(&state);
+        complete_all(self, item)?;
+        let links = self.links(item)?;
+        self.may_leave(item, &links, seq)?;
+        // Only the newest point's trees are worth keeping, and they do not change.
+        if state.trees.as_ref().is_some_and(|(cached, _)| *cached == seq) {
+            state.trees = None;
+        }
+        if !links.iter().any(|l| l.parent == Some(seq)) {
+            return self.remove_point(item, seq);
+        }
+        let dir = self.dir(item).point(seq);
+        self.io().rename(&dir.join(MANIFEST), &dir.join(MERGING))?;
+        self.complete_merge(item, seq)
+    }
+
+    fn may_leave(&self, item: &ItemName, links: &[Link], seq: PointSeq) -> Result<()> {
+        if !links.iter().any(|l| l.seq == seq && l.listed) {
+            return Err(StoreError::NoPoint { item: item.clone(), seq });
+        }
+        let held = |by: &str| Err(StoreError::Pinned { item: item.clone(), seq, by: by.to_owned() });
+        // Two merges at once could want the same files.
+        if links.iter().any(|l| !l.listed) {
+            return held("an unfinished merge, which waits for tests and promoted machines to end");
+        }
+        let points = self.points(item)?;
+        let newest = points.iter().rev().find(|p| p.manifest.kind == PointKind::Recovery);
+        if newest.is_some_and(|p| p.manifest.seq == seq) || links.last().is_some_and(|l| l.seq == seq) {
+            return held("replication: it is the newest");
+        }
+        if links.iter().filter(|l| l.parent == Some(seq)).count() > 1 {
+            return held("more than one later point");
+        }
+        match self.pins(item)?.iter().find(|(point, _)| ancestry(links, *point).contains(&seq)) {
+            Some((_, pin)) => held(&pin.to_string()),
+            None => Ok(()),
+        }
+    }
+
+    /// Steps 2 to 6, from wherever they were left. The caller holds the item's lock or is alone.
+    pub(crate) fn complete_merge(&self, item: &ItemName, seq: PointSeq) -> Result<()> {
+        let leaving_dir = self.dir(item).point(seq);
+        let leaving: Option<Manifest> = read_json(&leaving_dir.join(MERGING), "a manifest")?;
+        let Some(leaving) = leaving else { return self.remove_point(item, seq) };
+        let successor = self.links(item)?.into_iter().find(|l| l.parent == Some(seq));
+        let successor = successor.map(|l| self.manifest(item, l.seq)).transpose()?.flatten();
+        if let Some(mut manifest) = successor {
+            self.inherit_damage(item, seq, manifest.seq)?;
+            for index in 0..manifest.disks.len() {
+                self.merge_disk(item, seq, &leaving, &mut manifest, index)?;
+            }
+            manifest.parent = leaving.parent;
+            let path = self.dir(item).point(manifest.seq).join(MANIFEST);
+            write_json(self.io(), &path, &manifest)?;
+        }
+        self.remove_point(item, seq)
+    }
+
+    fn merge_disk(
+        &self,
+        item: &ItemName,
+        seq: PointSeq,
+        leaving: &Manifest,
+        into: &mut Manifest,
+        index: usize,
+    ) -> Result<()> {
+        let successor = into.seq;
+        let disk = &mut into.disks[index];
+        let Some(below) = leaving.disk(&disk.name).filter(|_| disk.stacked) else { return Ok(()) };
+        let (old_dir, new_dir) = (self.dir(item).point(seq), self.dir(item).point(successor));
+        let (base, overlay) = (old_dir.join(&below.file), new_dir.join(&disk.file));
+        if base.exists() {
+            merge_into(self.io(), &base, &overlay)?;
+            let digests = digest_file(&disk.name);
+            digests::absorb(self.io(), &old_dir.join(&digests), &new_dir.join(&digests))?;
+            self.io().rename(&base, &overlay)?;
+        }
+        disk.stacked = below.stacked;
+        disk.stored_bytes = overlay.metadata().map_or(disk.stored_bytes, |m| m.len());
+        Ok(())
+    }
+
+    /// A damaged block of the leaving point may be one that its successor shows.
+    fn inherit_damage(&self, item: &ItemName, from: PointSeq, to: PointSeq) -> Result<()> {
+        let dir = self.dir(item);
+        if self.damaged_blocks(item, from) == 0 || self.damaged_blocks(item, to) > 0 {
+            return Ok(());
+        }
+        let damage: Damage = read_json(&dir.point(from).join(DAMAGED), "a note of damage")?.unwrap_or_default();
+        write_json(self.io(), &dir.point(to).join(DAMAGED), &damage)
+    }
+}
+
+/// Completes merges that a crash interrupted. While something stands on a point of the item they wait: what is half merged
+/// reads as before, and a running machine may have the files open.
+pub(crate) fn complete_all(store: &Store, item: &ItemName) -> Result<()> {
+    if !store.pins(item)?.is_empty() {
+        return Ok(());
+    }
+    for link in store.links(item)?.into_iter().filter(|l| !l.listed) {
+        store.complete_merge(item, link.seq)?;
+    }
+    Ok(())
+}

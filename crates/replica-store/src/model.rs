@@ -1,0 +1,224 @@
+//! What the store writes down and tells about its content.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+use understudy_ids::{DiskName, Generation, ItemName, PointSeq, UnixMicros, Uuid};
+use understudy_replication::{cycle::CheckpointName, digest::BlockDigest};
+
+/// How the guest stood at a point's instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Consistency {
+    /// As after a power cut, all disks at one instant (R-REP-3).
+    Crash,
+    /// File systems frozen by the guest's agent.
+    Application,
+    /// The machine was shut down.
+    Clean,
+}
+
+/// Whether a point is offered to operators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PointKind {
+    Recovery,
+    /// Files that something stands on: an adopted disk, or what lies below a committed machine.
+    Base,
+}
+
+/// What this host is to an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The machine runs here, or is to run here.
+    Active,
+    /// Its replica is kept here.
+    Standby,
+}
+
+/// The highest generation this store has seen of an item (R-FO-7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenerationRecord {
+    pub highest: Generation,
+    pub role: Role,
+}
+
+/// The manifest is the point: where it is missing there is no point, whatever files lie around.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub item: ItemName,
+    pub seq: PointSeq,
+    /// The point whose files this one's are stacked on.
+    pub parent: Option<PointSeq>,
+    pub generation: Generation,
+    /// The source's instant that the point shows.
+    pub instant: UnixMicros,
+    /// When it was complete here.
+    pub received: UnixMicros,
+    pub consistency: Consistency,
+    pub kind: PointKind,
+    /// The source's checkpoint at the instant; `None` when the relation to any source is unknown.
+    pub checkpoint: Option<CheckpointName>,
+    /// Hardware, UUID, name of the machine: opaque here.
+    pub machine: serde_json::Value,
+    pub disks: Vec<DiskManifest>,
+}
+
+impl Manifest {
+    pub fn disk(&self, name: &DiskName) -> Option<&DiskManifest> {
+        self.disks.iter().find(|d| d.name == *name)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskManifest {
+    pub name: DiskName,
+    /// Size of the virtual disk in bytes.
+    pub size: u64,
+    /// Root of the digest tree of the whole disk.
+    pub root: BlockDigest,
+    /// Bytes of the disk that differ from, or were sent over, the parent's.
+    pub changed_bytes: u64,
+    /// Length of the file in bytes.
+    pub stored_bytes: u64,
+    /// Name of the file within the point's directory.
+    pub file: String,
+    /// Whether the file is stacked on the parent point's file of the same disk.
+    pub stacked: bool,
+}
+
+/// A point in the catalogue.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PointInfo {
+    pub manifest: Manifest,
+    /// What holds the point itself. Points below it are held as well.
+    pub pins: Vec<Pin>,
+    /// Blocks a scrub found damaged; zero for a good point.
+    pub damaged_blocks: u64,
+}
+
+impl PointInfo {
+    /// Whether the point may be tested, promoted and built upon.
+    pub fn is_offered(&self) -> bool {
+        self.manifest.kind == PointKind::Recovery && self.damaged_blocks == 0
+    }
+}
+
+/// Why a point stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pin {
+    Branch(Uuid),
+    Active(Generation),
+}
+
+impl std::fmt::Display for Pin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Branch(run) => write!(f, "the test of run {run}"),
+            Self::Active(generation) => write!(f, "the machine promoted at generation {generation}"),
+        }
+    }
+}
+
+/// A disk of a transfer that begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskSpec {
+    pub name: DiskName,
+    /// Bytes; a multiple of 512.
+    pub size: u64,
+}
+
+/// What a source says when it begins or resumes a point.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Begin {
+    pub item: ItemName,
+    pub generation: Generation,
+    pub seq: PointSeq,
+    /// The point that the changes are relative to; `None` for a full copy.
+    pub parent: Option<PointSeq>,
+    pub disks: Vec<DiskSpec>,
+    /// The source's checkpoint at the instant being sent.
+    pub checkpoint: CheckpointName,
+    pub instant: UnixMicros,
+    pub consistency: Consistency,
+    pub machine: serde_json::Value,
+}
+
+/// A disk file for a machine to run on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskFile {
+    pub disk: DiskName,
+    pub path: PathBuf,
+    /// Bytes of the virtual disk.
+    pub size: u64,
+}
+
+/// Format of a disk that is adopted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskFormat {
+    Qcow2,
+    Raw,
+}
+
+/// Disks on this host that become the base of reverse replication (R-REP-7).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Adopt {
+    pub item: ItemName,
+    pub generation: Generation,
+    pub seq: PointSeq,
+    pub disks: Vec<AdoptDisk>,
+    pub machine: serde_json::Value,
+    /// When this is done, by the caller's clock.
+    pub now: UnixMicros,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdoptDisk {
+    pub name: DiskName,
+    /// Absolute path of the disk as the machine used it.
+    pub path: PathBuf,
+    pub format: DiskFormat,
+}
+
+/// Branches and promotions write this beside their overlays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct OverlayRecord {
+    pub point: PointSeq,
+    pub disks: Vec<DiskSpec>,
+}
+
+/// Beside the manifest of a point that a scrub found damaged.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damage {
+    /// Number of damaged blocks per disk.
+    pub blocks: BTreeMap<DiskName, u64>,
+    /// The first of them, for people.
+    pub first: BTreeMap<DiskName, Vec<u64>>,
+}
+
+impl Damage {
+    pub fn total(&self) -> u64 {
+        self.blocks.values().sum()
+    }
+}
+
+/// How much an item takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ItemUsage {
+    /// Allocated bytes per point.
+    pub points: BTreeMap<PointSeq, u64>,
+    /// Allocated bytes of an interrupted or running transfer.
+    pub incoming: u64,
+    /// Allocated bytes of branches and promoted machines.
+    pub overlays: u64,
+}
+
+/// Space of the file system that the store is on, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    pub total: u64,
+    pub available: u64,
+}

@@ -1,0 +1,200 @@
+//! Lending points out: overlays for a test (a branch) or for the promoted machine.
+//!
+//! An overlay is made beside its place and renamed into it, so that it exists whole or not at all; while it exists, its point
+//! and all below it are pinned. Making one takes as long for a terabyte as for nothing (R-TF-1, R-FO-4).
+
+use std::path::{Path, PathBuf};
+
+use understudy_ids::{Generation, ItemName, PointSeq, Uuid};
+
+use crate::{
+    catalog::ancestry,
+    error::{Result, StoreError},
+    layout::{MANIFEST, OVERLAY, backing_path, disk_file},
+    model::{DiskFile, DiskFormat, DiskSpec, Manifest, OverlayRecord, Pin, PointInfo, PointKind, Role},
+    qcow2::{Backing, create_overlay_with},
+    store::{Store, lock, names, read_json, write_json},
+};
+
+impl Store {
+    /// Disks for a test of `point` in `run`. Asked again, it returns the same files with what the test has written to them.
+    ///
+    /// # Errors
+    /// [`StoreError::NoPoint`], [`StoreError::Damaged`], or [`StoreError::OtherBranch`] when the run has a branch of another
+    /// point.
+    pub fn branch(&self, item: &ItemName, point: PointSeq, run: Uuid) -> Result<Vec<DiskFile>> {
+        let state = self.state(item);
+        let _lock = lock(&state);
+        let dir = self.dir(item).branch(run);
+        if let Some(record) = overlay_record(&dir)? {
+            if record.point != point {
+                let (item, existing) = (item.clone(), record.point);
+                return Err(StoreError::OtherBranch { item, run, existing, asked: point });
+            }
+            return Ok(files(&dir, &record));
+        }
+        self.lend(item, point, &dir)
+    }
+
+    /// Removes a test's disks. That there are none is fine.
+    pub fn drop_branch(&self, item: &ItemName, run: Uuid) -> Result<()> {
+        let state = self.state(item);
+        let _lock = lock(&state);
+        self.remove_at_once(&self.dir(item).branch(run))
+    }
+
+    /// Runs that have a branch here.
+    pub fn branches(&self, item: &ItemName) -> Result<Vec<(Uuid, PointSeq)>> {
+        let pins = self.pins(item)?.into_iter();
+        Ok(pins.filter_map(|(seq, pin)| if let Pin::Branch(run) = pin { Some((run, seq)) } else { None }).collect())
+    }
+
+    /// Disks for the machine itself at `generation`, which is recorded first. Asked again, it returns the same files.
+    ///
+    /// # Errors
+    /// As for [`Self::branch`]; [`StoreError::StaleGeneration`]; [`StoreError::OtherPromotion`] when this generation was
+    /// promoted from another point, whose disks must be dropped first.
+    pub fn promote(
+        &self,
+        item: &ItemName,
+        point: PointSeq,
+        generation: Generation,
+    ) -> Result<Vec<DiskFile>> {
+        let state = self.state(item);
+        let _lock = lock(&state);
+        let dir = self.dir(item).active(generation);
+        if let Some(record) = overlay_record(&dir)? {
+            self.admit(item, generation, Some(Role::Active))?;
+            if record.point != point {
+                let (item, existing) = (item.clone(), record.point);
+                return Err(StoreError::OtherPromotion { item, generation, existing, asked: point });
+            }
+            return Ok(files(&dir, &record));
+        }
+        self.lendable(item, point)?;
+        self.admit(item, generation, Some(Role::Active))?;
+        self.lend(item, point, &dir)
+    }
+
+    /// Disks of the machine promoted at `generation`, and the point they stand on; `None` when there are none.
+    pub fn active(&self, item: &ItemName, generation: Generation) -> Result<Option<(PointSeq, Vec<DiskFile>)>> {
+        let dir = self.dir(item).active(generation);
+        Ok(overlay_record(&dir)?.map(|record| (record.point, files(&dir, &record))))
+    }
+
+    /// Removes a promoted machine's disks **with everything it wrote**: for a roll-back, or to promote another point. That
+    /// there are none is fine.
+    pub fn drop_active(&self, item: &ItemName, generation: Generation) -> Result<()> {
+        let state = self.state(item);
+        let _lock = lock(&state);
+        self.remove_at_once(&self.dir(item).active(generation))
+    }
+
+    /// Ends an item's time as a stand-by here: points that the machine promoted at `generation` does not stand on are removed,
+    /// those it stands on become bases (R-FO-4). Repeatable.
+    ///
+    /// # Errors
+    /// [`StoreError::StaleGeneration`]; [`StoreError::NotPromoted`];
+    /// [`StoreError::Pinned`] when a point to be removed is in use by a test; [`StoreError::Busy`].
+    pub fn commit(&self, item: &ItemName, generation: Generation) -> Result<()> {
+        let state = self.state(item);
+        let mut state = lock(&state);
+        self.admit(item, generation, None)?;
+        if state.receiving {
+            return Err(StoreError::Busy(item.clone()));
+        }
+        let record = overlay_record(&self.dir(item).active(generation))?;
+        let record = record.ok_or_else(|| StoreError::NotPromoted { item: item.clone(), generation })?;
+        let kept = ancestry(&self.links(item)?, record.point);
+        let points = self.points(item)?;
+        let (stay, leave): (Vec<_>, Vec<_>) = points.into_iter().partition(|p| kept.contains(&p.manifest.seq));
+        if let Some(held) = leave.iter().find(|p| !p.pins.is_empty()) {
+            let (item, seq) = (item.clone(), held.manifest.seq);
+            return Err(StoreError::Pinned { item, seq, by: held.pins[0].to_string() });
+        }
+        state.trees = None;
+        self.remove_incoming(item)?;
+        // Newest first: what remains at any moment is a whole chain.
+        for point in leave.iter().rev() {
+            self.remove_point(item, point.manifest.seq)?;
+        }
+        for point in stay.into_iter().filter(|p| p.manifest.kind == PointKind::Recovery) {
+            let manifest = Manifest { kind: PointKind::Base, ..point.manifest };
+            let path = self.dir(item).point(manifest.seq).join(MANIFEST);
+            write_json(self.io(), &path, &manifest)?;
+        }
+        Ok(())
+    }
+
+    /// Makes overlays of a point in `place`. The caller holds the item's lock.
+    fn lend(&self, item: &ItemName, point: PointSeq, place: &Path) -> Result<Vec<DiskFile>> {
+        let manifest = self.lendable(item, point)?.manifest;
+        let fresh = hidden(place, ".new-");
+        self.io().remove(&fresh)?;
+        self.io().create_dir_all(&fresh)?;
+        let mut disks = Vec::with_capacity(manifest.disks.len());
+        for disk in manifest.disks {
+            let backing = Backing { path: backing_path(point, &disk.name), format: DiskFormat::Qcow2 };
+            create_overlay_with(self.io(), &fresh.join(disk_file(&disk.name)), backing, disk.size)?;
+            disks.push(DiskSpec { name: disk.name, size: disk.size });
+        }
+        let record = OverlayRecord { point, disks };
+        write_json(self.io(), &fresh.join(OVERLAY), &record)?;
+        self.io().rename(&fresh, place)?;
+        Ok(files(place, &record))
+    }
+
+    /// Any whole point may be lent, a base too: a machine may be promoted again from what it stood on.
+    fn lendable(&self, item: &ItemName, seq: PointSeq) -> Result<PointInfo> {
+        let point = self.point(item, seq)?;
+        match point.damaged_blocks {
+            0 => Ok(point),
+            blocks => Err(StoreError::Damaged { item: item.clone(), seq, blocks }),
+        }
+    }
+
+    /// Renames first, so that what is half removed is never taken for whole.
+    pub(crate) fn remove_at_once(&self, dir: &Path) -> Result<()> {
+        let trash = hidden(dir, ".trash-");
+        self.io().remove(&trash)?;
+        if dir.exists() {
+            self.io().rename(dir, &trash)?;
+        }
+        self.io().remove(&trash)
+    }
+
+    pub(crate) fn remove_point(&self, item: &ItemName, seq: PointSeq) -> Result<()> {
+        self.remove_at_once(&self.dir(item).point(seq))
+    }
+}
+
+fn hidden(path: &Path, prefix: &str) -> PathBuf {
+    let name = path.file_name().map(|n| n.to_string_lossy()).unwrap_or_default();
+    path.with_file_name(format!("{prefix}{name}"))
+}
+
+pub(crate) fn overlay_record(dir: &Path) -> Result<Option<OverlayRecord>> {
+    read_json(&dir.join(OVERLAY), "a branch or promotion")
+}
+
+fn files(dir: &Path, record: &OverlayRecord) -> Vec<DiskFile> {
+    let file = |disk: &DiskSpec| DiskFile {
+        disk: disk.name.clone(),
+        path: dir.join(disk_file(&disk.name)),
+        size: disk.size,
+    };
+    record.disks.iter().map(file).collect()
+}
+
+/// Removes half-made and half-removed overlays.
+pub(crate) fn clean(store: &Store, item: &ItemName) -> Result<()> {
+    let dir = store.dir(item);
+    for parent in [dir.branches(), dir.actives(), dir.points()] {
+        for name in names::<String>(&parent)? {
+            if name.starts_with(".new-") || name.starts_with(".trash-") {
+                store.io().remove(&parent.join(name))?;
+            }
+        }
+    }
+    Ok(())
+}

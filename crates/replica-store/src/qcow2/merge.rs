@@ -1,0 +1,302 @@
+//! Putting an overlay's clusters into the file it is stacked on, so that the overlay is not needed any more.
+//!
+//! ```text
+//!   1  data clusters and new tables of the base, none of which anything refers to yet, or which the overlay hides
+//!   2  refcounts                                                                        ── sync ──
+//!   3  L2 and L1 entries, header                                                        ── sync ──
+//! ```
+//!
+//! **Promise.** Seen through the overlay the disk is the same at every moment, also after a crash between any two writes, and
+//! merging again completes the work: every cluster that changes is one that the overlay hides, and places and refcounts are
+//! counted anew from the tables each time.
+
+use std::{
+    collections::BTreeMap,
+    os::unix::fs::FileExt,
+    path::Path,
+};
+
+use super::{
+    CLUSTER, COPIED, OFFSET_MASK, REFCOUNTS_PER_BLOCK, TABLE_ENTRIES,
+    l1_entries,
+    reader::{Found, Image},
+    table,
+};
+use crate::{
+    error::{IoContext, Result, StoreError},
+    fsio::{Io, IoFile},
+};
+
+/// Makes `base` read as `overlay` does now. Durable when this returns; returns the length of `base` in bytes.
+///
+/// # Errors
+/// Besides I/O errors, when `overlay` is shorter than `base`, or either is not of the supported subset.
+pub(crate) fn merge_into(io: &Io, base: &Path, overlay: &Path) -> Result<u64> {
+    let overlay = Image::open(overlay)?;
+    let mut merge = Merge::open(io, base)?;
+    if overlay.header.size < merge.image.header.size {
+        let why = "it is shorter than the file it is stacked on".to_owned();
+        return Err(StoreError::Format { path: overlay.path, why });
+    }
+    let mut content = vec![0; CLUSTER as usize];
+    for (index, offset) in overlay.l2_tables() {
+        for (within, entry) in (0..).zip(overlay.read_l2(offset)?.iter()) {
+            let cluster = index * TABLE_ENTRIES + within;
+            match overlay.classify(*entry)? {
+                Found::Nothing => {}
+                Found::Zero => merge.put_zero(cluster)?,
+                Found::At(place) => {
+                    read_cluster(&overlay, place, &mut content)?;
+                    merge.put_data(cluster, &content)?;
+                }
+            }
+        }
+    }
+    merge.finish(overlay.header.size)
+}
+
+/// The last cluster of a file that QEMU wrote may be cut off; what is missing is zero.
+fn read_cluster(image: &Image, place: u64, content: &mut [u8]) -> Result<()> {
+    let mut done = 0;
+    while done < content.len() {
+        match image.file.read_at(&mut content[done..], place + done as u64).during("read", &image.path)? {
+            0 => break,
+            n => done += n,
+        }
+    }
+    content[done..].fill(0);
+    Ok(())
+}
+
+/// A base that is being changed.
+struct Merge {
+    image: Image,
+    file: IoFile,
+    used: UsedClusters,
+    /// L2 tables that change: where they are in the file, and their entries to be.
+    tables: BTreeMap<u64, Changed>,
+    refcount_table: Vec<u64>,
+}
+
+struct Changed {
+    place: u64,
+    entries: Box<[u64]>,
+    changed: bool,
+}
+
+impl Merge {
+    fn open(io: &Io, path: &Path) -> Result<Self> {
+        let image = Image::open(path)?;
+        let file = io.open(path)?;
+        let header = &image.header;
+        let mut refcount_table = vec![0; (u64::from(header.refcount_clusters) * TABLE_ENTRIES) as usize];
+        let mut bytes = vec![0; refcount_table.len() * 8];
+        file.read_at(&mut bytes, header.refcount_offset)?;
+        let end = file.len()?.div_ceil(CLUSTER);
+        for (entry, bytes) in refcount_table.iter_mut().zip(bytes.chunks_exact(8)) {
+            let place = bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)) & OFFSET_MASK;
+            // A crash may have kept an entry and lost its block; that block is then made again.
+            *entry = if place / CLUSTER < end { place } else { 0 };
+        }
+        let used = UsedClusters::count(&image, &refcount_table, end)?;
+        Ok(Self { image, file, used, tables: BTreeMap::new(), refcount_table })
+    }
+
+    fn put_zero(&mut self, cluster: u64) -> Result<()> {
+        let has_backing = self.image.backing().is_some();
+        let entry = self.entry(cluster)?;
+        if entry != 0 || has_backing {
+            self.set(cluster, table::zeroed(entry))?;
+        }
+        Ok(())
+    }
+
+    fn put_data(&mut self, cluster: u64, content: &[u8]) -> Result<()> {
+        let place = match table::offset(self.entry(cluster)?) {
+            Some(place) => place,
+            None => self.used.take(1) * CLUSTER,
+        };
+        self.file.write_at(content, place)?;
+        self.set(cluster, table::data_entry(place))
+    }
+
+    fn entry(&mut self, cluster: u64) -> Result<u64> {
+        Ok(self.table(cluster / TABLE_ENTRIES)?.entries[(cluster % TABLE_ENTRIES) as usize])
+    }
+
+    fn set(&mut self, cluster: u64, value: u64) -> Result<()> {
+        let table = self.table(cluster / TABLE_ENTRIES)?;
+        let entry = &mut table.entries[(cluster % TABLE_ENTRIES) as usize];
+        table.changed |= *entry != value;
+        *entry = value;
+        Ok(())
+    }
+
+    fn table(&mut self, index: u64) -> Result<&mut Changed> {
+        if !self.tables.contains_key(&index) {
+            let table = match self.image.l2_tables().find(|(i, _)| *i == index) {
+                Some((_, place)) => Changed { place, entries: self.image.read_l2(place)?, changed: false },
+                None => Changed {
+                    place: self.used.take(1) * CLUSTER,
+                    entries: vec![0; TABLE_ENTRIES as usize].into(),
+                    changed: true,
+                },
+            };
+            self.tables.insert(index, table);
+        }
+        // Just inserted where it was missing.
+        Ok(self.tables.entry(index).or_insert_with(|| unreachable!("the table was inserted above")))
+    }
+
+    fn finish(mut self, size: u64) -> Result<u64> {
+        let entries = l1_entries(size).max(u64::from(self.image.header.l1_entries));
+        let mut header = self.image.header.clone();
+        header.size = size;
+        if entries > u64::from(header.l1_entries) {
+            header.l1_offset = self.used.take((entries * 8).div_ceil(CLUSTER)) * CLUSTER;
+            header.l1_entries = entries as u32;
+        }
+        self.write_refcounts()?;
+        self.file.sync()?;
+
+        let mut buffer = Vec::with_capacity(CLUSTER as usize);
+        for table in self.tables.values().filter(|t| t.changed) {
+            table::encode(table.entries.iter().copied(), &mut buffer);
+            self.file.write_at(&buffer, table.place)?;
+        }
+        // The L1 table must not name an L2 table that is not there yet.
+        self.file.sync()?;
+        self.write_l1(&header)?;
+        self.file.sync()?;
+        let mut first = vec![0; 512];
+        self.file.read_at(&mut first, 0)?;
+        header.patch(&mut first);
+        self.file.write_at(&first, 0)?;
+        self.file.sync()?;
+        self.file.len()
+    }
+
+    fn write_l1(&self, header: &super::header::Header) -> Result<()> {
+        let mut l1 = vec![0; header.l1_entries as usize];
+        for (index, place) in self.image.l2_tables().chain(self.tables.iter().map(|(i, t)| (*i, t.place))) {
+            l1[index as usize] = place | COPIED;
+        }
+        let mut bytes = Vec::with_capacity(l1.len() * 8);
+        table::encode(l1.into_iter(), &mut bytes);
+        self.file.write_at(&bytes, header.l1_offset)
+    }
+
+    /// Writes every refcount block that does not say what the tables say.
+    fn write_refcounts(&mut self) -> Result<()> {
+        self.add_refcount_blocks()?;
+        let mut wanted = vec![0; CLUSTER as usize];
+        let mut present = vec![0; CLUSTER as usize];
+        let end = self.used.len();
+        for (index, place) in (0..).zip(self.refcount_table.iter()).filter(|(_, place)| **place != 0) {
+            let first = index * REFCOUNTS_PER_BLOCK;
+            for (within, count) in (0..).zip(wanted.chunks_exact_mut(2)) {
+                let used = first + within < end && self.used.contains(first + within);
+                count.copy_from_slice(&u16::from(used).to_be_bytes());
+            }
+            // A block that was just added may lie past the end of the file.
+            let known = *place + CLUSTER <= self.file.len()?;
+            if known {
+                self.file.read_at(&mut present, *place)?;
+            }
+            if !known || present != wanted {
+                self.file.write_at(&wanted, *place)?;
+            }
+        }
+        let mut bytes = Vec::with_capacity(self.refcount_table.len() * 8);
+        table::encode(self.refcount_table.iter().copied(), &mut bytes);
+        self.file.write_at(&bytes, self.image.header.refcount_offset)
+    }
+
+    fn add_refcount_blocks(&mut self) -> Result<()> {
+        let mut index = 0;
+        while index * REFCOUNTS_PER_BLOCK < self.used.len() {
+            let Some(place) = self.refcount_table.get(index as usize) else {
+                let why = "its refcount table is full".to_owned();
+                return Err(StoreError::Format { path: self.image.path.clone(), why });
+            };
+            if *place == 0 {
+                self.refcount_table[index as usize] = self.used.take(1) * CLUSTER;
+            }
+            index += 1;
+        }
+        Ok(())
+    }
+}
+
+/// One bit per cluster of the file.
+struct UsedClusters {
+    bits: Vec<u64>,
+    /// No cluster below this one is free.
+    cursor: u64,
+}
+
+impl UsedClusters {
+    /// Counts from the tables, trusting no refcount.
+    fn count(image: &Image, refcount_table: &[u64], end: u64) -> Result<Self> {
+        let mut used = Self { bits: Vec::with_capacity((end / 64 + 1) as usize), cursor: 0 };
+        let header = &image.header;
+        used.mark(0, 1);
+        used.mark_within(image, header.l1_offset, (u64::from(header.l1_entries) * 8).div_ceil(CLUSTER), end)?;
+        used.mark_within(image, header.refcount_offset, u64::from(header.refcount_clusters), end)?;
+        for place in refcount_table.iter().filter(|p| **p != 0) {
+            used.mark_within(image, *place, 1, end)?;
+        }
+        for (_, place) in image.l2_tables() {
+            used.mark_within(image, place, 1, end)?;
+            for entry in image.read_l2(place)?.iter() {
+                // Also refuses compressed clusters, whose places mean something else.
+                image.classify(*entry)?;
+                if let Some(data) = table::offset(*entry) {
+                    used.mark_within(image, data, 1, end)?;
+                }
+            }
+        }
+        Ok(used)
+    }
+
+    /// Marks clusters from a byte offset on, none of which may lie past the file's end.
+    fn mark_within(&mut self, image: &Image, offset: u64, count: u64, end: u64) -> Result<()> {
+        if offset % CLUSTER != 0 || offset / CLUSTER + count > end {
+            let why = "its tables point past its end or between clusters".to_owned();
+            return Err(StoreError::Format { path: image.path.clone(), why });
+        }
+        self.mark(offset / CLUSTER, count);
+        Ok(())
+    }
+
+    fn len(&self) -> u64 {
+        self.bits.len() as u64 * 64
+    }
+
+    fn contains(&self, cluster: u64) -> bool {
+        self.bits.get((cluster / 64) as usize).is_some_and(|word| word >> (cluster % 64) & 1 == 1)
+    }
+
+    fn mark(&mut self, first: u64, count: u64) {
+        for cluster in first..first + count {
+            let word = (cluster / 64) as usize;
+            if word >= self.bits.len() {
+                self.bits.resize(word + 1, 0);
+            }
+            self.bits[word] |= 1 << (cluster % 64);
+        }
+    }
+
+    /// Takes the first `count` free clusters in a row and returns the first one's number.
+    fn take(&mut self, count: u64) -> u64 {
+        let mut first = self.cursor;
+        while let Some(used) = (first..first + count).find(|c| self.contains(*c)) {
+            first = used + 1;
+        }
+        if count == 1 {
+            self.cursor = first + 1;
+        }
+        self.mark(first, count);
+        first
+    }
+}

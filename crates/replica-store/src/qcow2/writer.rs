@@ -1,0 +1,220 @@
+//! Writing a new file as clusters arrive, and making empty overlays.
+
+use std::path::Path;
+
+use super::{
+    CLUSTER, REFCOUNTS_PER_BLOCK, TABLE_ENTRIES,
+    header::{Backing, Header},
+    l1_entries,
+    table::{self, Table},
+};
+use crate::{
+    error::Result,
+    fsio::{Io, IoFile},
+};
+
+/// What a writer knows of one cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cluster {
+    /// Not in this file: reads from the backing file, or as zeros without one.
+    Absent,
+    /// In the file at this offset.
+    Data(u64),
+    /// Reads as zeros, over whatever the backing file has. Keeps the place it had in the file, if any.
+    Zero(Option<u64>),
+}
+
+/// A new qcow2 file. Clusters may come in any order and again; the tables are written by [`Writer::finish`], before which the
+/// file is not readable as qcow2.
+#[derive(Debug)]
+pub struct Writer {
+    file: IoFile,
+    size: u64,
+    backing: Option<Backing>,
+    table: Table,
+    /// Number of the next free cluster of the file.
+    next: u64,
+}
+
+impl Writer {
+    /// Begins a file for a disk of `size` bytes.
+    pub fn create(path: &Path, size: u64, backing: Option<Backing>) -> Result<Self> {
+        Self::create_with(&Io::default(), path, size, backing)
+    }
+
+    pub(crate) fn create_with(io: &Io, path: &Path, size: u64, backing: Option<Backing>) -> Result<Self> {
+        Ok(Self { file: io.create(path)?, size, backing, table: Table::default(), next: 1 })
+    }
+
+    /// Goes on with a file that was interrupted. Its clusters have to be told with [`Self::restore`].
+    pub(crate) fn reopen(io: &Io, path: &Path, size: u64, backing: Option<Backing>) -> Result<Self> {
+        Ok(Self { file: io.open(path)?, size, backing, table: Table::default(), next: 1 })
+    }
+
+    /// Says what is known about a cluster of a reopened file.
+    pub(crate) fn restore(&mut self, cluster: u64, state: Cluster) {
+        let (entry, place) = match state {
+            Cluster::Absent => (0, None),
+            Cluster::Data(offset) => (table::data_entry(offset), Some(offset)),
+            Cluster::Zero(Some(offset)) => (table::zeroed(table::data_entry(offset)), Some(offset)),
+            Cluster::Zero(None) => (table::zeroed(0), None),
+        };
+        self.table.set(cluster, entry);
+        if let Some(offset) = place {
+            self.next = self.next.max(offset / CLUSTER + 1);
+        }
+    }
+
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    pub(crate) const fn has_backing(&self) -> bool {
+        self.backing.is_some()
+    }
+
+    pub fn cluster(&self, cluster: u64) -> Cluster {
+        let entry = self.table.get(cluster);
+        match (table::is_zero(entry), table::offset(entry)) {
+            (true, place) => Cluster::Zero(place),
+            (false, Some(offset)) => Cluster::Data(offset),
+            (false, None) => Cluster::Absent,
+        }
+    }
+
+    /// Every cluster that is in the file, ascending.
+    pub fn clusters(&self) -> impl Iterator<Item = u64> + '_ {
+        self.table.clusters().map(|(cluster, _)| cluster)
+    }
+
+    /// Writes one cluster. `content` may be shorter than a cluster at the disk's end; the rest is zero.
+    pub fn write(&mut self, cluster: u64, content: &[u8]) -> Result<()> {
+        let offset = match self.cluster(cluster) {
+            Cluster::Data(offset) | Cluster::Zero(Some(offset)) => offset,
+            Cluster::Absent | Cluster::Zero(None) => {
+                let offset = self.next * CLUSTER;
+                self.next += 1;
+                offset
+            }
+        };
+        if content.len() as u64 == CLUSTER {
+            self.file.write_at(content, offset)?;
+        } else {
+            let mut padded = content.to_vec();
+            padded.resize(CLUSTER as usize, 0);
+            self.file.write_at(&padded, offset)?;
+        }
+        self.table.set(cluster, table::data_entry(offset));
+        Ok(())
+    }
+
+    /// Makes one cluster read as zeros.
+    pub fn write_zero(&mut self, cluster: u64) {
+        let entry = self.table.get(cluster);
+        if entry != 0 || self.backing.is_some() {
+            self.table.set(cluster, table::zeroed(entry));
+        }
+    }
+
+    /// Makes what has been written so far durable.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync()
+    }
+
+    /// Writes the tables, makes all of it durable, and returns the file's length in bytes.
+    pub fn finish(self) -> Result<u64> {
+        let header = self.write_tables()?;
+        self.file.write_at(&header.encode(self.file.path())?, 0)?;
+        self.file.sync()?;
+        self.file.len()
+    }
+
+    fn write_tables(&self) -> Result<Header> {
+        let mut buffer = Vec::with_capacity(CLUSTER as usize);
+        let l2_start = self.next;
+        for (place, (_, entries)) in (l2_start..).zip(self.table.iter()) {
+            table::encode(entries.iter().copied(), &mut buffer);
+            self.file.write_at(&buffer, place * CLUSTER)?;
+        }
+        let l1_len = l1_entries(self.size);
+        let l1_start = l2_start + self.table.len();
+        self.write_l1(l1_start, l2_start, l1_len)?;
+        let refcount_start = l1_start + (l1_len * 8).div_ceil(CLUSTER);
+        let layout = RefcountLayout::after(refcount_start, self.size);
+        layout.write(&self.file)?;
+        self.file.truncate(layout.end() * CLUSTER)?;
+        Ok(Header {
+            size: self.size,
+            backing: self.backing.clone(),
+            l1_offset: l1_start * CLUSTER,
+            l1_entries: l1_len as u32,
+            refcount_offset: layout.table_start() * CLUSTER,
+            refcount_clusters: layout.table_clusters as u32,
+        })
+    }
+
+    fn write_l1(&self, at: u64, l2_start: u64, len: u64) -> Result<()> {
+        let mut l1 = vec![0; (len * 8).next_multiple_of(CLUSTER) as usize];
+        for (place, (index, _)) in (l2_start..).zip(self.table.iter()) {
+            let entry = table::data_entry(place * CLUSTER);
+            l1[index as usize * 8..][..8].copy_from_slice(&entry.to_be_bytes());
+        }
+        self.file.write_at(&l1, at * CLUSTER)
+    }
+}
+
+/// Refcount blocks and table at the end of a file whose every cluster is used once, themselves included.
+struct RefcountLayout {
+    start: u64,
+    blocks: u64,
+    table_clusters: u64,
+}
+
+impl RefcountLayout {
+    /// The table is made long enough for the file to grow to the whole disk by later merging, so that it never has to move.
+    fn after(start: u64, disk_size: u64) -> Self {
+        let whole_disk = start + disk_size.div_ceil(CLUSTER) + disk_size.div_ceil(CLUSTER * TABLE_ENTRIES) * 2;
+        let table_clusters = (whole_disk.div_ceil(REFCOUNTS_PER_BLOCK) + 2).div_ceil(TABLE_ENTRIES);
+        let mut blocks = 1;
+        while blocks * REFCOUNTS_PER_BLOCK < start + blocks + table_clusters {
+            blocks += 1;
+        }
+        Self { start, blocks, table_clusters }
+    }
+
+    const fn table_start(&self) -> u64 {
+        self.start + self.blocks
+    }
+
+    const fn end(&self) -> u64 {
+        self.table_start() + self.table_clusters
+    }
+
+    fn write(&self, file: &IoFile) -> Result<()> {
+        let mut buffer = vec![0; CLUSTER as usize];
+        for block in 0..self.blocks {
+            let first = block * REFCOUNTS_PER_BLOCK;
+            for (index, count) in buffer.chunks_exact_mut(2).enumerate() {
+                let used = first + (index as u64) < self.end();
+                count.copy_from_slice(&u16::from(used).to_be_bytes());
+            }
+            file.write_at(&buffer, (self.start + block) * CLUSTER)?;
+        }
+        for cluster in 0..self.table_clusters {
+            let first = cluster * TABLE_ENTRIES;
+            let entry = |i: u64| if i < self.blocks { (self.start + i) * CLUSTER } else { 0 };
+            table::encode((first..first + TABLE_ENTRIES).map(entry), &mut buffer);
+            file.write_at(&buffer, (self.table_start() + cluster) * CLUSTER)?;
+        }
+        Ok(())
+    }
+}
+
+/// An empty overlay of `size` bytes over `backing`: a few clusters, whatever the size. Durable when this returns.
+pub fn create_overlay(path: &Path, backing: Backing, size: u64) -> Result<()> {
+    create_overlay_with(&Io::default(), path, backing, size)
+}
+
+pub(crate) fn create_overlay_with(io: &Io, path: &Path, backing: Backing, size: u64) -> Result<()> {
+    Writer::create_with(io, path, size, Some(backing))?.finish().map(|_| ())
+}

@@ -1,0 +1,230 @@
+//! The store itself: opening it, one lock per item, generations, space.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+use understudy_ids::{DiskName, Generation, ItemName, PointSeq};
+use understudy_replication::digest::DigestTree;
+
+use crate::{
+    error::{IoContext, Result, StoreError},
+    fsio::{Io, Watch},
+    layout::ItemDir,
+    model::{GenerationRecord, ItemUsage, Role, Space},
+};
+
+/// A directory of recovery points. Clones share locks and caches; two processes must not open the same directory.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    root: PathBuf,
+    io: Io,
+    items: Mutex<HashMap<ItemName, Arc<Mutex<ItemState>>>>,
+}
+
+/// What is remembered of an item between calls; everything in it can be found out again from the files.
+#[derive(Debug, Default)]
+pub(crate) struct ItemState {
+    /// A `PointWriter` is alive.
+    pub receiving: bool,
+    /// Digest trees of one point, as a rule the latest.
+    pub trees: Option<(PointSeq, BTreeMap<DiskName, DigestTree>)>,
+}
+
+impl Store {
+    /// Opens or makes a store and completes or removes whatever a crash left half done. What cannot be repaired is logged and
+    /// left alone; it is not listed.
+    pub fn open(root: &Path) -> Result<Self> {
+        Self::open_with(root, Io::default())
+    }
+
+    /// As [`Self::open`], with every change to the file system announced to `watch`, which may refuse it: the seam at which
+    /// fault tests fail or kill the store.
+    pub fn open_watched(root: &Path, watch: Watch) -> Result<Self> {
+        Self::open_with(root, Io::watched(watch))
+    }
+
+    fn open_with(root: &Path, io: Io) -> Result<Self> {
+        io.create_dir_all(&root.join("items"))?;
+        let root = root.canonicalize().during("resolve", root)?;
+        let store = Self { inner: Arc::new(Inner { root, io, items: Mutex::default() }) };
+        for item in store.items()? {
+            store.recover(&item)?;
+        }
+        Ok(store)
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.inner.root
+    }
+
+    pub(crate) fn io(&self) -> &Io {
+        &self.inner.io
+    }
+
+    pub(crate) fn dir(&self, item: &ItemName) -> ItemDir {
+        ItemDir::new(&self.inner.root, item)
+    }
+
+    pub(crate) fn state(&self, item: &ItemName) -> Arc<Mutex<ItemState>> {
+        let mut items = self.inner.items.lock().unwrap_or_else(PoisonError::into_inner);
+        items.entry(item.clone()).or_default().clone()
+    }
+
+    /// Every item that has a directory here, in order. Directories with other names are not ours and are passed over.
+    pub fn items(&self) -> Result<Vec<ItemName>> {
+        let mut items: Vec<ItemName> = names(&self.inner.root.join("items"))?;
+        items.sort_unstable();
+        Ok(items)
+    }
+
+    /// The highest generation seen of an item; `None` when the item is not known here (R-FO-7).
+    pub fn generation(&self, item: &ItemName) -> Result<Option<GenerationRecord>> {
+        read_json(&self.dir(item).generation(), "a generation record")
+    }
+
+    /// Records durably that this side has seen `generation` in `role`.
+    ///
+    /// # Errors
+    /// [`StoreError::StaleGeneration`] when a higher one has been seen.
+    pub fn record_generation(&self, item: &ItemName, generation: Generation, role: Role) -> Result<()> {
+        let state = self.state(item);
+        let _lock = lock(&state);
+        self.admit(item, generation, Some(role))
+    }
+
+    /// Refuses a lower generation than seen, persists a higher one before anything is done under it. The caller holds the
+    /// item's lock. Without `role` the role stays.
+    pub(crate) fn admit(&self, item: &ItemName, generation: Generation, role: Option<Role>) -> Result<()> {
+        let seen = self.generation(item)?;
+        if let Some(seen) = seen.filter(|s| s.highest > generation) {
+            return Err(StoreError::StaleGeneration {
+                item: item.clone(),
+                seen: seen.highest,
+                offered: generation,
+            });
+        }
+        let role = role.or(seen.map(|s| s.role)).unwrap_or(Role::Standby);
+        let record = GenerationRecord { highest: generation, role };
+        if seen == Some(record) {
+            return Ok(());
+        }
+        let dir = self.dir(item);
+        self.io().create_dir_all(dir.path())?;
+        write_json(self.io(), &dir.generation(), &record)
+    }
+
+    /// Forgets an item with all its points, partials, branches and its generation.
+    ///
+    /// # Errors
+    /// [`StoreError::Pinned`] while a branch or a promoted machine exists, [`StoreError::Busy`] while a transfer runs.
+    pub fn remove_item(&self, item: &ItemName) -> Result<()> {
+        let state = self.state(item);
+        let mut state = lock(&state);
+        if state.receiving {
+            return Err(StoreError::Busy(item.clone()));
+        }
+        if let Some((seq, pin)) = self.pins(item)?.first() {
+            return Err(StoreError::Pinned { item: item.clone(), seq: *seq, by: pin.to_string() });
+        }
+        state.trees = None;
+        let dir = self.dir(item);
+        // Items are looked up by valid names, which never begin with a dot.
+        let trash = self.inner.root.join("items").join(format!(".trash-{item}"));
+        self.io().remove(&trash)?;
+        if dir.path().exists() {
+            self.io().rename(dir.path(), &trash)?;
+        }
+        self.io().remove(&trash)
+    }
+
+    /// Space of the file system that the store is on.
+    pub fn space(&self) -> Result<Space> {
+        let root = &self.inner.root;
+        let stat = nix::sys::statvfs::statvfs(root).map_err(std::io::Error::from).during("measure", root)?;
+        let unit = stat.fragment_size();
+        Ok(Space { total: stat.blocks() * unit, available: stat.blocks_available() * unit })
+    }
+
+    /// Bytes that an item takes on the file system.
+    pub fn usage(&self, item: &ItemName) -> Result<ItemUsage> {
+        let dir = self.dir(item);
+        let points = names::<Number>(&dir.points())?;
+        let points = points.into_iter().map(|n| PointSeq::new(n.0));
+        Ok(ItemUsage {
+            points: points.map(|seq| Ok((seq, allocated(&dir.point(seq))?))).collect::<Result<_>>()?,
+            incoming: allocated(&dir.incoming())?,
+            overlays: allocated(&dir.branches())? + allocated(&dir.actives())?,
+        })
+    }
+}
+
+/// A panic while holding the lock leaves nothing half changed in memory that the files would not correct.
+pub(crate) fn lock(state: &Mutex<ItemState>) -> MutexGuard<'_, ItemState> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A directory name that is a number in its shortest form.
+pub(crate) struct Number(pub u64);
+
+impl std::str::FromStr for Number {
+    type Err = ();
+    fn from_str(text: &str) -> std::result::Result<Self, ()> {
+        text.parse().ok().filter(|n: &u64| n.to_string() == text).map(Self).ok_or(())
+    }
+}
+
+/// Entries of a directory whose names are a `T`; none when there is no directory.
+pub(crate) fn names<T: std::str::FromStr>(dir: &Path) -> Result<Vec<T>> {
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.during("list", dir)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let name = entry.during("list", dir)?.file_name();
+        found.extend(name.to_str().and_then(|n| n.parse().ok()));
+    }
+    Ok(found)
+}
+
+/// Reads a small record; `None` when there is none.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<Option<T>> {
+    let bytes = match fs::read(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        other => other.during("read", path)?,
+    };
+    let parsed = serde_json::from_slice(&bytes);
+    parsed.map(Some).map_err(|e| StoreError::Record { path: path.to_owned(), what, why: e.to_string() })
+}
+
+/// Replaces a small record durably.
+pub(crate) fn write_json<T: Serialize>(io: &Io, path: &Path, record: &T) -> Result<()> {
+    let bytes = serde_json::to_vec_pretty(record).map_err(|e| StoreError::Record {
+        path: path.to_owned(),
+        what: "JSON",
+        why: e.to_string(),
+    })?;
+    io.replace(path, &bytes)
+}
+
+/// Allocated bytes of everything below a directory. Files that vanish meanwhile count nothing.
+fn allocated(dir: &Path) -> Result<u64> {
+    let Ok(entries) = fs::read_dir(dir) else { return Ok(0) };
+    let mut sum = 0;
+    for entry in entries.flatten() {
+        let Ok(meta) = entry.metadata() else { continue };
+        sum += if meta.is_dir() { allocated(&entry.path())? } else { meta.blocks() * 512 };
+    }
+    Ok(sum)
+}

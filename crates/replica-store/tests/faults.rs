@@ -1,0 +1,273 @@
+//! The store is killed at every single change it makes to the file system, opened again, and must be as if the change that was
+//! refused, and everything after it, had never been asked for, or had been completed (R-REP-4, R-REP-5, R-REP-6).
+//!
+//! A kill is simulated at the door through which all changes pass: from the n-th on, every change is refused. In a second round
+//! the "power" goes too: of what was written to a file and not synced since, some sectors go back to what they were, and what
+//! had made the file longer becomes garbage. In a third round only the n-th change fails and the process lives on.
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    fs::OpenOptions,
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Arc, Mutex},
+};
+
+use support::*;
+use understudy_ids::UnixMicros;
+use understudy_replica_store::{Change, Store, Watch};
+
+/// A write that a power cut undoes: what was there before, and how much of it was past the file's end.
+struct Lost {
+    offset: u64,
+    old: Vec<u8>,
+    beyond: usize,
+}
+
+/// Counts changes and, from the n-th on, refuses them.
+#[derive(Default)]
+struct Killer {
+    left: Option<u64>,
+    /// Only the n-th is refused: a disk that fails once.
+    once: bool,
+    seen: u64,
+    unsynced: BTreeMap<PathBuf, Vec<Lost>>,
+    dead: bool,
+}
+
+impl Killer {
+    fn watch(killer: &Arc<Mutex<Self>>) -> Watch {
+        let killer = killer.clone();
+        Arc::new(move |change| killer.lock().unwrap().on(change))
+    }
+
+    fn on(&mut self, change: Change<'_>) -> io::Result<()> {
+        self.seen += 1;
+        if self.dead && !self.once {
+            return Err(io::Error::other("killed"));
+        }
+        if self.left == Some(0) {
+            self.left = None;
+            self.dead = true;
+            return Err(io::Error::other("killed"));
+        }
+        self.left = self.left.map(|n| n - 1);
+        match change {
+            Change::Write { path, offset, len } => {
+                let mut old = vec![0; len];
+                let file = std::fs::File::open(path).unwrap();
+                let mut known = 0;
+                while known < len {
+                    match file.read_at(&mut old[known..], offset + known as u64).unwrap() {
+                        0 => break,
+                        n => known += n,
+                    }
+                }
+                old.truncate(known);
+                let beyond = len - known;
+                self.unsynced.entry(path.to_owned()).or_default().push(Lost { offset, old, beyond });
+            }
+            Change::SyncFile(path) | Change::CreateFile(path) => {
+                self.unsynced.remove(path);
+            }
+            Change::Remove(gone) => self.unsynced.retain(|path, _| !path.starts_with(gone)),
+            Change::Rename { from, to } => {
+                let moved = |path: &PathBuf| path.strip_prefix(from).map(|rest| to.join(rest)).ok();
+                let old = std::mem::take(&mut self.unsynced);
+                for (path, ranges) in old {
+                    // Joining an empty rest would add a slash.
+                    let path = if path == from { to.to_owned() } else { moved(&path).unwrap_or(path) };
+                    self.unsynced.insert(path, ranges);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Half of the sectors that were not synced are lost, and all of the file's growth.
+    fn lose(&self) {
+        for (path, ranges) in &self.unsynced {
+            let Ok(file) = OpenOptions::new().write(true).open(path) else { continue };
+            let mut random = Random(self.seen * 2 + 1);
+            for Lost { offset, old, beyond } in ranges.iter().rev() {
+                file.write_all_at(&vec![0xa5; *beyond], *offset + old.len() as u64).unwrap();
+                for (at, sector) in (0..).step_by(512).zip(old.chunks(512)) {
+                    if random.next(2) == 0 {
+                        file.write_all_at(sector, offset + at).unwrap();
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    let _ = std::fs::remove_dir_all(to);
+    assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
+}
+
+/// Three points of two disks, the second one's size no multiple of a block.
+fn prepare(root: &Path) -> BTreeMap<u64, Disks> {
+    let store = Store::open(root).unwrap();
+    let mut random = Random(7);
+    let mut now: Disks = [(disk("vda"), vec![0; 24 << 16]), (disk("vdb"), vec![0; (9 << 16) + 1536])].into();
+    let mut model = BTreeMap::new();
+    for number in 1..=3 {
+        let before = now.clone();
+        mutate(&mut now, &mut random, 6);
+        receive(&store, number, (number > 1).then(|| number - 1), &before, &now).unwrap();
+        model.insert(number, now.clone());
+    }
+    assert_points(&store, &model, true);
+    model
+}
+
+/// Runs `act` against copies of a prepared store, dying at the n-th change for all n; calls `judge` on each store opened again.
+fn kill_everywhere(
+    prepare: impl Fn(&Path) -> BTreeMap<u64, Disks>,
+    act: impl Fn(&Store, &BTreeMap<u64, Disks>) -> bool,
+    judge: impl Fn(&Store, &BTreeMap<u64, Disks>, bool),
+) -> u64 {
+    let dir = tempfile::tempdir().unwrap();
+    let (origin, work) = (dir.path().join("origin"), dir.path().join("work"));
+    let model = prepare(&origin);
+    let mut cases = 0;
+    for (once, loss) in [(false, false), (false, true), (true, false)] {
+        for at in 0.. {
+            copy(&origin, &work);
+            let killer = Arc::new(Mutex::new(Killer::default()));
+            let store = Store::open_watched(&work, Killer::watch(&killer)).unwrap();
+            {
+                let mut killer = killer.lock().unwrap();
+                (killer.left, killer.once, killer.seen) = (Some(at), once, 0);
+            }
+            let done = act(&store, &model);
+            drop(store);
+            let reached = {
+                let killer = killer.lock().unwrap();
+                if loss && killer.dead {
+                    killer.lose();
+                }
+                killer.dead
+            };
+            if !reached {
+                assert!(done, "without a fault the action must succeed");
+                assert!(at > 10, "the fault was never reached");
+                break;
+            }
+            let store = Store::open(&work).unwrap();
+            judge(&store, &model, done);
+            cases += 1;
+        }
+    }
+    cases
+}
+
+fn fourth(model: &BTreeMap<u64, Disks>) -> Disks {
+    let mut now = model[&3].clone();
+    mutate(&mut now, &mut Random(99), 7);
+    now
+}
+
+#[test]
+fn r_rep_5_and_6_killed_at_any_change_while_receiving_no_half_point_is_seen_and_the_partial_is_true() {
+    let act = |store: &Store, model: &BTreeMap<u64, Disks>| -> bool {
+        let now = fourth(model);
+        let run = || -> understudy_replica_store::Result<()> {
+            let mut writer = store.begin(begin(4, Some(3), &now))?;
+            send(&mut writer, &model[&3], &now, 0, 5)?;
+            writer.sync()?;
+            send(&mut writer, &model[&3], &now, 5, 12)?;
+            writer.sync()?;
+            send(&mut writer, &model[&3], &now, 12, u64::MAX)?;
+            writer.finish(&roots(&now), UnixMicros::new(9))?;
+            Ok(())
+        };
+        run().is_ok()
+    };
+    let judge = |store: &Store, model: &BTreeMap<u64, Disks>, done: bool| {
+        let now = fourth(model);
+        let mut model = model.clone();
+        model.insert(4, now.clone());
+        assert_points(store, &model, false);
+        let newest = store.points(&item()).unwrap().pop().unwrap().manifest.seq.get();
+        assert!(newest >= 3 && (!done || newest == 4));
+        if newest == 4 {
+            return;
+        }
+        // Whatever is there of it, the transfer can be completed: from the watermark, or again.
+        let mut writer = match store.partial(&item()).unwrap() {
+            Some(partial) => {
+                let mut writer = store.resume(begin(4, Some(3), &now)).unwrap();
+                for (name, content) in &now {
+                    let mark = partial.disks[name].watermark.div_ceil(65536);
+                    let one = [(name.clone(), content.clone())].into();
+                    send(&mut writer, &model[&3], &one, mark, u64::MAX).unwrap();
+                }
+                writer
+            }
+            None => {
+                let mut writer = store.begin(begin(4, Some(3), &now)).unwrap();
+                send(&mut writer, &model[&3], &now, 0, u64::MAX).unwrap();
+                writer
+            }
+        };
+        writer.sync().unwrap();
+        writer.finish(&roots(&now), UnixMicros::new(9)).unwrap();
+        assert_eq!(store.points(&item()).unwrap().len(), 4);
+        assert_points(store, &model, true);
+    };
+    let cases = kill_everywhere(prepare, act, judge);
+    eprintln!("receiving: {cases} faults");
+    assert!(cases > 100, "{cases}");
+}
+
+#[test]
+fn r_rep_4_killed_at_any_change_while_merging_the_other_points_stay_byte_identical() {
+    let act = |store: &Store, _: &BTreeMap<u64, Disks>| store.merge_oldest(&item()).is_ok();
+    let judge = |store: &Store, model: &BTreeMap<u64, Disks>, _: bool| {
+        let listed: Vec<_> = store.points(&item()).unwrap().iter().map(|p| p.manifest.seq.get()).collect();
+        assert!(listed == [1, 2, 3] || listed == [2, 3], "{listed:?}");
+        assert_points(store, model, true);
+        // And retention can go on from here.
+        while store.merge_oldest(&item()).unwrap().is_some() {}
+        let listed: Vec<_> = store.points(&item()).unwrap().iter().map(|p| p.manifest.seq.get()).collect();
+        assert_eq!(listed, [3]);
+        assert_points(store, model, true);
+        assert_eq!(store.scrub(&item(), seq(3)).unwrap().total(), 0);
+    };
+    let cases = kill_everywhere(prepare, act, judge);
+    eprintln!("merging: {cases} faults");
+    assert!(cases > 80, "{cases}");
+}
+
+#[test]
+fn r_fo_4_killed_at_any_change_while_promoting_and_committing_the_machine_keeps_its_disks() {
+    let act = |store: &Store, _: &BTreeMap<u64, Disks>| {
+        let run = || {
+            store.promote(&item(), seq(2), generation(2))?;
+            store.commit(&item(), generation(2))
+        };
+        run().is_ok()
+    };
+    let judge = |store: &Store, model: &BTreeMap<u64, Disks>, _: bool| {
+        assert_points(store, model, false);
+        let files = store.promote(&item(), seq(2), generation(2)).unwrap();
+        store.commit(&item(), generation(2)).unwrap();
+        for file in files {
+            check(&file.path);
+            compare(&file.path, &model[&2][&file.disk]);
+        }
+        assert!(store.recovery_points(&item()).unwrap().is_empty());
+        let kept: Vec<_> = store.points(&item()).unwrap().iter().map(|p| p.manifest.seq.get()).collect();
+        assert_eq!(kept, [1, 2]);
+    };
+    let cases = kill_everywhere(prepare, act, judge);
+    eprintln!("promoting: {cases} faults");
+    assert!(cases > 60, "{cases}");
+}

@@ -1,0 +1,103 @@
+//! Typed clients: domain types in, domain types out, every failure an [`ApiError`].
+
+use futures::{Stream, StreamExt, stream::BoxStream};
+use understudy_ids::HostName;
+use understudy_rpc::{
+    ApiError, BULK_MESSAGE_BYTES, Channel, ClientConfig, ConnectError, ExpectedPeer, Profile, TlsFiles, connect,
+};
+
+use crate::{
+    FILE_DESCRIPTOR_SET,
+    facts::Facts,
+    field::Invalid,
+    sink::{Answer, Begin, DigestRun, Negotiate, Negotiated, Part, ReadDigests, wire},
+    v1::{self, facts_service_client::FactsServiceClient, sink_service_client::SinkServiceClient},
+};
+
+/// Largest facts of one host, in bytes: thousands of machines with their points.
+const FACTS_BYTES: usize = 16 * 1024 * 1024;
+
+/// An answer that breaks the contract: peer and caller are of different versions.
+fn broken(peer: &str, invalid: &Invalid) -> ApiError {
+    ApiError::unknown(
+        "BROKEN_ANSWER",
+        format!("{peer} answered something that breaks the contract: {invalid}"),
+        "run the same version on both sides",
+    )
+}
+
+/// Reads the facts of one host's agent.
+#[derive(Debug, Clone)]
+pub struct FactsClient {
+    inner: FactsServiceClient<Channel>,
+}
+
+impl FactsClient {
+    /// `endpoint` is `https://address:port`; the peer must show the certificate of `host`'s agent. Nothing is dialled yet.
+    pub fn new(endpoint: &str, tls: TlsFiles, host: &HostName) -> Result<Self, ConnectError> {
+        let expect = ExpectedPeer::Agent(host.clone());
+        let channel = connect(ClientConfig::new(endpoint, tls, expect, FILE_DESCRIPTOR_SET))?;
+        Ok(Self { inner: FactsServiceClient::new(channel).max_decoding_message_size(FACTS_BYTES) })
+    }
+
+    /// The facts as they are now.
+    pub async fn get(&self) -> Result<Facts, ApiError> {
+        let answer = self.inner.clone().get_facts(v1::GetFactsRequest {}).await?;
+        Facts::try_from(answer.into_inner()).map_err(|e| broken("the agent", &e))
+    }
+
+    /// The facts now, then again after every change and at least every few seconds. The stream ends with the first error.
+    pub async fn watch(&self) -> Result<BoxStream<'static, Result<Facts, ApiError>>, ApiError> {
+        let stream = self.inner.clone().watch_facts(v1::WatchFactsRequest {}).await?.into_inner();
+        Ok(stream.map(|facts| Facts::try_from(facts?).map_err(|e| broken("the agent", &e))).boxed())
+    }
+}
+
+/// Sends recovery points to the agent of one host.
+#[derive(Debug, Clone)]
+pub struct SinkClient {
+    inner: SinkServiceClient<Channel>,
+}
+
+impl SinkClient {
+    /// `endpoint` is `https://address:port` of the peer's bulk listener. Nothing is dialled yet.
+    pub fn new(endpoint: &str, tls: TlsFiles, host: &HostName) -> Result<Self, ConnectError> {
+        let expect = ExpectedPeer::Agent(host.clone());
+        let config = ClientConfig::new(endpoint, tls, expect, FILE_DESCRIPTOR_SET).profile(Profile::Bulk);
+        Ok(Self { inner: SinkServiceClient::new(connect(config)?).max_decoding_message_size(BULK_MESSAGE_BYTES) })
+    }
+
+    /// What the target has of an item.
+    ///
+    /// # Errors
+    /// [`STALE_GENERATION`](crate::STALE_GENERATION) when the target has seen a higher one.
+    pub async fn negotiate(&self, request: Negotiate) -> Result<Negotiated, ApiError> {
+        let answer = self.inner.clone().negotiate(v1::NegotiateRequest::from(request)).await?;
+        Negotiated::try_from(answer.into_inner()).map_err(|e| broken("the sink", &e))
+    }
+
+    /// Sends a recovery point. The parts are pulled as fast as the target takes them. The answers end with the receipt, and
+    /// the point does not exist for certain before that; an error in the middle leaves it open whether it does.
+    pub async fn push<P>(
+        &self,
+        begin: Begin,
+        parts: P,
+    ) -> Result<BoxStream<'static, Result<Answer, ApiError>>, ApiError>
+    where
+        P: Stream<Item = Part> + Send + 'static,
+    {
+        let head = futures::stream::once(async { wire::begin_to_wire(begin) });
+        let messages = head.chain(parts.map(wire::part_to_wire));
+        let answers = self.inner.clone().push_point(messages).await?.into_inner();
+        Ok(answers.map(|answer| Answer::try_from(answer?).map_err(|e| broken("the sink", &e))).boxed())
+    }
+
+    /// Digests of a point's disk in ascending order; blocks that no run names are zero.
+    pub async fn read_digests(
+        &self,
+        request: ReadDigests,
+    ) -> Result<BoxStream<'static, Result<DigestRun, ApiError>>, ApiError> {
+        let runs = self.inner.clone().read_digests(v1::ReadDigestsRequest::from(request)).await?.into_inner();
+        Ok(runs.map(|run| DigestRun::try_from(run?).map_err(|e| broken("the sink", &e))).boxed())
+    }
+}

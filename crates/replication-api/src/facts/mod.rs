@@ -1,0 +1,149 @@
+//! What an agent tells about its host, as domain types: facts, never decisions.
+//!
+//! ```text
+//!   agent: Facts ── GetFacts, WatchFacts ──▶ orchestrator
+//! ```
+
+mod wire;
+
+use std::{net::IpAddr, time::Duration};
+
+use understudy_ids::{
+    DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq, Problem, RunId,
+    UnixMicros, Uuid,
+};
+use understudy_replication::BlockDigest;
+
+/// One host as its agent sees it at `time`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Facts {
+    pub host: HostName,
+    pub time: UnixMicros,
+    /// Driver and versions; "simulated" says so.
+    pub hypervisor: String,
+    pub cpus: u32,
+    pub memory_bytes: u64,
+    /// Free space of the file system that holds the replica store.
+    pub store_free_bytes: u64,
+    pub machines: Vec<Machine>,
+    pub networks: Vec<NetworkName>,
+    pub items: Vec<ItemFacts>,
+    pub test_networks: Vec<NetworkName>,
+    /// Changes when the host was started anew.
+    pub boot_id: String,
+}
+
+/// Whether a machine runs. [`PowerState::Unknown`] is never taken for off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PowerState {
+    Running,
+    Paused,
+    ShutOff,
+    Unknown,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Machine {
+    pub name: MachineName,
+    pub uuid: Uuid,
+    pub power: PowerState,
+    pub vcpus: u32,
+    pub memory_bytes: u64,
+    pub disks: Vec<Disk>,
+    pub nics: Vec<Nic>,
+    /// The protected item it belongs to and at which generation; `None` for a machine that is not protected.
+    pub item: Option<(ItemName, Generation)>,
+    /// Set for a machine made by a test.
+    pub test_run: Option<RunId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    pub name: DiskName,
+    pub size: u64,
+    /// `qcow2` or `raw`.
+    pub format: String,
+    pub serial: Option<String>,
+    /// False where it is not a file: such a disk must be excluded (R-REP-1).
+    pub replicable: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nic {
+    pub mac: MacAddress,
+    pub network: Option<NetworkName>,
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The agent's place in the protection of an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ItemRole {
+    /// Holds the machine that production uses.
+    Source,
+    /// Receives recovery points.
+    Target,
+    /// Was active at a lower generation: starts, sends and accepts nothing.
+    Fenced,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ItemFacts {
+    pub item: ItemName,
+    /// The highest that this agent has seen.
+    pub generation: Generation,
+    pub role: ItemRole,
+    /// As source: what replication does.
+    pub replication: Option<ReplicationFacts>,
+    /// As target: the points that are whole and verified, oldest first.
+    pub points: Vec<RecoveryPoint>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecoveryPoint {
+    pub seq: PointSeq,
+    /// Every write that the guest was told is durable before this time is in the point.
+    pub instant: UnixMicros,
+    pub received: UnixMicros,
+    pub generation: Generation,
+    pub disks: Vec<PointDisk>,
+    /// A base for reverse replication; not a recovery point that can be failed over to.
+    pub is_base: bool,
+    /// A running test or machine uses it.
+    pub pinned: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PointDisk {
+    pub name: DiskName,
+    pub size: u64,
+    /// Bytes that this point changed against the one before it.
+    pub changed_bytes: u64,
+    pub root: BlockDigest,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplicationState {
+    Initial,
+    Steady,
+    Resync,
+    /// The last cycle failed; it goes on trying.
+    Error,
+    Stopped,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReplicationFacts {
+    pub state: ReplicationState,
+    pub last_seq: Option<PointSeq>,
+    pub last_instant: Option<UnixMicros>,
+    /// Of the cycle that runs.
+    pub sent_bytes: u64,
+    pub total_bytes: u64,
+    /// Of the last finished cycle: payload bytes on the wire.
+    pub last_cycle_bytes: u64,
+    pub last_cycle: Duration,
+    /// How the last cycle found its changes, with the reason.
+    pub last_cycle_kind: String,
+    pub cycles: u64,
+    pub last_error: Option<Problem>,
+}

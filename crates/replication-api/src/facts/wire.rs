@@ -1,0 +1,348 @@
+//! Facts on the wire. An agent is trusted to speak for its host and for nothing else, so every bound is checked.
+
+use std::net::IpAddr;
+
+use understudy_ids::{Generation, PointSeq};
+use understudy_types_api::{duration_to_wire, problem_from_wire, problem_to_wire, time_to_wire};
+
+use super::{
+    Disk, Facts, ItemFacts, ItemRole, Machine, Nic, PointDisk, PowerState, RecoveryPoint, ReplicationFacts,
+    ReplicationState,
+};
+use crate::{
+    MAX_DISKS, MAX_NICS,
+    field::{
+        Invalid, digest, host, host_to_wire, list, names, parse, parse_optional, span_optional, text, time,
+        time_optional,
+    },
+    v1,
+};
+
+const MAX_MACHINES: usize = 4096;
+const MAX_NETWORKS: usize = 4096;
+const MAX_POINTS: usize = 4096;
+const MAX_ADDRESSES: usize = 64;
+const MAX_TEXT: usize = 1024;
+
+impl TryFrom<v1::Facts> for Facts {
+    type Error = Invalid;
+    fn try_from(wire: v1::Facts) -> Result<Self, Invalid> {
+        let v1::Facts {
+            host: name,
+            time: at,
+            hypervisor,
+            cpus,
+            memory_bytes,
+            store_free_bytes,
+            machines,
+            networks,
+            items,
+            test_networks,
+            boot_id,
+        } = wire;
+        Ok(Self {
+            host: host("host", &name)?,
+            time: time("time", at)?,
+            hypervisor: text("hypervisor", hypervisor, MAX_TEXT)?,
+            cpus,
+            memory_bytes,
+            store_free_bytes,
+            machines: list("machines", machines, MAX_MACHINES, Machine::try_from)?,
+            networks: names("networks", &networks, MAX_NETWORKS)?,
+            items: list("items", items, MAX_MACHINES, ItemFacts::try_from)?,
+            test_networks: names("test_networks", &test_networks, MAX_NETWORKS)?,
+            boot_id: text("boot_id", boot_id, MAX_TEXT)?,
+        })
+    }
+}
+
+impl TryFrom<v1::Machine> for Machine {
+    type Error = Invalid;
+    fn try_from(wire: v1::Machine) -> Result<Self, Invalid> {
+        let power = match wire.power() {
+            v1::PowerState::Running => PowerState::Running,
+            v1::PowerState::Paused => PowerState::Paused,
+            v1::PowerState::ShutOff => PowerState::ShutOff,
+            // A state of a newer version is not known to us either.
+            v1::PowerState::Unspecified | v1::PowerState::Unknown => PowerState::Unknown,
+        };
+        let v1::Machine { name, uuid, power: _, vcpus, memory_bytes, disks, nics, item, generation, test_run } = wire;
+        let item = parse_optional("item", &item)?.map(|item| (item, Generation::new(generation)));
+        Ok(Self {
+            name: parse("name", &name)?,
+            uuid: parse("uuid", &uuid)?,
+            power,
+            vcpus,
+            memory_bytes,
+            disks: list("disks", disks, MAX_DISKS, Disk::try_from)?,
+            nics: list("nics", nics, MAX_NICS, Nic::try_from)?,
+            item,
+            test_run: parse_optional("test_run", &test_run)?,
+        })
+    }
+}
+
+impl TryFrom<v1::Disk> for Disk {
+    type Error = Invalid;
+    fn try_from(wire: v1::Disk) -> Result<Self, Invalid> {
+        let v1::Disk { name, size_bytes, format, serial, replicable } = wire;
+        Ok(Self {
+            name: parse("name", &name)?,
+            size: size_bytes,
+            format: text("format", format, MAX_TEXT)?,
+            serial: Some(text("serial", serial, MAX_TEXT)?).filter(|s| !s.is_empty()),
+            replicable,
+        })
+    }
+}
+
+impl TryFrom<v1::Nic> for Nic {
+    type Error = Invalid;
+    fn try_from(wire: v1::Nic) -> Result<Self, Invalid> {
+        let v1::Nic { mac, network, addresses } = wire;
+        Ok(Self {
+            mac: parse("mac", &mac)?,
+            network: parse_optional("network", &network)?,
+            addresses: names("addresses", &addresses, MAX_ADDRESSES)?,
+        })
+    }
+}
+
+impl TryFrom<v1::ItemFacts> for ItemFacts {
+    type Error = Invalid;
+    fn try_from(wire: v1::ItemFacts) -> Result<Self, Invalid> {
+        let role = match wire.role() {
+            v1::ItemRole::Source => ItemRole::Source,
+            v1::ItemRole::Target => ItemRole::Target,
+            v1::ItemRole::Fenced => ItemRole::Fenced,
+            v1::ItemRole::Unspecified => return Err(Invalid::new("role", "is not a role that this version knows")),
+        };
+        let v1::ItemFacts { item, generation, role: _, replication, points } = wire;
+        Ok(Self {
+            item: parse("item", &item)?,
+            generation: Generation::new(generation),
+            role,
+            replication: replication
+                .map(|r| ReplicationFacts::try_from(r).map_err(|e| e.within("replication")))
+                .transpose()?,
+            points: list("points", points, MAX_POINTS, RecoveryPoint::try_from)?,
+        })
+    }
+}
+
+impl TryFrom<v1::RecoveryPoint> for RecoveryPoint {
+    type Error = Invalid;
+    fn try_from(wire: v1::RecoveryPoint) -> Result<Self, Invalid> {
+        let v1::RecoveryPoint { seq, instant, received, generation, disks, is_base, pinned } = wire;
+        Ok(Self {
+            seq: PointSeq::new(seq),
+            instant: time("instant", instant)?,
+            received: time("received", received)?,
+            generation: Generation::new(generation),
+            disks: list("disks", disks, MAX_DISKS, |v1::PointDisk { name, size_bytes, changed_bytes, root }| {
+                Ok(PointDisk {
+                    name: parse("name", &name)?,
+                    size: size_bytes,
+                    changed_bytes,
+                    root: digest("root", &root)?,
+                })
+            })?,
+            is_base,
+            pinned,
+        })
+    }
+}
+
+impl TryFrom<v1::ReplicationFacts> for ReplicationFacts {
+    type Error = Invalid;
+    fn try_from(wire: v1::ReplicationFacts) -> Result<Self, Invalid> {
+        let state = match wire.state() {
+            v1::ReplicationState::Initial => ReplicationState::Initial,
+            v1::ReplicationState::Steady => ReplicationState::Steady,
+            v1::ReplicationState::Resync => ReplicationState::Resync,
+            v1::ReplicationState::Error => ReplicationState::Error,
+            v1::ReplicationState::Stopped => ReplicationState::Stopped,
+            v1::ReplicationState::Unspecified => {
+                return Err(Invalid::new("state", "is not a state that this version knows"));
+            }
+        };
+        let v1::ReplicationFacts {
+            state: _,
+            last_seq,
+            last_instant,
+            sent_bytes,
+            total_bytes,
+            last_cycle_bytes,
+            last_cycle,
+            last_cycle_kind,
+            cycles,
+            last_error,
+        } = wire;
+        Ok(Self {
+            state,
+            last_seq: (last_seq != 0).then(|| PointSeq::new(last_seq)),
+            last_instant: time_optional("last_instant", last_instant)?,
+            sent_bytes,
+            total_bytes,
+            last_cycle_bytes,
+            last_cycle: span_optional("last_cycle", last_cycle)?.unwrap_or_default(),
+            last_cycle_kind: text("last_cycle_kind", last_cycle_kind, MAX_TEXT)?,
+            cycles,
+            last_error: last_error
+                .map(|p| {
+                    problem_from_wire(p)
+                        .map_err(|field| Invalid::new(format!("last_error.{field}"), "is missing or too long"))
+                })
+                .transpose()?,
+        })
+    }
+}
+
+impl From<Facts> for v1::Facts {
+    fn from(facts: Facts) -> Self {
+        let Facts {
+            host,
+            time,
+            hypervisor,
+            cpus,
+            memory_bytes,
+            store_free_bytes,
+            machines,
+            networks,
+            items,
+            test_networks,
+            boot_id,
+        } = facts;
+        Self {
+            host: host_to_wire(&host),
+            time: Some(time_to_wire(time)),
+            hypervisor,
+            cpus,
+            memory_bytes,
+            store_free_bytes,
+            machines: machines.into_iter().map(Into::into).collect(),
+            networks: networks.into_iter().map(String::from).collect(),
+            items: items.into_iter().map(Into::into).collect(),
+            test_networks: test_networks.into_iter().map(String::from).collect(),
+            boot_id,
+        }
+    }
+}
+
+impl From<Machine> for v1::Machine {
+    fn from(machine: Machine) -> Self {
+        let Machine { name, uuid, power, vcpus, memory_bytes, disks, nics, item, test_run } = machine;
+        let power = match power {
+            PowerState::Running => v1::PowerState::Running,
+            PowerState::Paused => v1::PowerState::Paused,
+            PowerState::ShutOff => v1::PowerState::ShutOff,
+            PowerState::Unknown => v1::PowerState::Unknown,
+        };
+        let (item, generation) = item.map(|(item, g)| (item.into(), g.get())).unwrap_or_default();
+        Self {
+            name: name.into(),
+            uuid: uuid.to_string(),
+            power: power.into(),
+            vcpus,
+            memory_bytes,
+            disks: disks
+                .into_iter()
+                .map(|Disk { name, size, format, serial, replicable }| v1::Disk {
+                    name: name.into(),
+                    size_bytes: size,
+                    format,
+                    serial: serial.unwrap_or_default(),
+                    replicable,
+                })
+                .collect(),
+            nics: nics
+                .into_iter()
+                .map(|Nic { mac, network, addresses }| v1::Nic {
+                    mac: mac.to_string(),
+                    network: network.map(String::from).unwrap_or_default(),
+                    addresses: addresses.iter().take(MAX_ADDRESSES).map(IpAddr::to_string).collect(),
+                })
+                .collect(),
+            item,
+            generation,
+            test_run: test_run.map(|run| run.to_string()).unwrap_or_default(),
+        }
+    }
+}
+
+impl From<ItemFacts> for v1::ItemFacts {
+    fn from(facts: ItemFacts) -> Self {
+        let ItemFacts { item, generation, role, replication, points } = facts;
+        let role = match role {
+            ItemRole::Source => v1::ItemRole::Source,
+            ItemRole::Target => v1::ItemRole::Target,
+            ItemRole::Fenced => v1::ItemRole::Fenced,
+        };
+        Self {
+            item: item.into(),
+            generation: generation.get(),
+            role: role.into(),
+            replication: replication.map(Into::into),
+            points: points.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<RecoveryPoint> for v1::RecoveryPoint {
+    fn from(point: RecoveryPoint) -> Self {
+        let RecoveryPoint { seq, instant, received, generation, disks, is_base, pinned } = point;
+        Self {
+            seq: seq.get(),
+            instant: Some(time_to_wire(instant)),
+            received: Some(time_to_wire(received)),
+            generation: generation.get(),
+            disks: disks
+                .into_iter()
+                .map(|PointDisk { name, size, changed_bytes, root }| v1::PointDisk {
+                    name: name.into(),
+                    size_bytes: size,
+                    changed_bytes,
+                    root: root.bytes().to_vec().into(),
+                })
+                .collect(),
+            is_base,
+            pinned,
+        }
+    }
+}
+
+impl From<ReplicationFacts> for v1::ReplicationFacts {
+    fn from(facts: ReplicationFacts) -> Self {
+        let ReplicationFacts {
+            state,
+            last_seq,
+            last_instant,
+            sent_bytes,
+            total_bytes,
+            last_cycle_bytes,
+            last_cycle,
+            last_cycle_kind,
+            cycles,
+            last_error,
+        } = facts;
+        let state = match state {
+            ReplicationState::Initial => v1::ReplicationState::Initial,
+            ReplicationState::Steady => v1::ReplicationState::Steady,
+            ReplicationState::Resync => v1::ReplicationState::Resync,
+            ReplicationState::Error => v1::ReplicationState::Error,
+            ReplicationState::Stopped => v1::ReplicationState::Stopped,
+        };
+        Self {
+            state: state.into(),
+            last_seq: last_seq.map_or(0, PointSeq::get),
+            last_instant: last_instant.map(time_to_wire),
+            sent_bytes,
+            total_bytes,
+            last_cycle_bytes,
+            last_cycle: Some(duration_to_wire(last_cycle)),
+            last_cycle_kind,
+            cycles,
+            last_error: last_error.map(problem_to_wire),
+        }
+    }
+}

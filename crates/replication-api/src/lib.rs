@@ -1,0 +1,58 @@
+//! The contract between orchestrator, agent and peer agent: `understudy.replication.v1` as Rust types.
+//!
+//! ```text
+//!   wire (prost, private)        domain (public)
+//!   AgentTask        ◀──────────▶ AgentTask, Action        orchestrator → agent, through job-tracker
+//!   AgentTaskResult  ◀──────────▶ AgentTaskResult          agent → orchestrator, through job-tracker
+//!   Facts            ◀──────────▶ Facts                    FactsClient ◀─ facts_service
+//!   PushPoint …      ◀──────────▶ sink::Begin, Part …      SinkClient ─▶ sink_service
+//! ```
+//!
+//! Every way in is checked against the bounds of the contract and names the field that breaks one; every way out cannot
+//! fail. Generated types do not leave this crate.
+
+mod facts;
+mod field;
+mod result;
+pub mod sink;
+mod task;
+
+mod client;
+mod server;
+
+/// Generated from `understudy/replication/v1/*.proto`.
+mod v1 {
+    tonic::include_proto!("understudy.replication.v1");
+}
+
+/// The file descriptors of this package, for gRPC reflection and access tables.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
+
+/// Reason of the refusal that tells an agent that it was superseded; the metadata's [`GENERATION_KEY`] says by which.
+pub const STALE_GENERATION: &str = "STALE_GENERATION";
+/// Key of the error metadata that carries the higher generation.
+pub const GENERATION_KEY: &str = "generation";
+
+/// Paths of the methods, for access tables.
+pub mod method {
+    pub const GET_FACTS: &str = "/understudy.replication.v1.FactsService/GetFacts";
+    pub const WATCH_FACTS: &str = "/understudy.replication.v1.FactsService/WatchFacts";
+    pub const NEGOTIATE: &str = "/understudy.replication.v1.SinkService/Negotiate";
+    pub const PUSH_POINT: &str = "/understudy.replication.v1.SinkService/PushPoint";
+    pub const READ_DIGESTS: &str = "/understudy.replication.v1.SinkService/ReadDigests";
+}
+
+/// The most disks of one machine.
+pub const MAX_DISKS: usize = 64;
+/// The most NICs of one machine.
+pub const MAX_NICS: usize = 64;
+
+pub use client::{FactsClient, SinkClient};
+pub use facts::{
+    Disk, Facts, ItemFacts, ItemRole, Machine, Nic, PointDisk, PowerState, RecoveryPoint, ReplicationFacts,
+    ReplicationState,
+};
+pub use field::Invalid;
+pub use result::{AgentTaskResult, DiskRoot, IsolationResult};
+pub use server::{FactsSource, PartStream, SinkHandler, facts_service, sink_service};
+pub use task::{Action, AgentTask, DhcpReservation, DiskSize, Retention, StartReplication};

@@ -1,0 +1,187 @@
+//! The two services of an agent, in domain terms: implement a trait, get a tonic service.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures::{StreamExt, stream::BoxStream};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use understudy_ids::HostName;
+use understudy_rpc::{ApiError, BULK_MESSAGE_BYTES};
+
+use crate::{
+    facts::Facts,
+    field::Invalid,
+    sink::{Answer, Begin, DigestRun, Negotiate, Negotiated, Part, PartOrder, ReadDigests, Receipt, Watermark, wire},
+    v1::{self, facts_service_server, sink_service_server},
+};
+
+/// How long a push stream may stay without its head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Watermarks that wait for a slow peer.
+const ANSWERS: usize = 16;
+
+fn invalid(error: Invalid) -> ApiError {
+    ApiError::invalid(vec![understudy_rpc::Problem::new(error.field, "INVALID_FIELD", error.why, "")])
+}
+
+/// Where facts come from.
+#[async_trait]
+pub trait FactsSource: Send + Sync + 'static {
+    async fn facts(&self) -> Result<Facts, ApiError>;
+    /// The facts now, then after every change. Ends when the agent shuts down.
+    fn watch(&self) -> BoxStream<'static, Facts>;
+}
+
+/// The tonic service over a [`FactsSource`].
+pub fn facts_service<S: FactsSource>(
+    source: Arc<S>,
+) -> facts_service_server::FactsServiceServer<impl facts_service_server::FactsService> {
+    facts_service_server::FactsServiceServer::new(FactsAdapter(source))
+}
+
+struct FactsAdapter<S>(Arc<S>);
+
+#[async_trait]
+impl<S: FactsSource> facts_service_server::FactsService for FactsAdapter<S> {
+    async fn get_facts(&self, _: Request<v1::GetFactsRequest>) -> Result<Response<v1::Facts>, Status> {
+        Ok(Response::new(self.0.facts().await?.into()))
+    }
+
+    type WatchFactsStream = BoxStream<'static, Result<v1::Facts, Status>>;
+
+    async fn watch_facts(
+        &self,
+        _: Request<v1::WatchFactsRequest>,
+    ) -> Result<Response<Self::WatchFactsStream>, Status> {
+        Ok(Response::new(self.0.watch().map(|facts| Ok(facts.into())).boxed()))
+    }
+}
+
+/// The parts of one transfer after its head, each inside the contract. An error or an end without
+/// [`Part::Finish`] means that the peer is gone.
+pub type PartStream = BoxStream<'static, Result<Part, ApiError>>;
+
+/// The receiving end. `peer` is the host whose agent calls.
+#[async_trait]
+pub trait SinkHandler: Send + Sync + 'static {
+    async fn negotiate(&self, peer: &HostName, request: Negotiate) -> Result<Negotiated, ApiError>;
+
+    /// Receives one point. Runs to its end also when the peer goes away: `parts` tells it. `durable` takes watermarks.
+    async fn push(
+        &self,
+        peer: &HostName,
+        begin: Begin,
+        parts: PartStream,
+        durable: mpsc::Sender<Watermark>,
+    ) -> Result<Receipt, ApiError>;
+
+    async fn read_digests(
+        &self,
+        peer: &HostName,
+        request: ReadDigests,
+    ) -> Result<BoxStream<'static, Result<DigestRun, ApiError>>, ApiError>;
+}
+
+/// The tonic service over a [`SinkHandler`].
+pub fn sink_service<H: SinkHandler>(
+    handler: Arc<H>,
+) -> sink_service_server::SinkServiceServer<impl sink_service_server::SinkService> {
+    sink_service_server::SinkServiceServer::new(SinkAdapter(handler)).max_decoding_message_size(BULK_MESSAGE_BYTES)
+}
+
+struct SinkAdapter<H>(Arc<H>);
+
+/// The access table lets only agents in; which agent is the handler's to judge.
+fn agent<T>(request: &Request<T>) -> Result<HostName, ApiError> {
+    let identity = understudy_rpc::peer(request)?;
+    identity.agent_host().cloned().ok_or_else(|| {
+        ApiError::permission_denied("NOT_AN_AGENT", format!("{identity} is not an agent"), "call as a host's agent")
+    })
+}
+
+#[async_trait]
+impl<H: SinkHandler> sink_service_server::SinkService for SinkAdapter<H> {
+    async fn negotiate(
+        &self,
+        request: Request<v1::NegotiateRequest>,
+    ) -> Result<Response<v1::NegotiateResponse>, Status> {
+        let peer = agent(&request)?;
+        let asked = Negotiate::try_from(request.into_inner()).map_err(invalid)?;
+        Ok(Response::new(self.0.negotiate(&peer, asked).await?.into()))
+    }
+
+    type PushPointStream = ReceiverStream<Result<v1::PushPointResponse, Status>>;
+
+    async fn push_point(
+        &self,
+        request: Request<Streaming<v1::PushPointRequest>>,
+    ) -> Result<Response<Self::PushPointStream>, Status> {
+        let peer = agent(&request)?;
+        let mut stream = request.into_inner();
+        let begin = head(&mut stream).await?;
+        let parts = parts(stream, &begin);
+        let (answers, receiver) = mpsc::channel(ANSWERS);
+        let handler = self.0.clone();
+        // Receiving must come to an orderly end whatever the peer does, so it does not run inside the call.
+        let receive = async move {
+            let (durable, watermarks) = mpsc::channel(ANSWERS);
+            let forward = forward(watermarks, answers.clone());
+            let (result, ()) = tokio::join!(handler.push(&peer, begin, parts, durable), forward);
+            let last = result.map(|receipt| Answer::Receipt(receipt).into()).map_err(Status::from);
+            // A peer that is gone asks again what became of the point.
+            let _ = answers.send(last).await;
+        };
+        tokio::spawn(tracing_in_span(receive));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    type ReadDigestsStream = BoxStream<'static, Result<v1::ReadDigestsResponse, Status>>;
+
+    async fn read_digests(
+        &self,
+        request: Request<v1::ReadDigestsRequest>,
+    ) -> Result<Response<Self::ReadDigestsStream>, Status> {
+        let peer = agent(&request)?;
+        let asked = ReadDigests::try_from(request.into_inner()).map_err(invalid)?;
+        let runs = self.0.read_digests(&peer, asked).await?;
+        Ok(Response::new(runs.map(|run| run.map(Into::into).map_err(Status::from)).boxed()))
+    }
+}
+
+/// Work that leaves its call stays in the call's span.
+fn tracing_in_span<F: Future>(work: F) -> tracing::instrument::Instrumented<F> {
+    use tracing::Instrument as _;
+    work.in_current_span()
+}
+
+async fn head(stream: &mut Streaming<v1::PushPointRequest>) -> Result<Begin, ApiError> {
+    let first = tokio::time::timeout(HEAD_TIMEOUT, stream.message()).await.map_err(|_| {
+        ApiError::deadline_exceeded("NO_HEAD", "the stream began without saying what it sends", "send Begin first")
+    })??;
+    let first = first.ok_or_else(|| invalid(Invalid::new("begin", "is missing")))?;
+    wire::begin(first).map_err(invalid)
+}
+
+fn parts(stream: Streaming<v1::PushPointRequest>, begin: &Begin) -> PartStream {
+    let mut order = PartOrder::new(&begin.disks);
+    stream
+        .map(move |message| {
+            let part = wire::part(message?).map_err(invalid)?;
+            order.accept(&part).map_err(invalid)?;
+            Ok(part)
+        })
+        .boxed()
+}
+
+async fn forward(
+    mut watermarks: mpsc::Receiver<Watermark>,
+    answers: mpsc::Sender<Result<v1::PushPointResponse, Status>>,
+) {
+    while let Some(watermark) = watermarks.recv().await {
+        if answers.send(Ok(Answer::Durable(watermark).into())).await.is_err() {
+            return;
+        }
+    }
+}

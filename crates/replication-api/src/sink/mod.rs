@@ -1,0 +1,161 @@
+//! The receiving end of replication, as domain types.
+//!
+//! ```text
+//!   source                                      target
+//!   Negotiate(item, generation, disks)  ──────▶ latest point, cut transfer
+//!   Begin · Part · Part · … · Finish    ──────▶ verified, written
+//!                                       ◀────── Watermark … Receipt
+//!   ReadDigests(point, disk)            ──────▶
+//!                                       ◀────── runs of block digests
+//! ```
+//!
+//! A part that reaches the handler lies inside its disk, on block boundaries, after the part before it, and carries one
+//! digest per block ([`PartOrder`]). Whether the digests are those of the payload is the handler's to verify: it reads
+//! every byte anyway.
+
+mod order;
+pub(crate) mod wire;
+
+use bytes::Bytes;
+use understudy_ids::{DiskName, Generation, ItemName, PointSeq, UnixMicros};
+use understudy_replication::BlockDigest;
+
+pub use order::PartOrder;
+
+/// The largest payload of one part, in bytes.
+pub const MAX_PAYLOAD: usize = 1 << 20;
+/// Length of one block digest, in bytes.
+pub const DIGEST_BYTES: usize = 32;
+
+/// One disk of a transfer, size in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SinkDisk {
+    pub name: DiskName,
+    pub size: u64,
+}
+
+/// What the source asks before it decides what to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Negotiate {
+    pub item: ItemName,
+    pub generation: Generation,
+    pub disks: Vec<SinkDisk>,
+}
+
+/// What the target has of an item.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Negotiated {
+    pub latest: Option<Latest>,
+    /// A transfer that was cut, if it can be continued.
+    pub partial: Option<Partial>,
+}
+
+/// The newest point or base of the item at the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Latest {
+    pub seq: PointSeq,
+    /// The source's checkpoint whose content it has; `None` for a base.
+    pub checkpoint: Option<String>,
+    pub is_base: bool,
+    pub disks: Vec<SinkDisk>,
+}
+
+/// A transfer that was cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partial {
+    pub seq: PointSeq,
+    /// The point that it differs from; `None` for a full copy.
+    pub parent: Option<PointSeq>,
+    /// The instant at which the transfer began.
+    pub checkpoint: String,
+    pub disks: Vec<PartialDisk>,
+}
+
+/// How far one disk of a cut transfer got, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartialDisk {
+    pub name: DiskName,
+    pub size: u64,
+    /// Everything before this offset is durable.
+    pub durable: u64,
+}
+
+/// Everything before this position, in (disk, offset) order, is durable at the target.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Watermark {
+    /// Index into the disks of the transfer.
+    pub disk: usize,
+    /// Bytes.
+    pub offset: u64,
+}
+
+/// The head of one recovery point.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Begin {
+    pub item: ItemName,
+    pub generation: Generation,
+    pub seq: PointSeq,
+    /// The point that this one differs from; `None` for a full copy.
+    pub parent: Option<PointSeq>,
+    pub checkpoint: String,
+    pub instant: UnixMicros,
+    pub disks: Vec<SinkDisk>,
+    /// Continue the partial transfer of this seq after its watermark.
+    pub resume: bool,
+    /// The machine's identity and hardware, opaque to the transfer.
+    pub machine_json: String,
+}
+
+/// One piece of a recovery point.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    Data {
+        disk: usize,
+        /// Multiple of the block size.
+        offset: u64,
+        /// Whole blocks, the last one of a disk zero-padded.
+        payload: Bytes,
+        /// 32 bytes for each block: what the source read.
+        digests: Bytes,
+    },
+    Zero {
+        disk: usize,
+        offset: u64,
+        length: u64,
+    },
+    /// Nothing follows.
+    Finish {
+        sent_bytes: u64,
+    },
+}
+
+/// The point exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    pub seq: PointSeq,
+    /// One per disk, in the order of [`Begin::disks`].
+    pub roots: Vec<BlockDigest>,
+}
+
+/// What the target answers while it receives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    Durable(Watermark),
+    Receipt(Receipt),
+}
+
+/// Which digests are wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadDigests {
+    pub item: ItemName,
+    pub generation: Generation,
+    pub seq: PointSeq,
+    pub disk: DiskName,
+}
+
+/// Digests of consecutive blocks. Blocks between two runs are zero.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DigestRun {
+    pub first_block: u64,
+    pub digests: Vec<BlockDigest>,
+}

@@ -1,0 +1,144 @@
+//! What the orchestrator asks of an agent, as domain types.
+//!
+//! ```text
+//!   orchestrator: AgentTask ──to_any──▶ payload of a job-tracker task ──from_any──▶ agent
+//! ```
+//!
+//! Each action says what must be true afterwards. The shape and the bounds of a task are checked on the way in, so that
+//! nothing behind [`AgentTask::from_any`] asks again.
+
+mod wire;
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
+
+use understudy_ids::{
+    DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq, RunId,
+};
+use understudy_types_api::{Any, pack, unpack};
+
+use crate::{field::Invalid, v1};
+
+/// One thing to be done to one item, at one generation, on behalf of one run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentTask {
+    pub item: ItemName,
+    /// An agent that has seen a higher one refuses with [`STALE_GENERATION`](crate::STALE_GENERATION).
+    pub generation: Generation,
+    pub run: RunId,
+    pub action: Action,
+}
+
+/// What must be true afterwards. See `tasks.proto` for what each promises.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    PrepareReplica { disks: Vec<DiskSize>, retention: Retention },
+    StartReplication(StartReplication),
+    StopReplication { forget: bool },
+    RemoveReplica,
+    Fence { power_off: bool },
+    ShutDownMachine { machine: MachineName, grace: Duration, then_power_off: bool },
+    SyncFinal { machine: MachineName },
+    DigestDisks { machine: MachineName },
+    VerifyPoint { seq: PointSeq },
+    /// `seq: None` is the latest point.
+    CreateTestMachine { seq: Option<PointSeq>, name: MachineName, nics: Vec<Option<NetworkName>> },
+    PromotePoint { seq: PointSeq, nics: Vec<Option<NetworkName>> },
+    StartMachine { machine: MachineName },
+    /// `port: None` is a ping.
+    ProbeMachine {
+        machine: MachineName,
+        network: NetworkName,
+        address: IpAddr,
+        port: Option<u16>,
+        limit: Duration,
+    },
+    RemoveTestMachine { machine: MachineName },
+    EnsureTestNetwork {
+        name: NetworkName,
+        gateway: Ipv4Addr,
+        prefix_len: u8,
+        reservations: Vec<DhcpReservation>,
+    },
+    ProbeIsolation { network: NetworkName, targets: Vec<IpAddr> },
+    RemoveTestNetwork { name: NetworkName },
+    AdoptDisks { machine: MachineName, seq: PointSeq },
+    CommitItem,
+}
+
+impl Action {
+    /// The action's name for logs and metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::PrepareReplica { .. } => "prepare-replica",
+            Self::StartReplication(_) => "start-replication",
+            Self::StopReplication { .. } => "stop-replication",
+            Self::RemoveReplica => "remove-replica",
+            Self::Fence { .. } => "fence",
+            Self::ShutDownMachine { .. } => "shut-down-machine",
+            Self::SyncFinal { .. } => "sync-final",
+            Self::DigestDisks { .. } => "digest-disks",
+            Self::VerifyPoint { .. } => "verify-point",
+            Self::CreateTestMachine { .. } => "create-test-machine",
+            Self::PromotePoint { .. } => "promote-point",
+            Self::StartMachine { .. } => "start-machine",
+            Self::ProbeMachine { .. } => "probe-machine",
+            Self::RemoveTestMachine { .. } => "remove-test-machine",
+            Self::EnsureTestNetwork { .. } => "ensure-test-network",
+            Self::ProbeIsolation { .. } => "probe-isolation",
+            Self::RemoveTestNetwork { .. } => "remove-test-network",
+            Self::AdoptDisks { .. } => "adopt-disks",
+            Self::CommitItem => "commit-item",
+        }
+    }
+}
+
+/// One disk of the machine to be replicated, size in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskSize {
+    pub name: DiskName,
+    pub size: u64,
+}
+
+/// How many recovery points are kept, and for how long (R-REP-4). `None`: no limit of that kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Retention {
+    pub keep_count: Option<u32>,
+    pub keep_age: Option<Duration>,
+}
+
+/// An assignment that holds until told otherwise, also while the control plane is away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartReplication {
+    pub machine: MachineName,
+    pub disks: Vec<DiskName>,
+    /// Whose certificate the peer must show.
+    pub peer_host: HostName,
+    /// `https://address:port`.
+    pub peer_endpoint: String,
+    pub interval: Duration,
+}
+
+/// An address that the test network's DHCP gives to one Ethernet address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DhcpReservation {
+    pub mac: MacAddress,
+    pub address: Ipv4Addr,
+    pub host_name: String,
+}
+
+impl AgentTask {
+    /// The task as the payload of a job-tracker task.
+    pub fn to_any(&self) -> Any {
+        pack(&v1::AgentTask::from(self.clone()))
+    }
+
+    /// # Errors
+    /// When the payload is of another type, too large, malformed or breaks a bound.
+    pub fn from_any(any: &Any) -> Result<Self, Invalid> {
+        let wire: v1::AgentTask = unpack(any).map_err(|e| Invalid::new("payload", e))?;
+        Self::try_from(wire)
+    }
+}

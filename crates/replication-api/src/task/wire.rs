@@ -1,0 +1,288 @@
+//! Tasks on the wire.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
+
+use understudy_ids::{Generation, NetworkName, PointSeq};
+use understudy_types_api::duration_to_wire;
+
+use super::{Action, AgentTask, DhcpReservation, DiskSize, Retention, StartReplication};
+use crate::{
+    MAX_DISKS, MAX_NICS,
+    field::{Invalid, host, host_to_wire, list, names, parse, parse_optional, required, span, span_optional, text, uuid},
+    v1::{self, agent_task::Action as WireAction},
+};
+
+const MAX_RESERVATIONS: usize = 4096;
+const MAX_PROBE_TARGETS: usize = 256;
+const MAX_TEXT: usize = 256;
+/// The shortest interval that is not a denial of service to the hypervisor, and the longest that a policy may ask for.
+const INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(86_400);
+
+impl TryFrom<v1::AgentTask> for AgentTask {
+    type Error = Invalid;
+    fn try_from(wire: v1::AgentTask) -> Result<Self, Invalid> {
+        let v1::AgentTask { item, generation, run, action } = wire;
+        if generation == 0 {
+            return Err(Invalid::new("generation", "is 0; generations begin at 1"));
+        }
+        Ok(Self {
+            item: parse("item", &item)?,
+            generation: Generation::new(generation),
+            run: uuid("run", &run)?,
+            action: required("action", action)?.try_into()?,
+        })
+    }
+}
+
+impl TryFrom<WireAction> for Action {
+    type Error = Invalid;
+    fn try_from(wire: WireAction) -> Result<Self, Invalid> {
+        match wire {
+            WireAction::PrepareReplica(a) => prepare_replica(a).map_err(|e| e.within("prepare_replica")),
+            WireAction::StartReplication(a) => start_replication(a).map_err(|e| e.within("start_replication")),
+            WireAction::StopReplication(v1::StopReplication { forget }) => Ok(Self::StopReplication { forget }),
+            WireAction::RemoveReplica(v1::RemoveReplica {}) => Ok(Self::RemoveReplica),
+            WireAction::Fence(v1::Fence { power_off }) => Ok(Self::Fence { power_off }),
+            WireAction::ShutDownMachine(v1::ShutDownMachine { machine, grace, then_power_off }) => {
+                Ok(Self::ShutDownMachine {
+                    machine: parse("shut_down_machine.machine", &machine)?,
+                    grace: span("shut_down_machine.grace", grace)?,
+                    then_power_off,
+                })
+            }
+            WireAction::SyncFinal(v1::SyncFinal { machine }) => {
+                Ok(Self::SyncFinal { machine: parse("sync_final.machine", &machine)? })
+            }
+            WireAction::DigestDisks(v1::DigestDisks { machine }) => {
+                Ok(Self::DigestDisks { machine: parse("digest_disks.machine", &machine)? })
+            }
+            WireAction::VerifyPoint(v1::VerifyPoint { seq }) => {
+                Ok(Self::VerifyPoint { seq: point("verify_point.seq", seq)? })
+            }
+            WireAction::CreateTestMachine(v1::CreateTestMachine { seq, name, nics }) => Ok(Self::CreateTestMachine {
+                seq: (seq != 0).then(|| PointSeq::new(seq)),
+                name: parse("create_test_machine.name", &name)?,
+                nics: connections(nics).map_err(|e| e.within("create_test_machine"))?,
+            }),
+            WireAction::PromotePoint(v1::PromotePoint { seq, nics }) => Ok(Self::PromotePoint {
+                seq: point("promote_point.seq", seq)?,
+                nics: connections(nics).map_err(|e| e.within("promote_point"))?,
+            }),
+            WireAction::StartMachine(v1::StartMachine { machine }) => {
+                Ok(Self::StartMachine { machine: parse("start_machine.machine", &machine)? })
+            }
+            WireAction::ProbeMachine(a) => probe_machine(a).map_err(|e| e.within("probe_machine")),
+            WireAction::RemoveTestMachine(v1::RemoveTestMachine { machine }) => {
+                Ok(Self::RemoveTestMachine { machine: parse("remove_test_machine.machine", &machine)? })
+            }
+            WireAction::EnsureTestNetwork(a) => test_network(a).map_err(|e| e.within("ensure_test_network")),
+            WireAction::ProbeIsolation(v1::ProbeIsolation { network, targets }) => Ok(Self::ProbeIsolation {
+                network: parse("probe_isolation.network", &network)?,
+                targets: names("probe_isolation.targets", &targets, MAX_PROBE_TARGETS)?,
+            }),
+            WireAction::RemoveTestNetwork(v1::RemoveTestNetwork { name }) => {
+                Ok(Self::RemoveTestNetwork { name: parse("remove_test_network.name", &name)? })
+            }
+            WireAction::AdoptDisks(v1::AdoptDisks { machine, seq }) => Ok(Self::AdoptDisks {
+                machine: parse("adopt_disks.machine", &machine)?,
+                seq: point("adopt_disks.seq", seq)?,
+            }),
+            WireAction::CommitItem(v1::CommitItem {}) => Ok(Self::CommitItem),
+        }
+    }
+}
+
+fn point(field: &str, seq: u64) -> Result<PointSeq, Invalid> {
+    if seq == 0 {
+        return Err(Invalid::new(field, "is 0; points are numbered from 1"));
+    }
+    Ok(PointSeq::new(seq))
+}
+
+fn prepare_replica(wire: v1::PrepareReplica) -> Result<Action, Invalid> {
+    let v1::PrepareReplica { disks, retention } = wire;
+    let disks = list("disks", disks, MAX_DISKS, |v1::DiskSize { name, size_bytes }| {
+        if size_bytes == 0 {
+            return Err(Invalid::new("size_bytes", "is 0"));
+        }
+        Ok(DiskSize { name: parse("name", &name)?, size: size_bytes })
+    })?;
+    if disks.is_empty() {
+        return Err(Invalid::new("disks", "is empty: a machine without disks cannot be replicated"));
+    }
+    let v1::Retention { keep_count, keep_age } = retention.unwrap_or_default();
+    let keep_age = span_optional("retention.keep_age", keep_age)?.filter(|age| !age.is_zero());
+    let retention = Retention { keep_count: (keep_count != 0).then_some(keep_count), keep_age };
+    Ok(Action::PrepareReplica { disks, retention })
+}
+
+fn start_replication(wire: v1::StartReplication) -> Result<Action, Invalid> {
+    let v1::StartReplication { machine, disks, peer_host, peer_endpoint, interval } = wire;
+    let interval = span("interval", interval)?;
+    if !INTERVALS.contains(&interval) {
+        return Err(Invalid::new("interval", format!("{interval:?} is outside 100 ms to 24 h")));
+    }
+    if !peer_endpoint.starts_with("https://") || peer_endpoint.len() > MAX_TEXT {
+        return Err(Invalid::new("peer_endpoint", "is not https://address:port"));
+    }
+    let disks: Vec<_> = names("disks", &disks, MAX_DISKS)?;
+    if disks.is_empty() {
+        return Err(Invalid::new("disks", "is empty"));
+    }
+    Ok(Action::StartReplication(StartReplication {
+        machine: parse("machine", &machine)?,
+        disks,
+        peer_host: host("peer_host", &peer_host)?,
+        peer_endpoint,
+        interval,
+    }))
+}
+
+fn probe_machine(wire: v1::ProbeMachine) -> Result<Action, Invalid> {
+    let v1::ProbeMachine { machine, network, address, port, limit } = wire;
+    let port = u16::try_from(port).map_err(|_| Invalid::new("port", format!("{port} is not a TCP port")))?;
+    Ok(Action::ProbeMachine {
+        machine: parse("machine", &machine)?,
+        network: parse("network", &network)?,
+        address: parse::<IpAddr>("address", &address)?,
+        port: (port != 0).then_some(port),
+        limit: span("limit", limit)?,
+    })
+}
+
+fn test_network(wire: v1::EnsureTestNetwork) -> Result<Action, Invalid> {
+    let v1::EnsureTestNetwork { name, gateway, reservations } = wire;
+    let (address, prefix) = gateway
+        .split_once('/')
+        .ok_or_else(|| Invalid::new("gateway", "has no prefix length: use 192.168.50.1/24"))?;
+    let prefix_len: u8 = parse("gateway", prefix)?;
+    if !(8..=30).contains(&prefix_len) {
+        return Err(Invalid::new("gateway", "has a prefix length outside 8 to 30"));
+    }
+    let reservations =
+        list("reservations", reservations, MAX_RESERVATIONS, |v1::DhcpReservation { mac, address, host_name }| {
+            Ok(DhcpReservation {
+                mac: parse("mac", &mac)?,
+                address: parse("address", &address)?,
+                host_name: text("host_name", host_name, MAX_TEXT)?,
+            })
+        })?;
+    Ok(Action::EnsureTestNetwork {
+        name: parse("name", &name)?,
+        gateway: parse::<Ipv4Addr>("gateway", address)?,
+        prefix_len,
+        reservations,
+    })
+}
+
+fn connections(nics: Vec<v1::NicConnection>) -> Result<Vec<Option<NetworkName>>, Invalid> {
+    list("nics", nics, MAX_NICS, |v1::NicConnection { network }| parse_optional("network", &network))
+}
+
+impl From<AgentTask> for v1::AgentTask {
+    fn from(task: AgentTask) -> Self {
+        let AgentTask { item, generation, run, action } = task;
+        Self {
+            item: item.into(),
+            generation: generation.get(),
+            run: run.to_string(),
+            action: Some(action.into()),
+        }
+    }
+}
+
+impl From<Action> for WireAction {
+    fn from(action: Action) -> Self {
+        match action {
+            Action::PrepareReplica { disks, retention: Retention { keep_count, keep_age } } => {
+                Self::PrepareReplica(v1::PrepareReplica {
+                    disks: disks
+                        .into_iter()
+                        .map(|DiskSize { name, size }| v1::DiskSize { name: name.into(), size_bytes: size })
+                        .collect(),
+                    retention: Some(v1::Retention {
+                        keep_count: keep_count.unwrap_or(0),
+                        keep_age: keep_age.map(duration_to_wire),
+                    }),
+                })
+            }
+            Action::StartReplication(StartReplication { machine, disks, peer_host, peer_endpoint, interval }) => {
+                Self::StartReplication(v1::StartReplication {
+                    machine: machine.into(),
+                    disks: disks.into_iter().map(String::from).collect(),
+                    peer_host: host_to_wire(&peer_host),
+                    peer_endpoint,
+                    interval: Some(duration_to_wire(interval)),
+                })
+            }
+            Action::StopReplication { forget } => Self::StopReplication(v1::StopReplication { forget }),
+            Action::RemoveReplica => Self::RemoveReplica(v1::RemoveReplica {}),
+            Action::Fence { power_off } => Self::Fence(v1::Fence { power_off }),
+            Action::ShutDownMachine { machine, grace, then_power_off } => {
+                Self::ShutDownMachine(v1::ShutDownMachine {
+                    machine: machine.into(),
+                    grace: Some(duration_to_wire(grace)),
+                    then_power_off,
+                })
+            }
+            Action::SyncFinal { machine } => Self::SyncFinal(v1::SyncFinal { machine: machine.into() }),
+            Action::DigestDisks { machine } => Self::DigestDisks(v1::DigestDisks { machine: machine.into() }),
+            Action::VerifyPoint { seq } => Self::VerifyPoint(v1::VerifyPoint { seq: seq.get() }),
+            Action::CreateTestMachine { seq, name, nics } => Self::CreateTestMachine(v1::CreateTestMachine {
+                seq: seq.map_or(0, PointSeq::get),
+                name: name.into(),
+                nics: connections_to_wire(nics),
+            }),
+            Action::PromotePoint { seq, nics } => {
+                Self::PromotePoint(v1::PromotePoint { seq: seq.get(), nics: connections_to_wire(nics) })
+            }
+            Action::StartMachine { machine } => Self::StartMachine(v1::StartMachine { machine: machine.into() }),
+            Action::ProbeMachine { machine, network, address, port, limit } => {
+                Self::ProbeMachine(v1::ProbeMachine {
+                    machine: machine.into(),
+                    network: network.into(),
+                    address: address.to_string(),
+                    port: port.map_or(0, u32::from),
+                    limit: Some(duration_to_wire(limit)),
+                })
+            }
+            Action::RemoveTestMachine { machine } => {
+                Self::RemoveTestMachine(v1::RemoveTestMachine { machine: machine.into() })
+            }
+            Action::EnsureTestNetwork { name, gateway, prefix_len, reservations } => {
+                Self::EnsureTestNetwork(v1::EnsureTestNetwork {
+                    name: name.into(),
+                    gateway: format!("{gateway}/{prefix_len}"),
+                    reservations: reservations
+                        .into_iter()
+                        .map(|DhcpReservation { mac, address, host_name }| v1::DhcpReservation {
+                            mac: mac.to_string(),
+                            address: address.to_string(),
+                            host_name,
+                        })
+                        .collect(),
+                })
+            }
+            Action::ProbeIsolation { network, targets } => Self::ProbeIsolation(v1::ProbeIsolation {
+                network: network.into(),
+                targets: targets.iter().map(IpAddr::to_string).collect(),
+            }),
+            Action::RemoveTestNetwork { name } => {
+                Self::RemoveTestNetwork(v1::RemoveTestNetwork { name: name.into() })
+            }
+            Action::AdoptDisks { machine, seq } => {
+                Self::AdoptDisks(v1::AdoptDisks { machine: machine.into(), seq: seq.get() })
+            }
+            Action::CommitItem => Self::CommitItem(v1::CommitItem {}),
+        }
+    }
+}
+
+fn connections_to_wire(nics: Vec<Option<NetworkName>>) -> Vec<v1::NicConnection> {
+    nics.into_iter()
+        .map(|network| v1::NicConnection { network: network.map(String::from).unwrap_or_default() })
+        .collect()
+}

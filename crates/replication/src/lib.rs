@@ -1,0 +1,23 @@
+//! What replication decides, without doing any of it: which bytes a cycle ships, how digests are compared, which points
+//! retention merges and how healthy an item is.
+//!
+//! ```text
+//!   facts ──▶ cycle::plan ──▶ CyclePlan ──▶ DiskPlan::work(bitmap) ──▶ extents to ship, extents to compare
+//!   digests of shipped blocks ──▶ digest::DigestTree ──▶ root ──▶ equal on both sides, or no point
+//!   points + policy ──▶ retention::expired ──▶ points to merge away
+//!   clock + last point ──▶ rpo::assess ──▶ health and its reasons
+//! ```
+//!
+//! Everything here is a pure function of its arguments: no clock, no randomness, no I/O, no logging. The promise that
+//! matters most is [`cycle`]'s: whatever is interrupted when, the point that is finally complete equals the source at
+//! one instant.
+
+pub mod cycle;
+pub mod digest;
+pub mod extents;
+pub mod retention;
+pub mod rpo;
+
+pub use cycle::{CheckpointName, CycleKind, CyclePlan, DiskPlan};
+pub use digest::{BlockDigest, DigestTree};
+pub use extents::{BLOCK_SIZE, RangeSet};

@@ -1,0 +1,61 @@
+//! The checks that CI runs before the tests: `cargo xtask ci`, or one of them by name.
+
+mod layers;
+mod proto;
+mod tool;
+
+use std::time::Instant;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Checks of the Understudy workspace")]
+struct Cli {
+    #[command(subcommand)]
+    check: Check,
+}
+
+#[derive(Subcommand)]
+enum Check {
+    /// All of the checks below
+    Ci,
+    /// Formatting
+    Fmt,
+    /// Lints; a warning is an error
+    Clippy,
+    /// Which crate may depend on which
+    Layers,
+    /// Style of the protobuf contracts
+    Proto,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().check {
+        Check::Ci => {
+            // The quick ones first.
+            timed("fmt", fmt)?;
+            timed("layers", layers::check)?;
+            timed("proto", proto::lint)?;
+            timed("clippy", clippy)
+        }
+        Check::Fmt => fmt(),
+        Check::Clippy => clippy(),
+        Check::Layers => layers::check(),
+        Check::Proto => proto::lint(),
+    }
+}
+
+fn timed(name: &str, check: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    check()?;
+    println!("xtask: {name} ok, {:.1} s", begin.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn fmt() -> anyhow::Result<()> {
+    tool::run("cargo", &["fmt", "--all", "--", "--check"])
+}
+
+fn clippy() -> anyhow::Result<()> {
+    tool::run("cargo", &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])
+}

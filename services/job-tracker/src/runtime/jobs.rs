@@ -1,0 +1,257 @@
+//! What owners and readers of jobs do.
+//!
+//! Every change is one transaction: the rows, the audit record, and last the events. Repeating a call changes nothing and gives the
+//! same answer; a call that collides with what is there is refused.
+
+use futures::FutureExt;
+use understudy_ids::RunId;
+use understudy_jobs::next_job_state;
+use understudy_jobs_api::{
+    Change, Job, JobFilter, JobUpdate, NewJob, NewNote, NewTask, Note, Page, Task,
+};
+use understudy_pg::PgConnection;
+use understudy_rpc::Identity;
+
+use super::{Error, Result, Runtime, token};
+use crate::store::{self, audit};
+
+const DONE: &str = "done";
+
+impl Runtime {
+    /// Makes a job that `caller` owns, with its first tasks.
+    pub async fn create_job(&self, caller: &Identity, mut job: NewJob, digest: store::job::Digest) -> Result<Job> {
+        if job.created_by.is_empty() {
+            job.created_by = caller.to_string();
+        }
+        let owner = caller.to_string();
+        self.pool()
+            .write(move |db| {
+                let (job, owner) = (job.clone(), owner.clone());
+                async move { create(db, &job, &owner, &digest).await }.boxed()
+            })
+            .await
+    }
+
+    pub async fn get_job(&self, id: RunId) -> Result<Job> {
+        store::job::find(self.pool().reader(), id).await?.ok_or(Error::NoJob(id))
+    }
+
+    pub async fn list_jobs(&self, filter: &JobFilter, size: u32, page: Option<&str>) -> Result<Page<Job>> {
+        let before = page.map(|page| token::parse_jobs_page(filter, page)).transpose()?;
+        // One more than asked for tells whether there is a next page.
+        let mut items = store::job::page(self.pool().reader(), filter, before, size + 1).await?;
+        let more = items.len() > size as usize;
+        items.truncate(size as usize);
+        let fits = prefix_within(&items, LIST_BYTES, job_bytes);
+        let more = more || fits < items.len();
+        items.truncate(fits);
+        let next = items.last().filter(|_| more).map(|last| token::jobs_page(filter, last.created, last.id));
+        Ok(Page { items, next })
+    }
+
+    pub async fn update_job(&self, caller: &Identity, update: JobUpdate) -> Result<Job> {
+        let caller = caller.to_string();
+        self.pool()
+            .write(move |db| {
+                let (update, caller) = (update.clone(), caller.clone());
+                async move { apply_update(db, &update, &caller).await }.boxed()
+            })
+            .await
+    }
+
+    pub async fn enqueue_tasks(&self, caller: &Identity, job: RunId, tasks: Vec<NewTask>) -> Result<Vec<Task>> {
+        let caller = caller.to_string();
+        self.pool()
+            .write(move |db| {
+                let (tasks, caller) = (tasks.clone(), caller.clone());
+                async move { enqueue(db, job, &tasks, &caller).await }.boxed()
+            })
+            .await
+    }
+
+    pub async fn cancel_tasks(&self, caller: &Identity, job: RunId, keys: Vec<String>) -> Result<Vec<Task>> {
+        let caller = caller.to_string();
+        self.pool()
+            .write(move |db| {
+                let (keys, caller) = (keys.clone(), caller.clone());
+                async move {
+                    owned(db, job, &caller).await?;
+                    let cancelled = store::task::cancel(db, job, &keys).await?;
+                    record(db, &caller, "CancelTasks", job).await?;
+                    append_tasks(db, &cancelled).await?;
+                    Ok(cancelled)
+                }
+                .boxed()
+            })
+            .await
+    }
+
+    pub async fn list_tasks(&self, job: RunId, size: u32, page: Option<&str>) -> Result<Page<Task>> {
+        let after = page.map_or(Ok(0), |page| token::parse_tasks_page(job, page))?;
+        self.get_job(job).await?;
+        let (items, last) = store::task::page(self.pool().reader(), job, after, size).await?;
+        // A page may be short because tasks are large, so only an empty one is surely the last.
+        let next = (!items.is_empty()).then(|| token::tasks_page(job, last));
+        Ok(Page { items, next })
+    }
+
+    /// `note.author` is who it is by; `caller` who asked.
+    pub async fn add_note(&self, caller: &Identity, note: NewNote) -> Result<Note> {
+        let caller = caller.to_string();
+        self.pool()
+            .write(move |db| {
+                let (note, caller) = (note.clone(), caller.clone());
+                async move { add_note(db, &note, &caller).await }.boxed()
+            })
+            .await
+    }
+
+    pub async fn list_notes(&self, job: RunId) -> Result<Vec<Note>> {
+        self.get_job(job).await?;
+        Ok(store::note::of_job(self.pool().reader(), job).await?)
+    }
+
+    /// Records a refusal. Best effort: the refusal stands whether or not it could be recorded.
+    pub async fn record_refusal(&self, entry: audit::Entry, reason: String) {
+        let recorded = self
+            .pool()
+            .write(move |db| {
+                let (entry, reason) = (entry.clone(), reason.clone());
+                async move { audit::insert(db, &entry, &reason).await }.boxed()
+            })
+            .await;
+        if let Err(error) = recorded {
+            tracing::warn!(%error, "a refusal could not be recorded");
+        }
+    }
+}
+
+async fn create(db: &mut PgConnection, job: &NewJob, owner: &str, digest: &store::job::Digest) -> Result<Job> {
+    let Some(made) = store::job::insert(db, job, owner, digest).await? else {
+        return if store::job::made_from(db, job.id, owner, digest).await? {
+            store::job::find(db, job.id).await?.ok_or(Error::NoJob(job.id))
+        } else {
+            Err(Error::JobExists(job.id))
+        };
+    };
+    let tasks = insert_tasks(db, job.id, &job.tasks).await?;
+    record(db, owner, "CreateJob", job.id).await?;
+    let mut changes = vec![Change::Job(Box::new(made.clone()))];
+    changes.extend(tasks.into_iter().map(|task| Change::Task(Box::new(task))));
+    store::event::append(db, changes).await?;
+    Ok(made)
+}
+
+async fn enqueue(db: &mut PgConnection, job: RunId, tasks: &[NewTask], caller: &str) -> Result<Vec<Task>> {
+    let locked = owned(db, job, caller).await?;
+    let keys: Vec<String> = tasks.iter().map(|t| t.key.clone()).collect();
+    if locked.state.is_final() {
+        // The same call may come again after the job has ended; then its tasks are there.
+        let there = store::task::with_keys(db, job, &keys).await?;
+        return if there.len() == keys.len() {
+            Ok(there)
+        } else {
+            Err(Error::JobEnded { job, state: locked.state })
+        };
+    }
+    let added = insert_tasks(db, job, tasks).await?;
+    let all = store::task::with_keys(db, job, &keys).await?;
+    if !added.is_empty() {
+        record(db, caller, "EnqueueTasks", job).await?;
+        append_tasks(db, &added).await?;
+    }
+    Ok(all)
+}
+
+async fn insert_tasks(db: &mut PgConnection, job: RunId, tasks: &[NewTask]) -> Result<Vec<Task>> {
+    if tasks.is_empty() {
+        return Ok(Vec::new());
+    }
+    store::task::insert(db, job, tasks).await.map_err(|error| {
+        if error.unique_violation("tasks_pkey") {
+            Error::TaskIdTaken(tasks.iter().map(|t| t.id).take(10).collect())
+        } else {
+            error.into()
+        }
+    })
+}
+
+async fn apply_update(db: &mut PgConnection, update: &JobUpdate, caller: &str) -> Result<Job> {
+    let job = owned(db, update.job, caller).await?;
+    if let Some(sequence) = update.owner_sequence
+        && store::job::is_stale(db, update.job, sequence).await?
+    {
+        return Ok(job);
+    }
+    next_job_state(job.state, update.state).map_err(|cause| Error::JobTransition { job: job.id, cause })?;
+    let Some(updated) = store::job::update(db, update).await? else { return Ok(job) };
+    record(db, caller, "UpdateJob", job.id).await?;
+    let mut changes = vec![Change::Job(Box::new(updated.clone()))];
+    if updated.state.is_final() && !job.state.is_final() {
+        // Nobody waits for the tasks of a job that has ended.
+        let cancelled = store::task::cancel(db, job.id, &[]).await?;
+        changes.extend(cancelled.into_iter().map(|task| Change::Task(Box::new(task))));
+    }
+    store::event::append(db, changes).await?;
+    Ok(updated)
+}
+
+async fn add_note(db: &mut PgConnection, note: &NewNote, caller: &str) -> Result<Note> {
+    if let Some(there) = store::note::find(&mut *db, note.id).await? {
+        return same_note(there, note);
+    }
+    store::job::lock(db, note.job).await?.ok_or(Error::NoJob(note.job))?;
+    if store::note::count(&mut *db, note.job).await? >= store::note::MAX_NOTES {
+        return Err(Error::TooManyNotes(note.job));
+    }
+    let Some(added) = store::note::insert(db, note).await? else {
+        // Someone else was faster.
+        let there = store::note::find(db, note.id).await?.ok_or(Error::NoteExists(note.id))?;
+        return same_note(there, note);
+    };
+    record(db, caller, "AddNote", note.job).await?;
+    store::event::append(db, vec![Change::Note(added.clone())]).await?;
+    Ok(added)
+}
+
+fn same_note(there: Note, note: &NewNote) -> Result<Note> {
+    let same = there.job == note.job && there.text == note.text && there.author == note.author;
+    if same { Ok(there) } else { Err(Error::NoteExists(note.id)) }
+}
+
+/// Locks a job that `caller` owns.
+async fn owned(db: &mut PgConnection, id: RunId, caller: &str) -> Result<Job> {
+    let job = store::job::lock(db, id).await?.ok_or(Error::NoJob(id))?;
+    if job.owner == caller { Ok(job) } else { Err(Error::NotOwner { job: id, owner: job.owner }) }
+}
+
+async fn record(db: &mut PgConnection, caller: &str, method: &'static str, job: RunId) -> Result<()> {
+    let entry = audit::Entry { caller: caller.to_owned(), method, subject: format!("jobs/{job}") };
+    Ok(audit::insert(db, &entry, DONE).await?)
+}
+
+async fn append_tasks(db: &mut PgConnection, tasks: &[Task]) -> Result<()> {
+    let changes = tasks.iter().cloned().map(|task| Change::Task(Box::new(task))).collect();
+    Ok(store::event::append(db, changes).await?)
+}
+
+/// Most bytes of a listing, so that it fits into one message.
+const LIST_BYTES: usize = 3_000_000;
+
+fn job_bytes(job: &Job) -> usize {
+    let texts = job.targets.iter().chain(&job.allowed_actions).map(String::len).sum::<usize>();
+    let problems: usize =
+        job.problems.iter().map(|p| p.reason.len() + p.subject.len() + p.message.len() + p.remedy.len()).sum();
+    let labels: usize = job.labels.iter().map(|(k, v)| k.len() + v.len()).sum();
+    1000 + texts + problems + labels + job.phase.len() + job.waiting_for.len()
+}
+
+/// How many of the items, but at least one, fit into so many bytes.
+fn prefix_within<T>(items: &[T], bytes: usize, size: impl Fn(&T) -> usize) -> usize {
+    let mut used = 0;
+    let fits = items.iter().take_while(|item| {
+        used += size(item);
+        used <= bytes
+    });
+    fits.count().max(1).min(items.len())
+}

@@ -1,0 +1,46 @@
+//! What an operator can set.
+
+use serde::Deserialize;
+use understudy_rpc::{ServerConfig, TlsFiles};
+use understudy_service::ServiceConfig;
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub server: ServerConfig,
+    pub database: understudy_pg::Config,
+    pub job_tracker: Peer,
+    #[serde(default)]
+    pub telemetry: understudy_telemetry::Config,
+    /// Tasks done at once.
+    #[serde(default = "default_slots")]
+    pub slots: u32,
+}
+
+/// A service that we call.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peer {
+    /// `https://address:port`
+    pub endpoint: String,
+}
+
+const fn default_slots() -> u32 {
+    8
+}
+
+impl Config {
+    pub fn tls(&self) -> &TlsFiles {
+        &self.server.tls
+    }
+}
+
+impl ServiceConfig for Config {
+    fn telemetry(&self) -> &understudy_telemetry::Config {
+        &self.telemetry
+    }
+
+    fn problems(&self) -> Vec<String> {
+        if (1..=1024).contains(&self.slots) { vec![] } else { vec!["slots: must be 1 to 1024".to_owned()] }
+    }
+}

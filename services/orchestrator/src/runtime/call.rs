@@ -1,0 +1,125 @@
+//! State-changing calls: done once for each request id, and recorded once whether allowed or refused.
+//!
+//! ```text
+//!   request id known, same content ─▶ the thing as it is
+//!   request id known, other content ─▶ REQUEST_ID_REUSED
+//!   new ─▶ transaction: decide · change · audit "allowed" · take the request id      refused ─▶ audit "refused"
+//! ```
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use sqlx::PgConnection;
+use understudy_recovery_api::Decision;
+use understudy_rpc::{ApiError, Kind};
+
+use super::Runtime;
+use crate::store::{Failure, audit, requests, requests::RequestKey};
+
+/// Who calls what, for the record.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub who: String,
+    /// The method, such as `FailoverService/StartRun`.
+    pub what: &'static str,
+    /// What it is about, as the caller says.
+    pub target: String,
+}
+
+/// A mutation that may be done.
+#[derive(Debug, Clone)]
+pub struct Call {
+    pub caller: Caller,
+    pub key: RequestKey,
+}
+
+impl Runtime {
+    /// What this request made when it came before.
+    pub(super) async fn seen(&self, call: &Call) -> Result<Option<String>, Failure> {
+        requests::find(&mut *self.reader().await?, &call.key).await
+    }
+
+    /// Does `work` once for the call's request id, with its record. `work` returns the name of what it made or changed; so does this,
+    /// also when an earlier call did it.
+    pub(super) async fn once<F>(&self, call: &Call, work: F) -> Result<String, Failure>
+    where
+        F: for<'t> Fn(&'t mut PgConnection) -> BoxFuture<'t, Result<String, Failure>> + Send + Sync + 'static,
+    {
+        let work = Arc::new(work);
+        let for_tx = call.clone();
+        self.write(move |tx| {
+            let (call, work) = (for_tx.clone(), work.clone());
+            Box::pin(async move {
+                if let Some(subject) = requests::find(&mut *tx, &call.key).await? {
+                    return Ok(subject);
+                }
+                let subject = work(&mut *tx).await?;
+                if !requests::take(&mut *tx, &call.key, &subject).await? {
+                    // The same request ran beside this one and was faster: this one's work is undone, and its repetition
+                    // finds the answer.
+                    return Err(twin());
+                }
+                let entry = audit::Entry {
+                    who: call.caller.who.clone(),
+                    what: call.caller.what,
+                    target: subject.clone(),
+                    decision: Decision::Allowed,
+                    result: "OK".to_owned(),
+                };
+                audit::insert(tx, &entry).await?;
+                Ok(subject)
+            })
+        })
+        .await
+    }
+
+    /// Records a call that was not done.
+    pub async fn record_refusal(&self, caller: &Caller, error: &ApiError) {
+        let entry = audit::Entry {
+            who: caller.who.clone(),
+            what: caller.what,
+            target: caller.target.clone(),
+            decision: decision(error.kind),
+            result: error.reason.to_string(),
+        };
+        let entry = Arc::new(entry);
+        let stored = self
+            .write(move |tx| {
+                let entry = entry.clone();
+                Box::pin(async move { audit::insert(tx, &entry).await })
+            })
+            .await;
+        if let Err(failure) = stored {
+            // The database is what refused the call, or has gone since: the log is what is left.
+            tracing::error!(%failure, who = caller.who, what = caller.what, target = caller.target, %error, "no audit record");
+        }
+    }
+}
+
+fn twin() -> Failure {
+    ApiError::aborted(
+        "REQUEST_IN_PROGRESS",
+        "the same request is being done at this moment",
+        "Repeat the call: it gets the same answer.",
+    )
+    .into()
+}
+
+/// Errors of ours are not decisions: such a call was let through, and failed.
+fn decision(kind: Kind) -> Decision {
+    match kind {
+        Kind::InvalidArgument
+        | Kind::NotFound
+        | Kind::AlreadyExists
+        | Kind::FailedPrecondition
+        | Kind::Aborted
+        | Kind::PermissionDenied
+        | Kind::Unauthenticated
+        | Kind::Unimplemented => Decision::Refused,
+        Kind::ResourceExhausted
+        | Kind::Unavailable
+        | Kind::DeadlineExceeded
+        | Kind::Unknown
+        | Kind::Internal => Decision::Allowed,
+    }
+}

@@ -1,0 +1,220 @@
+//! Where the NICs of a run will be connected: network-mapper's answer, or its last one while it is away.
+//!
+//! ```text
+//!   ask ── answered ──▶ plan or problems; a failover's answer is remembered
+//!     └─── away ──▶ unplanned failover: the remembered answer, which says that it is one (R-UF-1)
+//!                   anything else: one problem
+//! ```
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+use understudy_ids::{ItemName, MacAddress, NetworkName, Problem, SiteName, UnixMicros};
+use understudy_netplan as netplan;
+use understudy_network_api::{ConnectionQuestion, NetworkClient};
+use understudy_recovery::{
+    ItemState, Operation, RunSpec,
+    plan::{Connections, ItemView, PlanInput, PlannedNic, PlannedTestNetwork},
+};
+use understudy_recovery_api::Resource;
+
+use crate::store::{Failure, connections as known};
+
+/// One NIC's place as it is remembered.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KnownNic {
+    index: u32,
+    mac: MacAddress,
+    network: Option<String>,
+    hypervisor_network: Option<NetworkName>,
+    address: Option<IpAddr>,
+    reason: String,
+}
+
+/// What came of asking.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// The operation connects nothing.
+    NotNeeded,
+    Told(Connections),
+    /// network-mapper cannot be asked now, and why.
+    Away(String),
+}
+
+fn purpose(spec: &RunSpec) -> Option<netplan::Purpose> {
+    match spec.operation {
+        Operation::TestFailover if spec.without_network => None,
+        Operation::TestFailover => Some(netplan::Purpose::Test),
+        // Protecting connects nothing yet; it asks so that a missing mapping shows before the day it is needed.
+        Operation::Protect | Operation::PlannedFailover | Operation::UnplannedFailover => {
+            Some(netplan::Purpose::Failover)
+        }
+        Operation::Unprotect | Operation::ReverseReplicate => None,
+    }
+}
+
+/// Asks network-mapper where the machines of the run would be connected. Its client bounds the time.
+pub async fn ask(network: &NetworkClient, spec: &RunSpec, items: &[ItemView]) -> Answer {
+    let Some(purpose) = purpose(spec) else { return Answer::NotNeeded };
+    if items.is_empty() {
+        return Answer::NotNeeded;
+    }
+    let machines = items.iter().map(|item| machine(spec.operation, item)).collect();
+    let question = ConnectionQuestion { purpose, machines };
+    match network.plan_connections(&question).await {
+        Ok(Ok(plan)) => Answer::Told(told(plan)),
+        Ok(Err(problems)) => Answer::Told(Connections { problems, ..Connections::default() }),
+        Err(error) => {
+            tracing::warn!(%error, "network-mapper did not plan the connections");
+            Answer::Away(error.message)
+        }
+    }
+}
+
+/// From which site to which a machine goes. An unplanned failover that failed has switched the sides already, and is tried again at
+/// the side that is active now.
+fn sites(operation: Operation, item: &ItemView) -> (&SiteName, &SiteName) {
+    let (active, standby) = (item.active_host.site(), item.standby_host.site());
+    if operation == Operation::UnplannedFailover && item.state == ItemState::Failed {
+        return (standby, active);
+    }
+    (active, standby)
+}
+
+fn machine(operation: Operation, item: &ItemView) -> netplan::MachineConnections {
+    let (source, target) = sites(operation, item);
+    netplan::MachineConnections {
+        item: item.name.clone(),
+        source_site: source.clone(),
+        target_site: target.clone(),
+        nics: item
+            .machine
+            .nics
+            .iter()
+            .map(|nic| netplan::MachineNic {
+                mac: nic.mac,
+                hypervisor_network: nic.network.clone(),
+                addresses: nic.addresses.clone(),
+            })
+            .collect(),
+    }
+}
+
+fn told(plan: netplan::ConnectionPlan) -> Connections {
+    let netplan::ConnectionPlan { nics, test_networks } = plan;
+    let nics = nics.into_iter().map(|nic| {
+        let netplan::Connection {
+            item,
+            index,
+            mac,
+            network,
+            hypervisor_network,
+            test_network,
+            address,
+            reason,
+        } = nic;
+        PlannedNic {
+            item,
+            index,
+            mac,
+            network: network.map(|n| n.to_string()),
+            hypervisor_network,
+            test_network,
+            address: address.map(IpAddr::V4),
+            reason,
+        }
+    });
+    let test_networks = test_networks.into_iter().map(|network| {
+        let netplan::PlannedTestNetwork { stands_for, gateway, prefix_len, isolation_targets } = network;
+        PlannedTestNetwork {
+            stands_for: stands_for.to_string(),
+            gateway,
+            prefix_len,
+            isolation_targets: isolation_targets.into_iter().map(IpAddr::V4).collect(),
+        }
+    });
+    Connections { nics: nics.collect(), test_networks: test_networks.collect(), problems: Vec::new() }
+}
+
+/// The connections to plan with.
+pub async fn settle(
+    conn: &mut PgConnection,
+    spec: &RunSpec,
+    items: &[ItemView],
+    answer: &Answer,
+) -> Result<Connections, Failure> {
+    match answer {
+        Answer::NotNeeded => Ok(Connections::default()),
+        Answer::Told(connections) => Ok(connections.clone()),
+        Answer::Away(why) if spec.operation == Operation::UnplannedFailover => recall(conn, items, why).await,
+        Answer::Away(why) => Ok(Connections { problems: vec![away(why)], ..Connections::default() }),
+    }
+}
+
+fn away(why: &str) -> Problem {
+    Problem::new(
+        "NETWORK_MAPPER_AWAY",
+        "network-mapper",
+        format!("network-mapper cannot be asked where the machines are to be connected: {why}"),
+        "Start network-mapper and preview again.",
+    )
+}
+
+async fn recall(conn: &mut PgConnection, items: &[ItemView], why: &str) -> Result<Connections, Failure> {
+    let mut connections = Connections::default();
+    for item in items {
+        let (_, target) = sites(Operation::UnplannedFailover, item);
+        match known::recall::<Vec<KnownNic>>(conn, &item.name, target).await? {
+            Some((nics, learnt)) => connections.nics.extend(nics.into_iter().map(|n| remembered(&item.name, n, learnt))),
+            None => connections.problems.push(Problem::new(
+                "NETWORK_MAPPER_AWAY",
+                item.name.to_resource(),
+                format!("network-mapper cannot be asked ({why}), and no earlier answer is known for site {target}"),
+                "Start network-mapper and preview again.",
+            )),
+        }
+    }
+    Ok(connections)
+}
+
+fn remembered(item: &ItemName, nic: KnownNic, learnt: UnixMicros) -> PlannedNic {
+    let KnownNic { index, mac, network, hypervisor_network, address, reason } = nic;
+    PlannedNic {
+        item: item.clone(),
+        index,
+        mac,
+        network,
+        hypervisor_network,
+        test_network: None,
+        address,
+        reason: format!("{reason}; as network-mapper said at {learnt}, it cannot be asked now"),
+    }
+}
+
+/// Remembers what network-mapper said about real failovers.
+pub async fn remember(
+    tx: &mut PgConnection,
+    spec: &RunSpec,
+    input: &PlanInput,
+    answer: &Answer,
+) -> Result<(), Failure> {
+    let Answer::Told(connections) = answer else { return Ok(()) };
+    if purpose(spec) != Some(netplan::Purpose::Failover) || !connections.problems.is_empty() {
+        return Ok(());
+    }
+    for item in &input.items {
+        let of_item = connections.nics.iter().filter(|nic| nic.item == item.name).map(|nic| KnownNic {
+            index: nic.index,
+            mac: nic.mac,
+            network: nic.network.clone(),
+            hypervisor_network: nic.hypervisor_network.clone(),
+            address: nic.address,
+            reason: nic.reason.clone(),
+        });
+        let nics: Vec<KnownNic> = of_item.collect();
+        let (_, target) = sites(spec.operation, item);
+        known::remember(tx, &item.name, target, &nics, input.now).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! Gathers what a plan is made from: items, both their hosts, points, health, open runs.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use sqlx::PgConnection;
+use understudy_ids::{HostName, PointSeq, UnixMicros};
+use understudy_recovery::{
+    RunSpec,
+    plan::{
+        Connections, DiskView, HostView, ItemView, MachineView, NicView, PlanInput, PointView, PolicyView, Power,
+    },
+};
+use understudy_recovery_api::{SiteKind, view::Policy};
+
+use super::{
+    health,
+    inventory::{Inventory, Machine, Point},
+};
+use crate::store::{
+    Failure,
+    hosts::{self, HostRecord},
+    items::{self, ItemRecord},
+    policies, runs, sites,
+};
+
+/// A host that was silent for longer is not connected, whatever its stream says.
+pub const SILENCE: Duration = Duration::from_secs(30);
+
+/// Whether the host's facts arrive at this moment.
+pub fn is_connected(host: &HostRecord, now: UnixMicros) -> bool {
+    host.heard.as_ref().is_some_and(|heard| heard.connected && now.since(heard.at) <= SILENCE)
+}
+
+/// Everything for the items of `spec`, without connections.
+pub async fn input(conn: &mut PgConnection, spec: &RunSpec, now: UnixMicros) -> Result<PlanInput, Failure> {
+    let records = items::get(conn, &spec.items).await?;
+    of_items(conn, &records, now).await
+}
+
+/// Everything for these items, without connections.
+pub async fn of_items(
+    conn: &mut PgConnection,
+    records: &[ItemRecord],
+    now: UnixMicros,
+) -> Result<PlanInput, Failure> {
+    let mut hosts = BTreeMap::new();
+    for name in records.iter().flat_map(|item| [&item.active_host, &item.standby_host]) {
+        if !hosts.contains_key(name)
+            && let Some(host) = hosts::get(conn, name).await?
+        {
+            hosts.insert(name.clone(), host);
+        }
+    }
+    let mut items = Vec::new();
+    for record in records {
+        // The foreign key keeps the policy.
+        if let Some(policy) = policies::get(conn, &record.policy).await? {
+            items.push(item_view(record, &policy, &hosts, now));
+        }
+    }
+    let mut views = BTreeMap::new();
+    for (name, host) in &hosts {
+        if let Some(site) = sites::get(conn, name.site()).await? {
+            views.insert(name.clone(), host_view(host, site.kind, now));
+        }
+    }
+    let open_runs = runs::as_open(&runs::open(conn).await?);
+    Ok(PlanInput { now, items, hosts: views, connections: Connections::default(), open_runs })
+}
+
+fn item_view(
+    record: &ItemRecord,
+    policy: &Policy,
+    hosts: &BTreeMap<HostName, HostRecord>,
+    now: UnixMicros,
+) -> ItemView {
+    let active = hosts.get(&record.active_host);
+    let standby = hosts.get(&record.standby_host);
+    let told = |host: Option<&HostRecord>| host.and_then(|h| h.heard.as_ref()).map(|h| h.inventory.clone());
+    let (at_active, at_standby) = (told(active), told(standby));
+    let sides = [(&record.active_host, at_active.as_ref()), (&record.standby_host, at_standby.as_ref())];
+    let points = sides.iter().flat_map(|(host, inventory)| {
+        points_at(*inventory, record).iter().map(|point| PointView {
+            host: (*host).clone(),
+            seq: point.seq,
+            instant: point.instant,
+            is_base: point.is_base,
+        })
+    });
+    let heard_now = active.is_some_and(|host| is_connected(host, now));
+    ItemView {
+        name: record.name.clone(),
+        machine: machine_of(record, at_active.as_ref(), heard_now),
+        active_host: record.active_host.clone(),
+        standby_host: record.standby_host.clone(),
+        disks: record.disks.clone(),
+        policy: policy_view(policy),
+        state: record.state,
+        generation: record.generation,
+        points: points.collect(),
+        highest_point: highest_point(record, &sides),
+        health: health::level(&health::assess(record, policy, active, standby, now)),
+    }
+}
+
+/// The item's points at one side, oldest first.
+pub fn points_at<'a>(inventory: Option<&'a Inventory>, record: &ItemRecord) -> &'a [Point] {
+    inventory.and_then(|i| i.item(&record.name)).map_or(&[], |facts| facts.points.as_slice())
+}
+
+fn highest_point(record: &ItemRecord, sides: &[(&HostName, Option<&Inventory>)]) -> Option<PointSeq> {
+    sides
+        .iter()
+        .filter_map(|(_, inventory)| inventory.and_then(|i| i.item(&record.name)))
+        .flat_map(|facts| {
+            let sent = facts.replication.as_ref().and_then(|r| r.last_seq);
+            facts.points.iter().map(|p| p.seq).chain(sent)
+        })
+        .max()
+}
+
+/// The machine as its host tells of it now, or else as it was last told of, with unknown power (invariant 16).
+fn machine_of(record: &ItemRecord, active: Option<&Inventory>, heard_now: bool) -> MachineView {
+    let found = active.and_then(|inventory| inventory.machine(&record.machine.name));
+    let mut view = machine_view(found.unwrap_or(&record.machine));
+    if found.is_none() || !heard_now {
+        view.power = Power::Unknown;
+    }
+    view
+}
+
+pub fn machine_view(machine: &Machine) -> MachineView {
+    MachineView {
+        name: machine.name.clone(),
+        uuid: machine.uuid.to_string(),
+        power: machine.power,
+        disks: machine
+            .disks
+            .iter()
+            .map(|disk| DiskView {
+                name: disk.name.clone(),
+                size_bytes: disk.size_bytes,
+                replicable: disk.replicable,
+            })
+            .collect(),
+        nics: machine
+            .nics
+            .iter()
+            .map(|nic| NicView { mac: nic.mac, network: nic.network.clone(), addresses: nic.addresses.clone() })
+            .collect(),
+    }
+}
+
+pub fn policy_view(policy: &Policy) -> PolicyView {
+    PolicyView {
+        interval: policy.interval,
+        keep_count: policy.keep_count,
+        keep_age: policy.keep_age,
+        shutdown_grace: policy.shutdown_grace,
+        power_off_after_grace: policy.power_off_after_grace,
+    }
+}
+
+fn host_view(host: &HostRecord, kind: SiteKind, now: UnixMicros) -> HostView {
+    let inventory = host.heard.as_ref().map(|heard| &heard.inventory);
+    let machines = inventory.map(|i| i.machines.as_slice()).unwrap_or_default();
+    let (tests, real): (Vec<_>, Vec<_>) = machines.iter().partition(|m| m.test_run.is_some());
+    HostView {
+        site_kind: site_kind(kind),
+        connected: is_connected(host, now),
+        sink_endpoint: host.sink_endpoint.clone(),
+        store_free_bytes: inventory.map_or(0, |i| i.store_free_bytes),
+        machines: real.into_iter().map(|m| (m.name.clone(), m.item.clone().map(|(item, _)| item))).collect(),
+        test_machines: tests.into_iter().map(|m| m.name.clone()).collect(),
+    }
+}
+
+fn site_kind(kind: SiteKind) -> understudy_recovery::direction::SiteKind {
+    use understudy_recovery::direction::SiteKind as Domain;
+    match kind {
+        SiteKind::PrivateCloud => Domain::PrivateCloud,
+        SiteKind::Hypervisor => Domain::Hypervisor,
+        SiteKind::Vmware => Domain::Vmware,
+        SiteKind::Physical => Domain::Physical,
+        SiteKind::PublicCloud => Domain::PublicCloud,
+    }
+}

@@ -1,0 +1,253 @@
+//! What a host has, as its agent last told: the stored form of facts.
+//!
+//! Kept apart from the wire's types, because rows outlive versions of the API, and from the planner's, because facts say more than
+//! any one decision needs.
+
+use std::{net::IpAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use understudy_ids::{
+    DiskName, Generation, ItemName, MacAddress, MachineName, NetworkName, PointSeq, Problem, RunId, UnixMicros, Uuid,
+};
+use understudy_recovery::plan::Power;
+use understudy_replication_api as facts;
+
+/// One host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Inventory {
+    /// The agent's clock.
+    pub time: UnixMicros,
+    pub hypervisor: String,
+    pub cpus: u32,
+    pub memory_bytes: u64,
+    pub store_free_bytes: u64,
+    pub machines: Vec<Machine>,
+    pub networks: Vec<NetworkName>,
+    pub items: Vec<ItemFacts>,
+    pub test_networks: Vec<NetworkName>,
+    pub boot_id: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    pub name: MachineName,
+    pub uuid: Uuid,
+    pub power: Power,
+    pub vcpus: u32,
+    pub memory_bytes: u64,
+    pub disks: Vec<Disk>,
+    pub nics: Vec<Nic>,
+    pub item: Option<(ItemName, Generation)>,
+    pub test_run: Option<RunId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Disk {
+    pub name: DiskName,
+    pub size_bytes: u64,
+    pub serial: Option<String>,
+    pub replicable: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Nic {
+    pub mac: MacAddress,
+    pub network: Option<NetworkName>,
+    pub addresses: Vec<IpAddr>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    Source,
+    Target,
+    Fenced,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ItemFacts {
+    pub item: ItemName,
+    pub generation: Generation,
+    pub role: Role,
+    pub replication: Option<Replication>,
+    /// Oldest first.
+    pub points: Vec<Point>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Activity {
+    Initial,
+    Steady,
+    Resync,
+    Error,
+    Stopped,
+}
+
+impl Activity {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Initial => "initial",
+            Self::Steady => "steady",
+            Self::Resync => "resync",
+            Self::Error => "error",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Replication {
+    pub activity: Activity,
+    pub last_seq: Option<PointSeq>,
+    pub last_instant: Option<UnixMicros>,
+    pub sent_bytes: u64,
+    pub total_bytes: u64,
+    pub last_cycle_bytes: u64,
+    pub last_cycle: Duration,
+    pub last_cycle_kind: String,
+    pub last_error: Option<Problem>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    pub seq: PointSeq,
+    pub instant: UnixMicros,
+    pub received: UnixMicros,
+    pub generation: Generation,
+    pub changed_bytes: u64,
+    pub is_base: bool,
+    pub pinned: bool,
+}
+
+impl Inventory {
+    pub fn machine(&self, name: &MachineName) -> Option<&Machine> {
+        self.machines.iter().find(|m| m.name == *name)
+    }
+
+    pub fn item(&self, name: &ItemName) -> Option<&ItemFacts> {
+        self.items.iter().find(|i| i.item == *name)
+    }
+}
+
+impl From<facts::Facts> for Inventory {
+    fn from(told: facts::Facts) -> Self {
+        let facts::Facts {
+            host: _,
+            time,
+            hypervisor,
+            cpus,
+            memory_bytes,
+            store_free_bytes,
+            machines,
+            networks,
+            items,
+            test_networks,
+            boot_id,
+        } = told;
+        Self {
+            time,
+            hypervisor,
+            cpus,
+            memory_bytes,
+            store_free_bytes,
+            machines: machines.into_iter().map(Machine::from).collect(),
+            networks,
+            items: items.into_iter().map(ItemFacts::from).collect(),
+            test_networks,
+            boot_id,
+        }
+    }
+}
+
+impl From<facts::Machine> for Machine {
+    fn from(machine: facts::Machine) -> Self {
+        let facts::Machine { name, uuid, power, vcpus, memory_bytes, disks, nics, item, test_run } = machine;
+        let power = match power {
+            facts::PowerState::Running => Power::Running,
+            facts::PowerState::Paused => Power::Paused,
+            facts::PowerState::ShutOff => Power::ShutOff,
+            facts::PowerState::Unknown => Power::Unknown,
+        };
+        let disks = disks.into_iter().map(|disk| {
+            let facts::Disk { name, size, format: _, serial, replicable } = disk;
+            Disk { name, size_bytes: size, serial, replicable }
+        });
+        let nics = nics.into_iter().map(|nic| {
+            let facts::Nic { mac, network, addresses } = nic;
+            Nic { mac, network, addresses }
+        });
+        Self {
+            name,
+            uuid,
+            power,
+            vcpus,
+            memory_bytes,
+            disks: disks.collect(),
+            nics: nics.collect(),
+            item,
+            test_run,
+        }
+    }
+}
+
+impl From<facts::ItemFacts> for ItemFacts {
+    fn from(told: facts::ItemFacts) -> Self {
+        let facts::ItemFacts { item, generation, role, replication, points } = told;
+        let role = match role {
+            facts::ItemRole::Source => Role::Source,
+            facts::ItemRole::Target => Role::Target,
+            facts::ItemRole::Fenced => Role::Fenced,
+        };
+        Self {
+            item,
+            generation,
+            role,
+            replication: replication.map(Replication::from),
+            points: points.into_iter().map(Point::from).collect(),
+        }
+    }
+}
+
+impl From<facts::ReplicationFacts> for Replication {
+    fn from(told: facts::ReplicationFacts) -> Self {
+        let facts::ReplicationFacts {
+            state,
+            last_seq,
+            last_instant,
+            sent_bytes,
+            total_bytes,
+            last_cycle_bytes,
+            last_cycle,
+            last_cycle_kind,
+            cycles: _,
+            last_error,
+        } = told;
+        let activity = match state {
+            facts::ReplicationState::Initial => Activity::Initial,
+            facts::ReplicationState::Steady => Activity::Steady,
+            facts::ReplicationState::Resync => Activity::Resync,
+            facts::ReplicationState::Error => Activity::Error,
+            facts::ReplicationState::Stopped => Activity::Stopped,
+        };
+        Self {
+            activity,
+            last_seq,
+            last_instant,
+            sent_bytes,
+            total_bytes,
+            last_cycle_bytes,
+            last_cycle,
+            last_cycle_kind,
+            last_error,
+        }
+    }
+}
+
+impl From<facts::RecoveryPoint> for Point {
+    fn from(told: facts::RecoveryPoint) -> Self {
+        let facts::RecoveryPoint { seq, instant, received, generation, disks, is_base, pinned } = told;
+        let changed_bytes = disks.iter().map(|d| d.changed_bytes).sum();
+        Self { seq, instant, received, generation, changed_bytes, is_base, pinned }
+    }
+}

@@ -1,0 +1,334 @@
+//! How what is stored and decided looks to clients.
+
+use understudy_ids::{HostName, PointSeq, UnixMicros};
+use understudy_recovery::{
+    ItemState, Operation, Run, RunPlan, RunSpec, item, plan,
+    run::{self, StepState},
+};
+use understudy_recovery_api::{self as api, MachineRef, request, view};
+
+use super::{
+    gather::{is_connected, points_at},
+    health,
+    inventory::{Machine, Point},
+};
+use crate::store::{
+    hosts::HostRecord,
+    items::{Hold, ItemRecord},
+};
+
+pub fn host(record: &HostRecord, now: UnixMicros) -> view::Host {
+    let inventory = record.heard.as_ref().map(|heard| &heard.inventory);
+    view::Host {
+        name: record.name.clone(),
+        facts_endpoint: record.facts_endpoint.clone(),
+        sink_endpoint: record.sink_endpoint.clone(),
+        create_time: record.created,
+        last_heard: record.heard.as_ref().map(|heard| heard.at),
+        connected: is_connected(record, now),
+        hypervisor: inventory.map(|i| i.hypervisor.clone()).unwrap_or_default(),
+        cpus: inventory.map_or(0, |i| i.cpus),
+        memory_bytes: inventory.map_or(0, |i| i.memory_bytes),
+        store_free_bytes: inventory.map_or(0, |i| i.store_free_bytes),
+    }
+}
+
+pub fn machine(host: &HostName, machine: &Machine, heard_now: bool) -> view::Machine {
+    let power = if heard_now { machine.power } else { plan::Power::Unknown };
+    view::Machine {
+        name: MachineRef { host: host.clone(), machine: machine.name.clone() },
+        uuid: machine.uuid.to_string(),
+        power: match power {
+            plan::Power::Running => api::Power::Running,
+            plan::Power::Paused => api::Power::Paused,
+            plan::Power::ShutOff => api::Power::ShutOff,
+            plan::Power::Unknown => api::Power::Unknown,
+        },
+        vcpus: machine.vcpus,
+        memory_bytes: machine.memory_bytes,
+        disks: machine
+            .disks
+            .iter()
+            .map(|disk| view::MachineDisk {
+                name: disk.name.clone(),
+                size_bytes: disk.size_bytes,
+                serial: disk.serial.clone().unwrap_or_default(),
+                replicable: disk.replicable,
+            })
+            .collect(),
+        nics: machine
+            .nics
+            .iter()
+            .map(|nic| view::MachineNic {
+                mac: nic.mac,
+                network: nic.network.as_ref().map(ToString::to_string).unwrap_or_default(),
+                addresses: nic.addresses.iter().map(ToString::to_string).collect(),
+            })
+            .collect(),
+        item: machine.item.as_ref().map(|(item, _)| item.clone()),
+        test_run: machine.test_run,
+    }
+}
+
+pub fn item(
+    record: &ItemRecord,
+    policy: &view::Policy,
+    active: Option<&HostRecord>,
+    standby: Option<&HostRecord>,
+    now: UnixMicros,
+) -> view::ProtectedItem {
+    let at_standby = standby.and_then(|host| host.heard.as_ref()).map(|heard| &heard.inventory);
+    let latest = points_at(at_standby, record).iter().rfind(|p| !p.is_base).map(|p| p.seq);
+    let (run, test_run) = match record.hold {
+        None => (None, None),
+        Some(Hold { run, test: false }) => (Some(run), None),
+        Some(Hold { run, test: true }) => (None, Some(run)),
+    };
+    // What a run holds is moved on by the run's own verbs.
+    let allowed = if record.hold.is_some() { Vec::new() } else { item::allowed_actions(record.state) };
+    view::ProtectedItem {
+        name: record.name.clone(),
+        machine: MachineRef { host: record.active_host.clone(), machine: record.machine.name.clone() },
+        active_host: record.active_host.clone(),
+        standby_host: record.standby_host.clone(),
+        policy: record.policy.clone(),
+        disks: record.disks.clone(),
+        state: item_state(record.state),
+        generation: record.generation,
+        run,
+        test_run,
+        allowed_actions: allowed.into_iter().map(|verb| verb.as_str().to_owned()).collect(),
+        health: health::assess(record, policy, active, standby, now),
+        latest_point: latest,
+        create_time: record.created,
+    }
+}
+
+fn item_state(state: ItemState) -> api::ItemState {
+    match state {
+        ItemState::InitialReplication => api::ItemState::InitialReplication,
+        ItemState::Protected => api::ItemState::Protected,
+        ItemState::PlannedFailover => api::ItemState::PlannedFailover,
+        ItemState::UnplannedFailover => api::ItemState::UnplannedFailover,
+        ItemState::CommitPending => api::ItemState::CommitPending,
+        ItemState::NotProtected => api::ItemState::NotProtected,
+        ItemState::ReverseReplication => api::ItemState::ReverseReplication,
+        // Never stored; an item that is going away is being unprotected.
+        ItemState::Unprotecting | ItemState::Removed => api::ItemState::Unprotecting,
+        ItemState::Failed => api::ItemState::Failed,
+    }
+}
+
+pub fn point(record: &ItemRecord, point: &Point) -> view::RecoveryPoint {
+    view::RecoveryPoint {
+        item: record.name.clone(),
+        seq: point.seq,
+        instant: point.instant,
+        received: point.received,
+        changed_bytes: point.changed_bytes,
+        in_use: point.pinned,
+    }
+}
+
+fn operation(operation: Operation) -> api::Operation {
+    match operation {
+        Operation::Protect => api::Operation::Protect,
+        Operation::Unprotect => api::Operation::Unprotect,
+        Operation::TestFailover => api::Operation::TestFailover,
+        Operation::PlannedFailover => api::Operation::PlannedFailover,
+        Operation::UnplannedFailover => api::Operation::UnplannedFailover,
+        Operation::ReverseReplicate => api::Operation::ReverseReplicate,
+    }
+}
+
+fn spec(spec: &RunSpec) -> request::RunSpec {
+    request::RunSpec {
+        operation: operation(spec.operation),
+        items: spec.items.iter().cloned().collect(),
+        points: spec.points.clone(),
+        primary_down_assertion: spec.primary_down_assertion.clone(),
+        without_network: spec.without_network,
+        no_reverse_replication: spec.no_reverse_replication,
+    }
+}
+
+/// What the planner is asked for.
+pub fn domain_spec(spec: request::RunSpec) -> RunSpec {
+    let request::RunSpec {
+        operation,
+        items,
+        points,
+        primary_down_assertion,
+        without_network,
+        no_reverse_replication,
+    } = spec;
+    let operation = match operation {
+        api::Operation::Protect => Operation::Protect,
+        api::Operation::Unprotect => Operation::Unprotect,
+        api::Operation::TestFailover => Operation::TestFailover,
+        api::Operation::PlannedFailover => Operation::PlannedFailover,
+        api::Operation::UnplannedFailover => Operation::UnplannedFailover,
+        api::Operation::ReverseReplicate => Operation::ReverseReplicate,
+    };
+    RunSpec {
+        points,
+        primary_down_assertion,
+        without_network,
+        no_reverse_replication,
+        ..RunSpec::new(operation, items.into_iter().collect())
+    }
+}
+
+fn step(step: &plan::Step) -> view::PlannedStep {
+    view::PlannedStep {
+        step: step.id.clone(),
+        item: step.item.clone(),
+        title: step.title.clone(),
+        executor: step.executor.to_string(),
+        after: step.after.clone(),
+        on_error: step.on_error.as_str().to_owned(),
+        phase: step.phase.as_str().to_owned(),
+        point_of_no_return: step.point_of_no_return,
+    }
+}
+
+fn planned_item(plan: &RunPlan, item: &plan::PlannedItem) -> view::PlannedItem {
+    let estimate = plan.estimates.get(&item.item).cloned().unwrap_or_default();
+    view::PlannedItem {
+        item: item.item.clone(),
+        generation: item.generation,
+        source_host: item.source_host.clone(),
+        target_host: item.target_host.clone(),
+        machine: item.machine.to_string(),
+        point: estimate.point,
+        point_instant: estimate.point_instant,
+        expected_loss: estimate.expected_loss,
+        connections: item
+            .connections
+            .iter()
+            .map(|connection| view::PlannedConnection {
+                mac: connection.mac.clone(),
+                network: connection.network.clone(),
+                address: connection.address.clone(),
+                reason: connection.reason.clone(),
+            })
+            .collect(),
+    }
+}
+
+/// A plan, or what stands against one.
+pub fn preview(
+    asked: &RunSpec,
+    planned: Result<RunPlan, Vec<understudy_ids::Problem>>,
+) -> view::RunPreview {
+    match planned {
+        Ok(plan) => view::RunPreview {
+            spec: spec(asked),
+            digest: plan.digest(),
+            items: plan.items.iter().map(|item| planned_item(&plan, item)).collect(),
+            steps: plan.steps.iter().map(step).collect(),
+            problems: Vec::new(),
+        },
+        Err(problems) => view::RunPreview {
+            spec: spec(asked),
+            digest: String::new(),
+            items: Vec::new(),
+            steps: Vec::new(),
+            problems,
+        },
+    }
+}
+
+fn run_step(run: &Run, planned: &plan::Step) -> view::RunStep {
+    let status = run.steps.get(&planned.id);
+    view::RunStep {
+        plan: step(planned),
+        state: match status.map_or(StepState::Pending, |s| s.state) {
+            StepState::Pending => api::StepState::Pending,
+            StepState::Running => api::StepState::Running,
+            StepState::Succeeded => api::StepState::Succeeded,
+            StepState::Failed => api::StepState::Failed,
+            StepState::Skipped => api::StepState::Skipped,
+        },
+        start_time: status.and_then(|s| s.started),
+        end_time: status.and_then(|s| s.ended),
+        error: status.and_then(|s| s.error.as_ref()).map(|e| e.problem.clone()),
+        outcome: run::step_outcome(run, &planned.id),
+    }
+}
+
+fn outcome(outcome: run::ItemOutcome) -> view::ItemOutcome {
+    let run::ItemOutcome {
+        item,
+        generation,
+        point,
+        point_instant,
+        downtime,
+        loss_span,
+        disks,
+        machine,
+        address,
+        error,
+    } = outcome;
+    let disks = disks.into_iter().map(|disk| {
+        let run::DiskComparison { disk, source_root, target_root, equal } = disk;
+        view::DiskComparison { disk: disk.to_string(), source_root, target_root, equal }
+    });
+    view::ItemOutcome {
+        item,
+        generation,
+        point,
+        point_instant,
+        downtime,
+        loss_span,
+        disks: disks.collect(),
+        machine: machine.to_string(),
+        address: address.unwrap_or_default(),
+        error,
+    }
+}
+
+/// A run with its steps.
+pub fn run(run: &Run) -> view::Run {
+    view::Run {
+        steps: run.plan.steps.iter().map(|step| run_step(run, step)).collect(),
+        outcomes: run::outcomes(run).into_iter().map(outcome).collect(),
+        ..run_in_list(run)
+    }
+}
+
+/// A run without its steps and outcomes, so that a page of a thousand runs stays a page.
+pub fn run_in_list(run: &Run) -> view::Run {
+    view::Run {
+        name: run.id,
+        spec: spec(&run.spec),
+        operation: operation(run.plan.operation),
+        state: match run::state(run) {
+            run::RunState::Running => api::RunState::Running,
+            run::RunState::Waiting => api::RunState::Waiting,
+            run::RunState::CleaningUp => api::RunState::CleaningUp,
+            run::RunState::Succeeded => api::RunState::Succeeded,
+            run::RunState::CompletedWithErrors => api::RunState::CompletedWithErrors,
+            run::RunState::Failed => api::RunState::Failed,
+            run::RunState::Cancelled => api::RunState::Cancelled,
+        },
+        phase: run::phase(run),
+        waiting_for: run::waiting_for(run),
+        allowed_actions: run::allowed_actions(run).into_iter().map(|verb| verb.as_str().to_owned()).collect(),
+        steps: Vec::new(),
+        outcomes: Vec::new(),
+        problems: run::problems(run),
+        created_by: run.created_by.clone(),
+        create_time: run.started,
+        end_time: run.ended.map(|ended| ended.at),
+        progress_percent: run::progress_percent(run),
+    }
+}
+
+/// Points of an item, newest first, below `before`.
+pub fn points_before(points: &[Point], before: Option<PointSeq>) -> Vec<&Point> {
+    let mut usable: Vec<&Point> =
+        points.iter().filter(|p| !p.is_base && before.is_none_or(|before| p.seq < before)).collect();
+    usable.sort_by_key(|point| std::cmp::Reverse(point.seq));
+    usable
+}

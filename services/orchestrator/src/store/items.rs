@@ -1,0 +1,242 @@
+//! Tables `items`, `generations` and `holds`.
+
+use sqlx::{FromRow, PgConnection, types::Json};
+use time::OffsetDateTime;
+use understudy_ids::{DiskName, Generation, HostName, ItemName, PolicyName, RunId, UnixMicros, Uuid};
+use understudy_recovery::ItemState;
+
+use super::{Failure, micros, read, signed, unsigned};
+use crate::runtime::inventory::Machine;
+
+/// A protected item.
+#[derive(Debug, Clone)]
+pub struct ItemRecord {
+    pub name: ItemName,
+    pub active_host: HostName,
+    pub standby_host: HostName,
+    /// As the active host last told of it.
+    pub machine: Machine,
+    pub disks: Vec<DiskName>,
+    pub policy: PolicyName,
+    pub state: ItemState,
+    pub generation: Generation,
+    pub created: UnixMicros,
+    pub hold: Option<Hold>,
+}
+
+/// The run that has an item in its hands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hold {
+    pub run: RunId,
+    pub test: bool,
+}
+
+#[derive(FromRow)]
+struct Row {
+    name: String,
+    active_host: String,
+    standby_host: String,
+    machine: Json<Machine>,
+    disks: Vec<String>,
+    policy: String,
+    state: String,
+    generation: i64,
+    created: OffsetDateTime,
+    run: Option<RunId>,
+    test: Option<bool>,
+}
+
+impl TryFrom<Row> for ItemRecord {
+    type Error = Failure;
+    fn try_from(row: Row) -> Result<Self, Failure> {
+        let disks = row.disks.iter().map(|d| d.parse());
+        Ok(Self {
+            name: read("items", row.name.parse())?,
+            active_host: read("items", row.active_host.parse())?,
+            standby_host: read("items", row.standby_host.parse())?,
+            machine: row.machine.0,
+            disks: read("items", disks.collect())?,
+            policy: read("items", row.policy.parse())?,
+            state: read("items", ItemState::parse(&row.state).ok_or("unknown state"))?,
+            generation: Generation::new(unsigned(row.generation)),
+            created: micros(row.created),
+            hold: row.run.zip(row.test).map(|(run, test)| Hold { run, test }),
+        })
+    }
+}
+
+/// Makes an item, and remembers its generation. Its generation lies above every one that its name ever had.
+pub async fn insert(tx: &mut PgConnection, item: &ItemRecord) -> Result<(), Failure> {
+    let disks: Vec<&str> = item.disks.iter().map(DiskName::as_str).collect();
+    sqlx::query(
+        "INSERT INTO items (name, active_host, standby_host, machine, machine_uuid, disks, policy, state, generation)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    )
+    .bind(item.name.as_str())
+    .bind(item.active_host.to_string())
+    .bind(item.standby_host.to_string())
+    .bind(Json(&item.machine))
+    .bind(item.machine.uuid)
+    .bind(disks)
+    .bind(item.policy.as_str())
+    .bind(item.state.as_str())
+    .bind(signed(item.generation.get()))
+    .execute(&mut *tx)
+    .await?;
+    remember_generation(tx, &item.name, item.generation).await
+}
+
+/// The generation that an item of this name begins with: above every earlier one.
+pub async fn first_generation(conn: &mut PgConnection, name: &ItemName) -> Result<Generation, Failure> {
+    let last: Option<i64> = sqlx::query_scalar("SELECT generation FROM generations WHERE item = $1")
+        .bind(name.as_str())
+        .fetch_optional(conn)
+        .await?;
+    Ok(last.map_or(Generation::FIRST, |last| Generation::new(unsigned(last)).next()))
+}
+
+async fn remember_generation(
+    tx: &mut PgConnection,
+    name: &ItemName,
+    generation: Generation,
+) -> Result<(), Failure> {
+    sqlx::query(
+        "INSERT INTO generations (item, generation) VALUES ($1, $2)
+         ON CONFLICT (item) DO UPDATE SET generation = excluded.generation",
+    )
+    .bind(name.as_str())
+    .bind(signed(generation.get()))
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Keeps other transactions from deciding about these items until this one has ended. In the order of their names, so that two
+/// transactions never wait for each other.
+pub async fn lock(tx: &mut PgConnection, names: &[ItemName]) -> Result<(), Failure> {
+    let names: Vec<&str> = names.iter().map(ItemName::as_str).collect();
+    sqlx::query("SELECT name FROM items WHERE name = ANY($1) ORDER BY name FOR UPDATE")
+        .bind(names)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// Those of `names` that exist, in the order of their names.
+pub async fn get(conn: &mut PgConnection, names: &[ItemName]) -> Result<Vec<ItemRecord>, Failure> {
+    let names: Vec<&str> = names.iter().map(ItemName::as_str).collect();
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT i.name, i.active_host, i.standby_host, i.machine, i.disks, i.policy, i.state, i.generation, i.created,
+                h.run, h.test
+         FROM items i LEFT JOIN holds h ON h.item = i.name WHERE i.name = ANY($1) ORDER BY i.name",
+    )
+    .bind(names)
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(ItemRecord::try_from).collect()
+}
+
+/// Items in the order of their names, after `after`.
+pub async fn list(conn: &mut PgConnection, after: &str, limit: i64) -> Result<Vec<ItemRecord>, Failure> {
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT i.name, i.active_host, i.standby_host, i.machine, i.disks, i.policy, i.state, i.generation, i.created,
+                h.run, h.test
+         FROM items i LEFT JOIN holds h ON h.item = i.name WHERE i.name > $1 ORDER BY i.name LIMIT $2",
+    )
+    .bind(after)
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(ItemRecord::try_from).collect()
+}
+
+/// Which item protects the machine with this UUID.
+pub async fn of_machine(conn: &mut PgConnection, uuid: Uuid) -> Result<Option<ItemName>, Failure> {
+    let name: Option<String> = sqlx::query_scalar("SELECT name FROM items WHERE machine_uuid = $1")
+        .bind(uuid)
+        .fetch_optional(conn)
+        .await?;
+    name.map(|name| read("items", name.parse())).transpose()
+}
+
+/// Moves an item from one state to the next. False when it is not in `from` any more.
+pub async fn set_state(
+    tx: &mut PgConnection,
+    name: &ItemName,
+    from: ItemState,
+    to: ItemState,
+) -> Result<bool, Failure> {
+    let done = sqlx::query("UPDATE items SET state = $3 WHERE name = $1 AND state = $2")
+        .bind(name.as_str())
+        .bind(from.as_str())
+        .bind(to.as_str())
+        .execute(tx)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Deletes an item. False when it is not in `from` any more.
+pub async fn delete(tx: &mut PgConnection, name: &ItemName, from: ItemState) -> Result<bool, Failure> {
+    let done = sqlx::query("DELETE FROM items WHERE name = $1 AND state = $2")
+        .bind(name.as_str())
+        .bind(from.as_str())
+        .execute(tx)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Raises the generation and changes sides, in one (R-FO-7). False when the generation is that high already.
+pub async fn switch_sides(
+    tx: &mut PgConnection,
+    name: &ItemName,
+    generation: Generation,
+    active: &HostName,
+    standby: &HostName,
+) -> Result<bool, Failure> {
+    let done = sqlx::query(
+        "UPDATE items SET generation = $2, active_host = $3, standby_host = $4 WHERE name = $1 AND generation < $2",
+    )
+    .bind(name.as_str())
+    .bind(signed(generation.get()))
+    .bind(active.to_string())
+    .bind(standby.to_string())
+    .execute(&mut *tx)
+    .await?;
+    remember_generation(tx, name, generation).await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Keeps the machine as its active host tells of it.
+pub async fn saw_machine(tx: &mut PgConnection, name: &ItemName, machine: &Machine) -> Result<(), Failure> {
+    sqlx::query("UPDATE items SET machine = $2 WHERE name = $1 AND machine IS DISTINCT FROM $2")
+        .bind(name.as_str())
+        .bind(Json(machine))
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// Puts the item into the run's hands. Nothing when it is done, and otherwise the run that has it.
+pub async fn hold(
+    tx: &mut PgConnection,
+    name: &ItemName,
+    run: RunId,
+    test: bool,
+) -> Result<Option<RunId>, Failure> {
+    let holder: RunId = sqlx::query_scalar(
+        "INSERT INTO holds (item, run, test) VALUES ($1, $2, $3)
+         ON CONFLICT (item) DO UPDATE SET run = holds.run RETURNING run",
+    )
+    .bind(name.as_str())
+    .bind(run)
+    .bind(test)
+    .fetch_one(tx)
+    .await?;
+    Ok(Some(holder).filter(|holder| *holder != run))
+}
+
+/// Takes the item out of the run's hands.
+pub async fn release(tx: &mut PgConnection, name: &ItemName, run: RunId) -> Result<(), Failure> {
+    sqlx::query("DELETE FROM holds WHERE item = $1 AND run = $2").bind(name.as_str()).bind(run).execute(tx).await?;
+    Ok(())
+}

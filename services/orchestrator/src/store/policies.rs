@@ -1,0 +1,92 @@
+//! Table `policies`.
+
+use std::time::Duration;
+
+use sqlx::{FromRow, PgConnection};
+use time::OffsetDateTime;
+use understudy_ids::PolicyName;
+use understudy_recovery_api::{request::PolicySettings, view::Policy};
+
+use super::{Failure, micros, read};
+
+#[derive(FromRow)]
+struct Row {
+    name: String,
+    interval_ms: i64,
+    rpo_objective_ms: i64,
+    keep_count: i32,
+    keep_age_ms: i64,
+    shutdown_grace_ms: i64,
+    power_off_after_grace: bool,
+    created: OffsetDateTime,
+}
+
+fn from_ms(ms: i64) -> Result<Duration, Failure> {
+    read("policies", u64::try_from(ms)).map(Duration::from_millis)
+}
+
+/// Spans of policies are bounded by years.
+fn to_ms(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl TryFrom<Row> for Policy {
+    type Error = Failure;
+    fn try_from(row: Row) -> Result<Self, Failure> {
+        Ok(Self {
+            name: read("policies", row.name.parse())?,
+            interval: from_ms(row.interval_ms)?,
+            rpo_objective: from_ms(row.rpo_objective_ms)?,
+            keep_count: read("policies", u32::try_from(row.keep_count))?,
+            keep_age: from_ms(row.keep_age_ms)?,
+            shutdown_grace: from_ms(row.shutdown_grace_ms)?,
+            power_off_after_grace: row.power_off_after_grace,
+            create_time: micros(row.created),
+        })
+    }
+}
+
+/// Whether it was made; false when there is a policy of that name.
+pub async fn insert(
+    tx: &mut PgConnection,
+    name: &PolicyName,
+    settings: &PolicySettings,
+) -> Result<bool, Failure> {
+    let done = sqlx::query(
+        "INSERT INTO policies (name, interval_ms, rpo_objective_ms, keep_count, keep_age_ms, shutdown_grace_ms,
+                               power_off_after_grace)
+         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
+    )
+    .bind(name.as_str())
+    .bind(to_ms(settings.interval))
+    .bind(to_ms(settings.rpo_objective))
+    .bind(i32::try_from(settings.keep_count).unwrap_or(i32::MAX))
+    .bind(to_ms(settings.keep_age))
+    .bind(to_ms(settings.shutdown_grace))
+    .bind(settings.power_off_after_grace)
+    .execute(tx)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+const COLUMNS_BY_NAME: &str = "SELECT name, interval_ms, rpo_objective_ms, keep_count, keep_age_ms, shutdown_grace_ms,
+    power_off_after_grace, created FROM policies WHERE name = $1";
+
+pub async fn get(conn: &mut PgConnection, name: &PolicyName) -> Result<Option<Policy>, Failure> {
+    let row: Option<Row> = sqlx::query_as(COLUMNS_BY_NAME).bind(name.as_str()).fetch_optional(conn).await?;
+    row.map(Policy::try_from).transpose()
+}
+
+/// Policies in the order of their names, after `after`.
+pub async fn list(conn: &mut PgConnection, after: &str, limit: i64) -> Result<Vec<Policy>, Failure> {
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT name, interval_ms, rpo_objective_ms, keep_count, keep_age_ms, shutdown_grace_ms,
+                power_off_after_grace, created
+         FROM policies WHERE name > $1 ORDER BY name LIMIT $2",
+    )
+    .bind(after)
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(Policy::try_from).collect()
+}

@@ -1,0 +1,108 @@
+//! The agent's configuration.
+
+use std::{fs, io, net::SocketAddr, path::PathBuf};
+
+use serde::Deserialize;
+use understudy_hypervisor::libvirt;
+use understudy_ids::{HostName, SiteName};
+use understudy_rpc::TlsFiles;
+use understudy_service::ServiceConfig;
+use understudy_telemetry as telemetry;
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The site that the host stands in.
+    pub site: SiteName,
+    /// The host's own name, without its site.
+    pub host: String,
+    /// Recovery points. One agent has a store for itself.
+    pub store_dir: PathBuf,
+    /// What the agent is to each item. Must outlive the host's boot.
+    pub state_dir: PathBuf,
+    pub tls: TlsFiles,
+    /// Facts, health, metrics: called by the orchestrator.
+    pub control_listen: SocketAddr,
+    /// Recovery points: called by peer agents.
+    pub bulk_listen: SocketAddr,
+    /// `https://address:port` of job-tracker.
+    pub job_tracker: String,
+    pub hypervisor: HypervisorConfig,
+    /// Tasks at once.
+    #[serde(default = "defaults::slots")]
+    pub slots: u32,
+    /// Names the host's present boot.
+    #[serde(default = "defaults::boot_id_file")]
+    pub boot_id_file: PathBuf,
+    /// How long cycles and transfers may go on after a shutdown was asked for.
+    #[serde(default = "defaults::shutdown_grace_s")]
+    pub shutdown_grace_s: u64,
+    #[serde(default)]
+    pub telemetry: telemetry::Config,
+}
+
+mod defaults {
+    use std::path::PathBuf;
+
+    pub const fn slots() -> u32 {
+        8
+    }
+    pub fn boot_id_file() -> PathBuf {
+        "/proc/sys/kernel/random/boot_id".into()
+    }
+    pub const fn shutdown_grace_s() -> u64 {
+        8
+    }
+}
+
+/// What drives the machines.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "driver", rename_all = "lowercase", deny_unknown_fields)]
+pub enum HypervisorConfig {
+    Libvirt(libvirt::Config),
+    Simulated {
+        /// Disks and state of the simulated machines.
+        dir: PathBuf,
+    },
+}
+
+impl ServiceConfig for Config {
+    fn telemetry(&self) -> &telemetry::Config {
+        &self.telemetry
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if let Err(error) = HostName::new(self.site.clone(), &self.host) {
+            problems.push(format!("host: {error}"));
+        }
+        if self.slots == 0 {
+            problems.push("slots: must not be 0".to_owned());
+        }
+        if !self.job_tracker.starts_with("https://") {
+            problems.push("job_tracker: write https://address:port".to_owned());
+        }
+        if self.store_dir == self.state_dir {
+            problems.push("state_dir: must not be the store's directory".to_owned());
+        }
+        problems
+    }
+}
+
+impl Config {
+    /// # Errors
+    /// When the host's name is not one; [`ServiceConfig::problems`] has told before.
+    pub fn host_name(&self) -> Result<HostName, understudy_ids::InvalidName> {
+        HostName::new(self.site.clone(), &self.host)
+    }
+
+    /// The name of the host's present boot.
+    pub fn boot_id(&self) -> io::Result<String> {
+        let id = fs::read_to_string(&self.boot_id_file)?.trim().to_owned();
+        if id.is_empty() {
+            let why = format!("{} is empty", self.boot_id_file.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        Ok(id)
+    }
+}

@@ -1,0 +1,307 @@
+//! One replication cycle, from asking the target what it has to its receipt.
+//!
+//! ```text
+//!   negotiate ─▶ delete obsolete checkpoints ─▶ plan, open snapshot ─▶ survey ─▶ (target's digests) ─▶ ship ─▶ receipt
+//!                                                      │                                             │
+//!                                                      │   link broken: the snapshot stays open ◀────┤
+//!                                                      │   anything else: closed, checkpoints kept ◀─┘
+//! ```
+//! Promise: a checkpoint is deleted only when the target has said that nothing there refers to it, so a cycle that fails
+//! anywhere loses no change (R-REP-6).
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use tokio_util::sync::CancellationToken;
+use understudy_hypervisor::{Machine, PowerState, SnapshotDisk};
+use understudy_ids::{DiskName, PointSeq, UnixMicros};
+use understudy_replication::{
+    DigestTree,
+    cycle::{self, CheckpointName, CycleKind, CyclePlan, Partial, PartialDisk, PartialUse, SourceFacts, TargetFacts, TargetHas},
+};
+use understudy_replication_api::{
+    ReplicationState,
+    sink::{Begin, Negotiate, Negotiated, ReadDigests, SinkDisk},
+};
+
+use super::{
+    Source, State,
+    error::CycleError,
+    ship::{DiskWork, Progress, ship},
+    snapshot::{Frozen, Opener},
+    work::{survey, to_read},
+};
+use crate::descriptor::MachineDescriptor;
+
+/// An instant is held over a broken link for so many intervals, or this long if that is more: while it is open the
+/// hypervisor keeps what the guest overwrites.
+const HOLD_INTERVALS: u32 = 10;
+const HOLD: Duration = Duration::from_secs(60);
+
+/// What the cycle is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Its interval has passed.
+    Interval,
+    /// The machine is off, and this is everything it wrote (R-PF-2).
+    Final,
+}
+
+/// A point that the target has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shipped {
+    pub seq: PointSeq,
+    pub instant: UnixMicros,
+    /// Payload on the wire.
+    pub sent_bytes: u64,
+    pub kind: String,
+}
+
+impl Source {
+    /// Runs one cycle. `Ok(None)`: there is nothing to do, the machine is off and all it wrote is at the target.
+    pub(super) async fn cycle(
+        &self,
+        state: &mut State,
+        purpose: Purpose,
+        stop: &CancellationToken,
+    ) -> Result<Option<Shipped>, CycleError> {
+        let machine = self.machine().await?;
+        let off = machine.power == PowerState::ShutOff;
+        if !off {
+            state.covered_off = false;
+        }
+        match purpose {
+            Purpose::Final if !off => return Err(CycleError::NotOff(machine.name)),
+            // The instant that is held is from before the machine was off.
+            Purpose::Final => state.release().await,
+            Purpose::Interval if off && state.covered_off => return Ok(None),
+            Purpose::Interval => {}
+        }
+        let shipped = tokio::select! {
+            shipped = self.cycle_of(state, &machine) => shipped?,
+            () = stop.cancelled() => {
+                state.release().await;
+                return Err(CycleError::Stopped);
+            }
+        };
+        if off {
+            // Started meanwhile, it may have written after the instant.
+            let still_off = self.machine().await?.power == PowerState::ShutOff;
+            if !still_off && purpose == Purpose::Final {
+                return Err(CycleError::NotOff(machine.name));
+            }
+            state.covered_off = still_off;
+        }
+        Ok(Some(shipped))
+    }
+
+    async fn machine(&self) -> Result<Machine, CycleError> {
+        let name = &self.assignment.machine;
+        self.hypervisor.machine(name).await?.ok_or_else(|| CycleError::NoMachine(name.clone()))
+    }
+
+    async fn cycle_of(&self, state: &mut State, machine: &Machine) -> Result<Shipped, CycleError> {
+        let sizes = self.sizes(machine)?;
+        let target = self.negotiate(&sizes).await.inspect_err(|_| self.expire(state))?;
+        state.drop_expired().await;
+        let opener = Opener {
+            hypervisor: self.hypervisor.as_ref(),
+            item: &self.item,
+            generation: self.generation,
+            machine: &self.assignment.machine,
+        };
+        let mut source = SourceFacts {
+            checkpoints: opener.checkpoints(&sizes).await?,
+            disks: sizes,
+            open: None,
+            highest_seq: None,
+        };
+        if state.held.is_none() {
+            let obsolete = cycle::obsolete(&target, source.checkpoints.keys(), None);
+            if opener.forget(&obsolete).await {
+                source.checkpoints.retain(|name, _| !obsolete.contains(name));
+            }
+        }
+        let (plan, frozen) = opener.open(&target, &mut source, state.held.take()).await?;
+        self.begin_status(&plan);
+        // Held while it is read, so that a stop in the middle closes it.
+        state.held = Some(frozen);
+        let Some(frozen) = state.held.as_ref() else { return Err(CycleError::Stopped) };
+        let sent = self.send(&plan, frozen, machine).await;
+        match sent {
+            Ok(sent_bytes) => {
+                let instant = frozen.snapshot.instant();
+                let checkpoint = frozen.checkpoint.clone();
+                state.release().await;
+                self.after(&opener, &source, &plan, checkpoint).await;
+                let kind = describe(&plan);
+                Ok(Shipped { seq: plan.seq, instant, sent_bytes, kind })
+            }
+            Err(error) => {
+                if error.is_of_the_link() {
+                    self.expire(state);
+                    state.drop_expired().await;
+                } else {
+                    state.release().await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// What only older points knew is not needed any more, now that the target has this one.
+    async fn after(&self, opener: &Opener<'_>, source: &SourceFacts, plan: &CyclePlan, checkpoint: CheckpointName) {
+        let has = TargetHas::Point { seq: plan.seq, checkpoint, disks: source.disks.clone() };
+        let target = TargetFacts { has, partial: None };
+        opener.forget(&cycle::obsolete(&target, source.checkpoints.keys(), None)).await;
+    }
+
+    fn sizes(&self, machine: &Machine) -> Result<BTreeMap<DiskName, u64>, CycleError> {
+        let size = |name: &DiskName| {
+            let found = machine.hardware.disks.iter().find(|d| d.name == *name && d.file.is_some());
+            let found = found.map(|d| (name.clone(), d.size_bytes));
+            found.ok_or_else(|| CycleError::NoDisk { machine: machine.name.clone(), disk: name.clone() })
+        };
+        self.assignment.disks.iter().map(size).collect()
+    }
+
+    async fn negotiate(&self, sizes: &BTreeMap<DiskName, u64>) -> Result<TargetFacts, CycleError> {
+        let disks = sizes.iter().map(|(name, size)| SinkDisk { name: name.clone(), size: *size }).collect();
+        let asked = Negotiate { item: self.item.clone(), generation: self.generation, disks };
+        self.client.negotiate(asked).await.map(target_facts).map_err(CycleError::from_peer)
+    }
+
+    async fn send(&self, plan: &CyclePlan, frozen: &Frozen, machine: &Machine) -> Result<u64, CycleError> {
+        let mut disks = Vec::with_capacity(plan.disks.len());
+        let mut total = 0;
+        for wanted in &plan.disks {
+            let disk = frozen.snapshot.disks().iter().find(|d| d.name == wanted.disk);
+            let disk = disk.ok_or_else(|| CycleError::NoDisk {
+                machine: machine.name.clone(),
+                disk: wanted.disk.clone(),
+            })?;
+            check_size(disk, wanted.size)?;
+            let known = survey(disk).await?;
+            let work = wanted.work(&known.changed);
+            let target = match plan.parent {
+                Some(parent) if !work.compare.is_empty() => Some(Arc::new(self.digests(parent, wanted).await?)),
+                _ => None,
+            };
+            total += to_read(&work, &known.zero);
+            disks.push(DiskWork { reader: disk.reader.clone(), work, zero: known.zero, target });
+        }
+        let begin = self.begin(plan, frozen, machine)?;
+        self.status.send_modify(|s| s.total_bytes = total);
+        let told = |progress: Progress| {
+            self.status.send_modify(|s| {
+                s.sent_bytes = progress.sent;
+                s.total_bytes = total.saturating_sub(progress.spared).max(progress.sent);
+            });
+        };
+        let (receipt, sent) = ship(&self.client, begin, disks, told).await?;
+        if receipt.seq != plan.seq {
+            return Err(CycleError::Protocol(format!("the receipt is for point {}, not {}", receipt.seq, plan.seq)));
+        }
+        metrics::counter!("understudy_replication_sent_bytes_total", "item" => self.item.to_string()).increment(sent);
+        Ok(sent)
+    }
+
+    fn begin(&self, plan: &CyclePlan, frozen: &Frozen, machine: &Machine) -> Result<Begin, CycleError> {
+        let descriptor = MachineDescriptor::of(machine, &self.assignment.disks);
+        let machine_json =
+            serde_json::to_string(&descriptor).map_err(|e| CycleError::Protocol(format!("the machine: {e}")))?;
+        Ok(Begin {
+            item: self.item.clone(),
+            generation: self.generation,
+            seq: plan.seq,
+            parent: plan.parent,
+            checkpoint: frozen.checkpoint.as_str().to_owned(),
+            instant: frozen.snapshot.instant(),
+            disks: plan.disks.iter().map(|d| SinkDisk { name: d.disk.clone(), size: d.size }).collect(),
+            resume: plan.partial == PartialUse::Continue,
+            machine_json,
+        })
+    }
+
+    /// The digests that the target keeps of a disk (R-REP-7): nothing is read there.
+    async fn digests(&self, seq: PointSeq, disk: &cycle::DiskPlan) -> Result<DigestTree, CycleError> {
+        let asked = ReadDigests {
+            item: self.item.clone(),
+            generation: self.generation,
+            seq,
+            disk: disk.disk.clone(),
+        };
+        let mut tree = DigestTree::new(disk.size);
+        let mut runs = self.client.read_digests(asked).await.map_err(CycleError::from_peer)?;
+        while let Some(run) = runs.next().await {
+            let run = run.map_err(CycleError::from_peer)?;
+            for (block, digest) in (run.first_block..).zip(run.digests) {
+                if block < tree.blocks() {
+                    tree.set(block, digest);
+                }
+            }
+        }
+        Ok(tree)
+    }
+
+    /// Notes when an instant has been held for long enough.
+    fn expire(&self, state: &mut State) {
+        let longest = HOLD.max(self.assignment.interval.saturating_mul(HOLD_INTERVALS));
+        state.expired = state.held.as_ref().is_some_and(|held| held.opened.elapsed() > longest);
+    }
+
+    fn begin_status(&self, plan: &CyclePlan) {
+        let state = match plan.kind {
+            CycleKind::Full | CycleKind::ResumeFull => ReplicationState::Initial,
+            CycleKind::Incremental { .. } => ReplicationState::Steady,
+            CycleKind::DigestCompare { .. } => ReplicationState::Resync,
+        };
+        tracing::debug!(item = %self.item, seq = %plan.seq, kind = ?plan.kind, reason = %plan.reason, "cycle");
+        self.status.send_modify(|s| (s.state, s.sent_bytes, s.total_bytes) = (state, 0, 0));
+    }
+}
+
+fn check_size(disk: &SnapshotDisk, planned: u64) -> Result<(), CycleError> {
+    if disk.size == planned {
+        return Ok(());
+    }
+    // The next cycle asks the hypervisor again and plans with the new size.
+    Err(CycleError::Protocol(format!("disk {} has {} bytes, {planned} were planned", disk.name, disk.size)))
+}
+
+/// What the target said, as the algebra takes it.
+fn target_facts(Negotiated { latest, partial }: Negotiated) -> TargetFacts {
+    let has = latest.map_or(TargetHas::Nothing, |latest| {
+        let disks = latest.disks.into_iter().map(|d| (d.name, d.size)).collect();
+        match latest.checkpoint.filter(|_| !latest.is_base) {
+            Some(checkpoint) => {
+                TargetHas::Point { seq: latest.seq, checkpoint: CheckpointName::new(checkpoint), disks }
+            }
+            None => TargetHas::Base { seq: latest.seq, disks },
+        }
+    });
+    let partial = partial.map(|p| Partial {
+        seq: p.seq,
+        parent: p.parent,
+        since: CheckpointName::new(p.checkpoint),
+        disks: p
+            .disks
+            .into_iter()
+            .map(|d| (d.name, PartialDisk { size: d.size, watermark: d.durable }))
+            .collect(),
+    });
+    TargetFacts { has, partial }
+}
+
+/// The kind of a cycle with its reason, for people.
+fn describe(plan: &CyclePlan) -> String {
+    let kind = match plan.kind {
+        CycleKind::Full => "full",
+        CycleKind::ResumeFull => "resumed full",
+        CycleKind::Incremental { .. } => "incremental",
+        CycleKind::DigestCompare { .. } => "digest-compare",
+    };
+    let mut text = format!("{kind}: {}", plan.reason);
+    text.truncate(text.floor_char_boundary(500));
+    text
+}

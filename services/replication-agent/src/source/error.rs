@@ -1,0 +1,58 @@
+//! Why a cycle did not complete.
+
+use understudy_hypervisor as hypervisor;
+use understudy_ids::{DiskName, Generation, MachineName, Problem};
+use understudy_replication_api::{GENERATION_KEY, STALE_GENERATION};
+use understudy_rpc::ApiError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum CycleError {
+    /// The target has seen a higher generation: this side is not the active one any more.
+    #[error("the target has seen generation {0}, which is higher")]
+    Superseded(Generation),
+    #[error("the target: {0}")]
+    Peer(#[from] ApiError),
+    #[error("the source: {0}")]
+    Hypervisor(#[from] hypervisor::Error),
+    #[error("machine {0} does not exist on this host")]
+    NoMachine(MachineName),
+    #[error("machine {machine} has no disk {disk} that is a file")]
+    NoDisk { machine: MachineName, disk: DiskName },
+    /// A last delta of a machine that is not known to be off would not be the last.
+    #[error("machine {0} is not known to be off")]
+    NotOff(MachineName),
+    #[error("replication was stopped")]
+    Stopped,
+    #[error("the transfer broke its own rules: {0}")]
+    Protocol(String),
+}
+
+impl CycleError {
+    /// Reads a refusal of the target for what it means.
+    pub fn from_peer(error: ApiError) -> Self {
+        let higher = error.metadata.get(GENERATION_KEY).and_then(|g| g.parse().ok()).map(Generation::new);
+        match higher {
+            Some(generation) if error.reason == STALE_GENERATION => Self::Superseded(generation),
+            _ => Self::Peer(error),
+        }
+    }
+
+    /// Whether the snapshot that was being read may be read on.
+    pub fn is_of_the_link(&self) -> bool {
+        matches!(self, Self::Peer(_) | Self::Protocol(_))
+    }
+
+    pub fn problem(&self, subject: &str) -> Problem {
+        let (reason, remedy) = match self {
+            Self::Superseded(_) => ("SUPERSEDED", "Nothing: this side is fenced. Reverse replicate when it is to be the stand-by."),
+            Self::Peer(error) => (error.reason.as_ref(), "It is tried again; if it stays, look at the link and the peer agent."),
+            Self::Hypervisor(_) => ("SNAPSHOT_FAILED", "It is tried again; if it stays, look at the hypervisor's log."),
+            Self::NoMachine(_) => ("NO_MACHINE", "Define the machine again, or disable its protection."),
+            Self::NoDisk { .. } => ("NO_DISK", "Attach the disk again, or exclude it from protection."),
+            Self::NotOff(_) => ("MACHINE_RUNS", "Shut the machine down first."),
+            Self::Stopped => ("STOPPED", "Start replication again."),
+            Self::Protocol(_) => ("BROKEN_TRANSFER", "It is tried again; run the same version on both sides."),
+        };
+        Problem::new(reason, subject, self.to_string(), remedy)
+    }
+}

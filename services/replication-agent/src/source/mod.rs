@@ -1,0 +1,330 @@
+//! The sending side: one loop per item that goes on for ever at its interval, with or without a control plane.
+//!
+//! ```text
+//!   ledger (assignment) ──▶ Sources ──▶ Source: every interval ─▶ cycle ─▶ point at the peer
+//!                              ▲                     │ failed: again after a growing pause, at most a few intervals
+//!   tasks: final delta, stop ──┘                     │ superseded: ledger says fenced, loop ends (R-FO-7)
+//! ```
+//! Cycles of one item never overlap; a cycle that takes longer than the interval is followed by the next one at once.
+
+mod cycle;
+mod error;
+pub mod measure;
+mod parts;
+mod ship;
+mod snapshot;
+mod work;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{OwnedMutexGuard, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+use understudy_hypervisor::Hypervisor;
+use understudy_ids::{Generation, ItemName};
+use understudy_replication_api::{ReplicationFacts, ReplicationState, SinkClient};
+use understudy_rpc::{ConnectError, TlsFiles};
+
+use crate::ledger::{Assignment, Ledger, Role, Verb};
+pub use cycle::{Purpose, Shipped};
+pub use error::CycleError;
+use snapshot::Frozen;
+
+/// After a failure the loop waits at most so many intervals.
+const BACK_OFF_INTERVALS: u32 = 8;
+/// And at least this long.
+const BACK_OFF_LEAST: Duration = Duration::from_millis(500);
+/// No pause is longer, whatever the interval.
+const BACK_OFF_MOST: Duration = Duration::from_secs(30);
+
+/// The replication of one item from this host.
+pub struct Source {
+    item: ItemName,
+    generation: Generation,
+    assignment: Assignment,
+    hypervisor: Arc<dyn Hypervisor>,
+    client: SinkClient,
+    status: watch::Sender<ReplicationFacts>,
+    state: Arc<tokio::sync::Mutex<State>>,
+}
+
+/// What lasts from cycle to cycle. Its lock is what keeps cycles apart.
+#[derive(Default)]
+pub struct State {
+    held: Option<Frozen>,
+    expired: bool,
+    /// The last cycle read the machine while it was off, and it has not been seen running since.
+    covered_off: bool,
+}
+
+impl State {
+    /// Closes the instant that is held, if any.
+    pub async fn release(&mut self) {
+        self.expired = false;
+        if let Some(held) = self.held.take() {
+            held.close().await;
+        }
+    }
+
+    async fn drop_expired(&mut self) {
+        if self.expired {
+            self.release().await;
+        }
+    }
+}
+
+struct Running {
+    source: Arc<Source>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+/// All loops of this agent.
+#[derive(Clone)]
+pub struct Sources {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    hypervisor: Arc<dyn Hypervisor>,
+    ledger: Ledger,
+    tls: TlsFiles,
+    running: Mutex<HashMap<ItemName, Running>>,
+    changes: watch::Sender<u64>,
+}
+
+impl Sources {
+    pub fn new(hypervisor: Arc<dyn Hypervisor>, ledger: Ledger, tls: TlsFiles) -> Self {
+        let (running, changes) = (Mutex::default(), watch::Sender::new(0));
+        Self { inner: Arc::new(Inner { hypervisor, ledger, tls, running, changes }) }
+    }
+
+    /// Counts changes of any status, for whoever tells others.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.inner.changes.subscribe()
+    }
+
+    /// The item is replicated as assigned; a loop with another assignment is ended first.
+    ///
+    /// # Errors
+    /// When the peer's endpoint or our certificates cannot be used.
+    pub async fn start(
+        &self,
+        item: &ItemName,
+        generation: Generation,
+        assignment: Assignment,
+    ) -> Result<(), ConnectError> {
+        let same = |r: &Running| {
+            r.source.assignment == assignment && r.source.generation == generation && !r.task.is_finished()
+        };
+        if self.lock().get(item).is_some_and(same) {
+            return Ok(());
+        }
+        self.stop(item).await;
+        let client =
+            SinkClient::new(&assignment.peer_endpoint, self.inner.tls.clone(), &assignment.peer_host)?;
+        let source = Arc::new(Source {
+            item: item.clone(),
+            generation,
+            assignment,
+            hypervisor: self.inner.hypervisor.clone(),
+            client,
+            status: watch::Sender::new(idle()),
+            state: Arc::default(),
+        });
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(run(source.clone(), self.inner.ledger.clone(), self.clone(), stop.clone()));
+        let earlier = self.lock().insert(item.clone(), Running { source, stop, task });
+        // Somebody else started one in between; the last one counts.
+        if let Some(earlier) = earlier {
+            earlier.stop.cancel();
+        }
+        self.changed();
+        Ok(())
+    }
+
+    /// The item is not replicated from here any more; a running cycle is broken off.
+    pub async fn stop(&self, item: &ItemName) {
+        let running = self.lock().remove(item);
+        if let Some(Running { stop, task, .. }) = running {
+            stop.cancel();
+            // A loop that panicked has ended as well.
+            let _ = task.await;
+            self.changed();
+        }
+    }
+
+    /// Ends all loops, bounded by what a broken-off cycle takes.
+    pub async fn shut_down(&self) {
+        let all: Vec<Running> = self.lock().drain().map(|(_, r)| r).collect();
+        all.iter().for_each(|r| r.stop.cancel());
+        for running in all {
+            let _ = running.task.await;
+        }
+    }
+
+    /// What replication of the item does; `None` when it is not replicated from here.
+    pub fn status(&self, item: &ItemName) -> Option<ReplicationFacts> {
+        self.lock().get(item).map(|r| r.source.status.borrow().clone())
+    }
+
+    pub fn get(&self, item: &ItemName) -> Option<Arc<Source>> {
+        self.lock().get(item).map(|r| r.source.clone())
+    }
+
+    /// Keeps cycles of the item away, with no snapshot open, until the guard is dropped.
+    pub async fn quiesce(&self, item: &ItemName) -> Option<OwnedMutexGuard<State>> {
+        let source = self.get(item)?;
+        let mut state = source.state.clone().lock_owned().await;
+        state.release().await;
+        Some(state)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ItemName, Running>> {
+        // The map is whole at every moment, so a panic elsewhere does not spoil it.
+        self.inner.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changed(&self) {
+        self.inner.changes.send_modify(|n| *n += 1);
+    }
+}
+
+fn idle() -> ReplicationFacts {
+    ReplicationFacts {
+        state: ReplicationState::Initial,
+        last_seq: None,
+        last_instant: None,
+        sent_bytes: 0,
+        total_bytes: 0,
+        last_cycle_bytes: 0,
+        last_cycle: Duration::ZERO,
+        last_cycle_kind: String::new(),
+        cycles: 0,
+        last_error: None,
+    }
+}
+
+/// The loop.
+async fn run(source: Arc<Source>, ledger: Ledger, sources: Sources, stop: CancellationToken) {
+    let interval = source.assignment.interval;
+    let mut failures = 0u32;
+    while !stop.is_cancelled() {
+        let began = Instant::now();
+        let result = {
+            let mut state = source.state.lock().await;
+            source.recorded(&mut state, Purpose::Interval, &stop).await
+        };
+        sources.changed();
+        match result {
+            Ok(_) => failures = 0,
+            Err(CycleError::Stopped) => break,
+            Err(CycleError::Superseded(generation)) => {
+                fence(&source, &ledger, generation).await;
+                break;
+            }
+            Err(_) => failures = failures.saturating_add(1),
+        }
+        let pause = if failures == 0 { interval } else { back_off(interval, failures) };
+        tokio::select! {
+            () = tokio::time::sleep_until((began + pause).into()) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+    source.state.lock().await.release().await;
+    source.status.send_modify(|s| s.state = ReplicationState::Stopped);
+    sources.changed();
+}
+
+/// Grows from half a second to a few intervals, counted from the beginning of the cycle that failed.
+fn back_off(interval: Duration, failures: u32) -> Duration {
+    let most = interval.saturating_mul(BACK_OFF_INTERVALS).clamp(BACK_OFF_LEAST, BACK_OFF_MOST);
+    BACK_OFF_LEAST.saturating_mul(1 << failures.min(16)).min(most)
+}
+
+/// The target has seen a higher generation, so this side writes it down and ends.
+async fn fence(source: &Source, ledger: &Ledger, generation: Generation) {
+    tracing::warn!(item = %source.item, ours = %source.generation, %generation, "superseded; this side is fenced");
+    if let Err(error) = ledger.admit(&source.item, generation, Verb::Fence).await {
+        // Whoever has written down a higher generation still has fenced this loop as well.
+        tracing::error!(item = %source.item, %error, "the higher generation could not be written down");
+    }
+}
+
+impl Source {
+    /// Ships everything that the machine wrote before it was shut off. Waits for a cycle that runs.
+    pub async fn final_delta(&self, stop: &CancellationToken) -> Result<Shipped, CycleError> {
+        let mut state = tokio::select! {
+            state = self.state.lock() => state,
+            () = stop.cancelled() => return Err(CycleError::Stopped),
+        };
+        let shipped = self.recorded(&mut state, Purpose::Final, stop).await?;
+        shipped.ok_or_else(|| CycleError::NotOff(self.assignment.machine.clone()))
+    }
+
+    /// Follows the status, for progress.
+    pub fn watch(&self) -> watch::Receiver<ReplicationFacts> {
+        self.status.subscribe()
+    }
+
+    /// A cycle whose end is written into status, metrics and log.
+    async fn recorded(
+        &self,
+        state: &mut State,
+        purpose: Purpose,
+        stop: &CancellationToken,
+    ) -> Result<Option<Shipped>, CycleError> {
+        let began = Instant::now();
+        let result = self.cycle(state, purpose, stop).await;
+        let took = began.elapsed();
+        let item = self.item.to_string();
+        match &result {
+            Ok(None) => self.status.send_modify(|s| (s.state, s.last_error) = (ReplicationState::Steady, None)),
+            Ok(Some(shipped)) => {
+                metrics::histogram!("understudy_replication_cycle_seconds", "item" => item).record(took);
+                tracing::info!(
+                    item = %self.item, seq = %shipped.seq, bytes = shipped.sent_bytes, ?took, kind = %shipped.kind, "point shipped"
+                );
+                self.status.send_modify(|s| succeed(s, shipped, took));
+            }
+            Err(CycleError::Stopped) => {}
+            Err(error) => {
+                metrics::counter!("understudy_replication_cycle_failures_total", "item" => item).increment(1);
+                tracing::warn!(item = %self.item, %error, "cycle failed; its changes are shipped with the next one");
+                let problem = error.problem(&format!("protectedItems/{}", self.item));
+                self.status.send_modify(|s| (s.state, s.last_error) = (ReplicationState::Error, Some(problem)));
+            }
+        }
+        result
+    }
+}
+
+fn succeed(status: &mut ReplicationFacts, shipped: &Shipped, took: Duration) {
+    status.state = ReplicationState::Steady;
+    status.last_seq = Some(shipped.seq);
+    status.last_instant = Some(shipped.instant);
+    status.sent_bytes = shipped.sent_bytes;
+    status.total_bytes = shipped.sent_bytes;
+    status.last_cycle_bytes = shipped.sent_bytes;
+    status.last_cycle = took;
+    status.last_cycle_kind.clone_from(&shipped.kind);
+    status.cycles += 1;
+    status.last_error = None;
+}
+
+/// Takes up the assignments that were written down. Each loop asks its peer first, so a side that was superseded while this
+/// host was away learns it with its first cycle.
+pub async fn resume(sources: &Sources, ledger: &Ledger) {
+    for record in ledger.all() {
+        let (Role::Source, Some(assignment)) = (record.role, record.assignment) else { continue };
+        if let Err(error) = sources.start(&record.item, record.generation, assignment).await {
+            tracing::error!(item = %record.item, %error, "replication cannot be taken up");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Sending one recovery point: reads in flight, digests beside them, a bounded queue, the target's answers.
+//!
+//! ```text
+//!   pieces ─▶ read (16 in flight) ─▶ digest, compare (blocking threads) ─▶ queue of 8 parts ─▶ gRPC stream
+//!                                                                          full: reading waits      │
+//!   receipt ◀──────────────────────────────────────────────────────────────────────── answers ◀─────┘
+//! ```
+//! Memory in use is bounded by the reads in flight, the queue and the connection's window, whatever the disk's size.
+
+use std::{pin::pin, sync::Arc};
+
+use futures::{StreamExt, stream};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use understudy_hypervisor::DiskReader;
+use understudy_replication::{DigestTree, RangeSet, cycle::Work};
+use understudy_replication_api::{
+    SinkClient,
+    sink::{Answer, Begin, Part, Receipt},
+};
+
+use super::{
+    error::CycleError,
+    parts::{self, Outcome},
+    work::{Piece, pieces},
+};
+
+/// Pieces that are read or digested at the same time.
+const IN_FLIGHT: usize = 16;
+/// Parts between reading and sending.
+const QUEUE: usize = 8;
+
+/// One disk's share of a point.
+pub struct DiskWork {
+    pub reader: Arc<dyn DiskReader>,
+    pub work: Work,
+    /// Whole blocks that read as zeros.
+    pub zero: RangeSet,
+    /// What the target's parent has, where that is compared.
+    pub target: Option<Arc<DigestTree>>,
+}
+
+/// How far a transfer is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Payload handed to the connection, bytes.
+    pub sent: u64,
+    /// Of the bytes that had to be read, those that need not be sent.
+    pub spared: u64,
+}
+
+/// Why production ended early.
+enum Stop {
+    /// The connection takes nothing more; its own error says why.
+    Closed,
+    Failed(CycleError),
+}
+
+/// Sends a point and waits for its receipt. Returns the payload sent in bytes.
+pub async fn ship(
+    client: &SinkClient,
+    begin: Begin,
+    disks: Vec<DiskWork>,
+    progress: impl Fn(Progress) + Send,
+) -> Result<(Receipt, u64), CycleError> {
+    let (queue, parts) = mpsc::channel(QUEUE);
+    let mut produce = pin!(produce(disks, queue, progress));
+    let mut answers = pin!(receive(client, begin, parts));
+    tokio::select! {
+        produced = &mut produce => match produced {
+            Ok(sent) => Ok((answers.await?, sent)),
+            Err(Stop::Failed(error)) => Err(error),
+            Err(Stop::Closed) => {
+                answers.await?;
+                Err(CycleError::Protocol("a receipt came before the point was sent".to_owned()))
+            }
+        },
+        answered = &mut answers => {
+            answered?;
+            Err(CycleError::Protocol("a receipt came before the point was sent".to_owned()))
+        }
+    }
+}
+
+async fn receive(client: &SinkClient, begin: Begin, parts: mpsc::Receiver<Part>) -> Result<Receipt, CycleError> {
+    let mut answers = client.push(begin, ReceiverStream::new(parts)).await.map_err(CycleError::from_peer)?;
+    while let Some(answer) = answers.next().await {
+        match answer.map_err(CycleError::from_peer)? {
+            Answer::Durable(mark) => tracing::debug!(disk = mark.disk, offset = mark.offset, "durable at the target"),
+            Answer::Receipt(receipt) => return Ok(receipt),
+        }
+    }
+    Err(CycleError::Protocol("the target ended the transfer without a receipt".to_owned()))
+}
+
+async fn produce(
+    disks: Vec<DiskWork>,
+    queue: mpsc::Sender<Part>,
+    progress: impl Fn(Progress) + Send,
+) -> Result<u64, Stop> {
+    let mut done = Progress::default();
+    for (index, disk) in disks.into_iter().enumerate() {
+        let DiskWork { reader, work, zero, target } = disk;
+        let read = pieces(&work, &zero).map(move |piece| {
+            let (reader, target) = (reader.clone(), target.clone().filter(|_| piece.compare));
+            async move { Ok::<_, CycleError>((piece, outcome(index, piece, reader, target).await?)) }
+        });
+        let mut outcomes = stream::iter(read).buffered(IN_FLIGHT);
+        while let Some(next) = outcomes.next().await {
+            let (piece, outcome) = next.map_err(Stop::Failed)?;
+            for part in outcome.parts {
+                queue.send(part).await.map_err(|_| Stop::Closed)?;
+            }
+            done.sent += outcome.sent;
+            if !piece.zero {
+                done.spared += piece.range.len().saturating_sub(outcome.sent);
+            }
+            progress(done);
+        }
+    }
+    queue.send(Part::Finish { sent_bytes: done.sent }).await.map_err(|_| Stop::Closed)?;
+    Ok(done.sent)
+}
+
+async fn outcome(
+    disk: usize,
+    piece: Piece,
+    reader: Arc<dyn DiskReader>,
+    target: Option<Arc<DigestTree>>,
+) -> Result<Outcome, CycleError> {
+    if piece.zero {
+        return Ok(parts::of_zeros(disk, piece.range, target.as_deref()));
+    }
+    // A piece has at most 1 MiB.
+    let length = u32::try_from(piece.range.len()).unwrap_or(u32::MAX);
+    let content = reader.read(piece.range.start, length).await?;
+    if content.len() as u64 != piece.range.len() {
+        let why = format!("{} bytes were read at {}", content.len(), piece.range);
+        return Err(CycleError::Protocol(why));
+    }
+    let digested =
+        tokio::task::spawn_blocking(move || parts::of_content(disk, piece.range.start, content, target.as_deref()));
+    digested.await.map_err(|e| CycleError::Protocol(format!("digesting was cut off: {e}")))
+}
