@@ -3,7 +3,7 @@
 # pidfile, and may be run at any time: after a crash half way, twice, or when there is no lab at all.
 #
 #   processes    those in a network namespace of the lab, or started by it (marked in their environment)
-#   namespaces   uslab-ID-*
+#   namespaces   uslab-ID-*, and those that agents made for test networks
 #   mounts       below the lab's directory
 #   files        the lab's directory
 #
@@ -81,10 +81,22 @@ unmount_below() {
         while read -r mounted; do umount -l "$(printf '%b' "$mounted")"; done
 }
 
+# A test network's namespace does not carry the lab's id. With processes killed and the hosts' namespaces gone, it is left without
+# a process and without a cable; one of another lab, or of a real agent, has both.
+delete_orphaned_test_namespaces() {
+    local name links
+    for name in $(ip netns list 2>/dev/null | awk 'index($1, "understudy-ut-") == 1 {print $1}'); do
+        [[ -z $(ip netns pids "$name" 2>/dev/null) ]] || continue
+        links=$(ip -n "$name" -o link show type veth 2>/dev/null) || continue
+        [[ -n $links ]] || ip netns delete "$name"
+    done
+}
+
 down() {
     local id=$1 name failed=0
     kill_processes "$id" || failed=1
     for name in $(lab_namespaces "$id"); do ip netns delete "$name" || failed=1; done
+    delete_orphaned_test_namespaces
     unmount_below "$base/$id"
     rm -rf --one-file-system "${base:?}/$id" || failed=1
     return $failed

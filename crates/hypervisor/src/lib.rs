@@ -20,8 +20,8 @@ use async_trait::async_trait;
 use understudy_ids::{ByteRange, DiskName, MachineName, NetworkName, UnixMicros};
 
 pub use model::{
-    Bus, DiskHardware, Firmware, Hardware, HostInventory, Machine, MachineDefinition, MachineTag, NicHardware, PowerState,
-    Reservation, TagRole, TestNetworkDefinition,
+    Bus, DiskHardware, Firmware, Hardware, HostInventory, Machine, MachineDefinition, MachineTag,
+    NicHardware, PowerState, Reservation, TagRole, TestNetworkDefinition,
 };
 
 /// Drives the machines, snapshots and networks of one host.
@@ -44,7 +44,11 @@ pub trait Hypervisor: Send + Sync + 'static {
     async fn checkpoints(&self, machine: &MachineName) -> Result<Vec<CheckpointName>, Error>;
 
     /// Forgets checkpoints without losing track of a change: what only they knew goes to the next older one.
-    async fn delete_checkpoints(&self, machine: &MachineName, names: &BTreeSet<CheckpointName>) -> Result<(), Error>;
+    async fn delete_checkpoints(
+        &self,
+        machine: &MachineName,
+        names: &BTreeSet<CheckpointName>,
+    ) -> Result<(), Error>;
 
     /// The machine is defined, shut off, does not start with the host, and looks as `definition` says.
     /// Refused with [`Error::Conflict`] when another machine has its UUID, or when the machine of its name carries no tag

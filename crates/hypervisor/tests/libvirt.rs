@@ -23,7 +23,10 @@ fn snapshots_of_a_running_machine() {
 /// R-REP-3
 #[test]
 fn snapshots_of_a_machine_that_is_shut_off() {
-    with_libvirtd("off", |host| async move { conformance::snapshots_of_a_machine_that_is_shut_off(&host).await });
+    with_libvirtd(
+        "off",
+        |host| async move { conformance::snapshots_of_a_machine_that_is_shut_off(&host).await },
+    );
 }
 
 /// R-NET-9, R-TF-9
@@ -56,7 +59,25 @@ fn a_test_network_serves_its_own_and_notices_others() {
         let bridge = bridge.split_whitespace().nth(1).unwrap().trim_end_matches(':').to_owned();
         run("ip", &["link", "set", "hvt-g", "master", &bridge, "up"]);
         run("ip", &["-n", &guest, "link", "set", "eth0", "address", "52:54:00:00:07:01", "up"]);
-        let lease = run("ip", &["netns", "exec", &guest, "busybox", "udhcpc", "-i", "eth0", "-n", "-q", "-f", "-s", "/bin/true", "-t", "5"]);
+        let lease = run(
+            "ip",
+            &[
+                "netns",
+                "exec",
+                &guest,
+                "busybox",
+                "udhcpc",
+                "-i",
+                "eth0",
+                "-n",
+                "-q",
+                "-f",
+                "-s",
+                "/bin/true",
+                "-t",
+                "5",
+            ],
+        );
         assert!(lease.contains("10.77.3.40"), "{lease}");
         run("ip", &["-n", &guest, "address", "add", "10.77.3.40/24", "dev", "eth0"]);
         let lookup = run("ip", &["netns", "exec", &guest, "busybox", "nslookup", "web1", "10.77.3.1"]);
@@ -64,7 +85,12 @@ fn a_test_network_serves_its_own_and_notices_others() {
         let lan = "test-lan".parse().unwrap();
         let limit = Duration::from_secs(3);
         assert!(driver.probe_address(&lan, "10.77.3.40".parse().unwrap(), None, limit).await.unwrap());
-        assert!(!driver.probe_address(&lan, "10.77.3.41".parse().unwrap(), None, Duration::from_secs(1)).await.unwrap());
+        assert!(
+            !driver
+                .probe_address(&lan, "10.77.3.41".parse().unwrap(), None, Duration::from_secs(1))
+                .await
+                .unwrap()
+        );
         let stranger = driver.probe_isolation(&lan, &[]).await.unwrap_err();
         assert!(stranger.to_string().contains("hvt-g"), "{stranger}");
 
@@ -74,7 +100,24 @@ fn a_test_network_serves_its_own_and_notices_others() {
         run("ip", &["-n", &guest, "link", "set", "eth0", "down"]);
         run("ip", &["-n", &guest, "link", "set", "eth0", "address", "52:54:00:00:07:99", "up"]);
         let refused = Command::new("ip")
-            .args(["netns", "exec", &guest, "busybox", "udhcpc", "-i", "eth0", "-n", "-q", "-f", "-s", "/bin/true", "-t", "2", "-T", "1"])
+            .args([
+                "netns",
+                "exec",
+                &guest,
+                "busybox",
+                "udhcpc",
+                "-i",
+                "eth0",
+                "-n",
+                "-q",
+                "-f",
+                "-s",
+                "/bin/true",
+                "-t",
+                "2",
+                "-T",
+                "1",
+            ])
             .output()
             .unwrap();
         assert!(!refused.status.success(), "a stranger was given an address");
@@ -119,7 +162,8 @@ fn an_outsider_on_the_segment_is_found_by_the_probe() {
         ip(&format!("-n {guest} address add 10.77.3.200/24 dev eth0"));
         ip(&format!("-n {guest} address add 10.77.3.1/24 dev eth0"));
         ip(&format!("-n {guest} link set eth0 up"));
-        let targets: [IpAddr; 3] = ["10.77.3.200", "10.77.3.201", "10.77.3.1"].map(|address| address.parse().unwrap());
+        let targets: [IpAddr; 3] =
+            ["10.77.3.200", "10.77.3.201", "10.77.3.1"].map(|address| address.parse().unwrap());
         let evidence = driver.probe_isolation(&"test-lan".parse().unwrap(), &targets).await.unwrap();
         assert_eq!(evidence.answered, [targets[0], targets[2]]);
         driver.remove_test_network(&"test-lan".parse().unwrap()).await.unwrap();
@@ -158,6 +202,41 @@ fn change_tracking_is_not_believed_after_qemu_was_killed() {
         let all = host.driver.checkpoints(&db1).await.unwrap().into_iter().collect();
         host.driver.delete_checkpoints(&db1, &all).await.unwrap();
         assert_eq!(host.driver.checkpoints(&db1).await.unwrap(), [] as [CheckpointName; 0]);
+    });
+}
+
+/// A disk whose bitmap is gone says so alone; the other one, an overlay as a failed-over machine has, is still read by its
+/// changes, and what lies in its backing file is seen through it.
+#[test]
+fn one_disk_without_its_bitmap_does_not_spoil_the_other() {
+    with_libvirtd("one", |host| async move {
+        let db1 = name("db1");
+        let definition = definition(&host, "db1").await;
+        let overlay = host.path("disks/db1-vda.qcow2");
+        let below = host.path("disks/point.qcow2");
+        let (overlay, below) = (overlay.to_str().unwrap(), below.to_str().unwrap());
+        run("qemu-img", &["create", "-q", "-f", "qcow2", below, "16M"]);
+        run("qemu-io", &["-c", "write -P 5 5M 64k", below]);
+        run("qemu-img", &["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", below, overlay]);
+        host.driver.define(&definition).await.unwrap();
+        host.driver.start(&db1).await.unwrap();
+        open(&host.driver, "db1", 1, None).await.close().await.unwrap();
+        host.driver.power_off(&db1).await.unwrap();
+        let second = host.path("disks/db1-vdb.qcow2");
+        run("qemu-img", &["bitmap", "--remove", second.to_str().unwrap(), "understudy-db1-1-1"]);
+        host.driver.start(&db1).await.unwrap();
+        host.guest_write(&db1, &disk("vda"), MIB, 1).await;
+        let snapshot = open(&host.driver, "db1", 2, Some(1)).await;
+        assert_eq!(changed(&snapshot.disks()[0]).await, BTreeSet::from([MIB]));
+        assert_eq!(filling(&snapshot.disks()[0], 5 * MIB).await, 5);
+        assert!(!snapshot.disks()[1].changes_known);
+        snapshot.close().await.unwrap();
+        host.driver.power_off(&db1).await.unwrap();
+        let off = open(&host.driver, "db1", 3, Some(1)).await;
+        assert_eq!(changed(&off.disks()[0]).await, BTreeSet::from([MIB]));
+        assert_eq!(filling(&off.disks()[0], 5 * MIB).await, 5);
+        assert!(!off.disks()[1].changes_known);
+        off.close().await.unwrap();
     });
 }
 
@@ -216,6 +295,27 @@ fn what_a_dead_agent_left_is_cleaned_up_and_a_stranger_is_not_disturbed() {
         assert!(matches!(another.open_snapshot(&request).await, Err(Error::WrongState { .. })));
         assert!(host.virsh(&["backup-dumpxml", "db1"]).0, "the stranger's backup was ended");
         host.virsh(&["domjobabort", "db1"]);
+    });
+}
+
+/// R-PF: a guest that does not react – this one has no system – is reported as running, not taken for off; and what a
+/// snapshot costs the cycle is known.
+#[test]
+fn a_guest_that_ignores_the_power_button_still_runs() {
+    with_libvirtd("acpi", |host| async move {
+        let db1 = name("db1");
+        host.driver.define(&definition(&host, "db1").await).await.unwrap();
+        host.driver.start(&db1).await.unwrap();
+        assert!(!host.driver.shut_down(&db1, Duration::from_millis(300)).await.unwrap());
+        assert_eq!(host.driver.machine(&db1).await.unwrap().unwrap().power, PowerState::Running);
+        for number in 1..=3 {
+            let begun = std::time::Instant::now();
+            let snapshot = open(&host.driver, "db1", number, number.checked_sub(1)).await;
+            let opened = begun.elapsed();
+            snapshot.close().await.unwrap();
+            println!("snapshot {number}: open {opened:?}, close {:?}", begun.elapsed() - opened);
+        }
+        host.driver.power_off(&db1).await.unwrap();
     });
 }
 

@@ -26,7 +26,12 @@ impl Problem {
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
-        Self { reason: reason.into(), subject: subject.into(), message: message.into(), remedy: remedy.into() }
+        Self {
+            reason: reason.into(),
+            subject: subject.into(),
+            message: message.into(),
+            remedy: remedy.into(),
+        }
     }
 }
 

@@ -6,9 +6,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use understudy_ids::{Problem, UnixMicros, Uuid};
-use understudy_types_api::{
-    Any, MAX_PROBLEMS, check_any, problem_from_wire, time_from_wire, v1 as types,
-};
+use understudy_types_api::{Any, MAX_PROBLEMS, check_any, problem_from_wire, time_from_wire, v1 as types};
 
 /// Most tasks in one call.
 pub const MAX_TASKS_PER_CALL: usize = 1000;
@@ -62,7 +60,13 @@ pub(crate) struct Check {
 impl Check {
     const MAX: usize = 100;
 
-    pub(crate) fn note(&mut self, reason: &'static str, field: &str, message: impl Into<String>, remedy: &str) {
+    pub(crate) fn note(
+        &mut self,
+        reason: &'static str,
+        field: &str,
+        message: impl Into<String>,
+        remedy: &str,
+    ) {
         if self.problems.len() < Self::MAX {
             self.problems.push(Problem::new(reason, format!("{}{field}", self.prefix), message, remedy));
         }
@@ -77,7 +81,12 @@ impl Check {
         mut read: impl FnMut(&mut Self, A) -> B,
     ) -> Vec<B> {
         if list.len() > max {
-            self.note("TOO_MANY", field, format!("has {} elements, the most is {max}", list.len()), "Split it.");
+            self.note(
+                "TOO_MANY",
+                field,
+                format!("has {} elements, the most is {max}", list.len()),
+                "Split it.",
+            );
             return Vec::new();
         }
         let outer = self.prefix.clone();
@@ -104,7 +113,12 @@ impl Check {
     /// them, and the others play tricks on terminals.
     pub(crate) fn text(&mut self, field: &str, text: String, max: usize) -> String {
         if text.len() > max {
-            self.note("TOO_LONG", field, format!("is {} bytes, the most is {max}", text.len()), "Shorten it.");
+            self.note(
+                "TOO_LONG",
+                field,
+                format!("is {} bytes, the most is {max}", text.len()),
+                "Shorten it.",
+            );
         } else if text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
             self.note("INVALID", field, "contains control characters", "Remove them.");
         }
@@ -119,7 +133,11 @@ impl Check {
         self.text(field, text, max)
     }
 
-    pub(crate) fn parse<T: std::str::FromStr<Err: fmt::Display>>(&mut self, field: &str, text: &str) -> Option<T> {
+    pub(crate) fn parse<T: std::str::FromStr<Err: fmt::Display>>(
+        &mut self,
+        field: &str,
+        text: &str,
+    ) -> Option<T> {
         let parsed = text.parse::<T>();
         if let Err(error) = &parsed {
             self.note("INVALID", field, error.to_string(), "Correct it.");
@@ -179,8 +197,10 @@ impl Check {
     }
 
     pub(crate) fn problems(&mut self, field: &str, problems: Vec<types::Problem>) -> Vec<Problem> {
-        let bytes: usize =
-            problems.iter().map(|p| p.reason.len() + p.subject.len() + p.message.len() + p.remedy.len()).sum();
+        let bytes: usize = problems
+            .iter()
+            .map(|p| p.reason.len() + p.subject.len() + p.message.len() + p.remedy.len())
+            .sum();
         if bytes > MAX_PROBLEMS_BYTES {
             self.note(
                 "TOO_LARGE",
@@ -196,7 +216,12 @@ impl Check {
 
     pub(crate) fn labels(&mut self, labels: BTreeMap<String, String>) -> BTreeMap<String, String> {
         if labels.len() > MAX_LABELS {
-            self.note("TOO_MANY", "labels", format!("has {} entries, the most is {MAX_LABELS}", labels.len()), "Drop some.");
+            self.note(
+                "TOO_MANY",
+                "labels",
+                format!("has {} entries, the most is {MAX_LABELS}", labels.len()),
+                "Drop some.",
+            );
             return BTreeMap::new();
         }
         let read = labels.into_iter().map(|(key, value)| {

@@ -1,8 +1,8 @@
 //! The owner's and reader's side of job-tracker.
 
-use futures::Stream;
+use futures::{StreamExt, stream::BoxStream};
 use understudy_ids::{RunId, Uuid};
-use understudy_rpc::{ApiError, Channel};
+use understudy_rpc::{ApiError, Channel, trace};
 use understudy_types_api::time_to_wire;
 
 use crate::{
@@ -31,12 +31,13 @@ impl JobsClient {
         Self { inner: JobServiceClient::new(channel) }
     }
 
-    /// Makes a job and its first tasks. The caller becomes its owner.
+    /// Makes a job and its first tasks. The caller becomes its owner. Tasks without a trace context continue the caller's trace.
     ///
     /// # Errors
     /// `JOB_EXISTS` when the id is taken by a job that was made from other content.
     pub async fn create_job(&self, job: NewJob) -> Result<Job, ApiError> {
-        let answer = self.inner.clone().create_job(new_job_to_wire(job)).await?;
+        let tasks = job.tasks.into_iter().map(traced).collect();
+        let answer = self.inner.clone().create_job(new_job_to_wire(NewJob { tasks, ..job })).await?;
         convert::job_from_wire(answer.into_inner()).map_err(not_understood)
     }
 
@@ -77,9 +78,10 @@ impl JobsClient {
     }
 
     /// Adds tasks (at most 1000) to a job that has not ended. A task whose key the job has is left as it is. The answer holds the
-    /// tasks of these keys as they stand, in the order given, without payload and result.
+    /// tasks of these keys as they stand, in the order given, without payload and result. Tasks without a trace context continue the
+    /// caller's trace.
     pub async fn enqueue_tasks(&self, job: RunId, tasks: Vec<NewTask>) -> Result<Vec<Task>, ApiError> {
-        let tasks = tasks.into_iter().map(new_task_to_wire).collect();
+        let tasks = tasks.into_iter().map(traced).map(new_task_to_wire).collect();
         let request = v1::EnqueueTasksRequest { job: JobName(job).to_string(), tasks };
         let answer = self.inner.clone().enqueue_tasks(request).await?;
         read_all(answer.into_inner().tasks, convert::task_from_wire)
@@ -130,9 +132,14 @@ impl JobsClient {
         &self,
         from: WatchFrom,
         filter: WatchFilter,
-    ) -> impl Stream<Item = Result<Event, ApiError>> + Send + Unpin + 'static {
-        Box::pin(watch::watch(self.inner.clone(), from, filter))
+    ) -> BoxStream<'static, Result<Event, ApiError>> {
+        watch::watch(self.inner.clone(), from, filter).boxed()
     }
+}
+
+/// Work that is done later belongs to the trace of whoever asked for it.
+fn traced(task: NewTask) -> NewTask {
+    NewTask { traceparent: task.traceparent.or_else(trace::current), ..task }
 }
 
 fn read_all<A, B>(all: Vec<A>, read: impl Fn(A) -> Result<B, Invalid>) -> Result<Vec<B>, ApiError> {

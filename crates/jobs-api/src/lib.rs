@@ -28,8 +28,8 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 pub use check::Invalid;
 pub use client::JobsClient;
 pub use model::{
-    Change, Event, Job, JobFilter, JobUpdate, LeasedTask, NewJob, NewNote, NewTask, Note, Outcome, Page, Progress,
-    Task, WatchFilter, WatchFrom,
+    Change, Event, Job, JobFilter, JobUpdate, LeasedTask, NewJob, NewNote, NewTask, Note, Outcome, Page,
+    Progress, Task, WatchFilter, WatchFrom,
 };
 pub use name::{InvalidRef, JobName, Queue, TaskName};
 pub use understudy_jobs::{JobState, TaskState};

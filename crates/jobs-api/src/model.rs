@@ -95,7 +95,7 @@ pub struct NewTask {
     pub max_attempts: u32,
     /// Not leased before.
     pub not_before: Option<UnixMicros>,
-    /// W3C trace context under which the worker continues; `understudy_rpc::trace::current()`.
+    /// W3C trace context under which the worker continues. None: the client takes that of the call.
     pub traceparent: Option<String>,
 }
 

@@ -8,9 +8,7 @@
 //! job-tracker sends a bookmark when a watch opens, so that even a watch that saw no event resumes where it was.
 
 use futures::{Stream, StreamExt, stream};
-use understudy_rpc::{
-    ApiError, Channel, Kind, retry::BackOff,
-};
+use understudy_rpc::{ApiError, Channel, Kind, retry::BackOff};
 
 use crate::{
     client::not_understood,

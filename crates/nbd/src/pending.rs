@@ -49,14 +49,15 @@ impl Pending {
 
     /// Where `[offset, offset + size)` of the export lies in the request's own range.
     pub fn place(&self, offset: u64, size: u32) -> Result<usize, Error> {
+        let room = self.length.checked_sub(size).filter(|_| size > 0);
+        let start = offset.checked_sub(self.offset);
         let start =
-            offset.checked_sub(self.offset).filter(|start| start + u64::from(size) <= u64::from(self.length));
-        let start = start.filter(|_| size > 0).ok_or_else(|| {
-            Error::protocol(format!(
-                "it sent {size} bytes at {offset} for a read of {} at {}",
-                self.length, self.offset
-            ))
-        })?;
+            start.filter(|start| room.is_some_and(|room| *start <= u64::from(room))).ok_or_else(|| {
+                Error::protocol(format!(
+                    "it sent {size} bytes at {offset} for a read of {} at {}",
+                    self.length, self.offset
+                ))
+            })?;
         Ok(start as usize)
     }
 

@@ -8,12 +8,14 @@ use understudy_nbd::{Client, Error, Options};
 const OPTION_REPLY: u64 = 0x0003_e889_0455_65a9;
 const SIZE: u64 = 1 << 20;
 
+/// The client may have hung up already.
 async fn reply(stream: &mut DuplexStream, option: u32, kind: u32, claimed: u32, body: &[u8]) {
-    stream.write_u64(OPTION_REPLY).await.unwrap();
-    stream.write_u32(option).await.unwrap();
-    stream.write_u32(kind).await.unwrap();
-    stream.write_u32(claimed).await.unwrap();
-    let _ = stream.write_all(body).await;
+    let mut bytes = OPTION_REPLY.to_be_bytes().to_vec();
+    for word in [option, kind, claimed] {
+        bytes.extend_from_slice(&word.to_be_bytes());
+    }
+    bytes.extend_from_slice(body);
+    let _ = stream.write_all(&bytes).await;
 }
 
 async fn option(stream: &mut DuplexStream) -> u32 {

@@ -70,7 +70,7 @@ impl Fields {
     }
 
     pub(crate) fn refuse(&mut self, field: &str, message: String) {
-        self.problems.push(Problem::new(field, "INVALID_FIELD", message, ""));
+        self.problems.push(Problem::new("INVALID_FIELD", field, message, ""));
     }
 
     /// # Errors

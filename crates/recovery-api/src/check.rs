@@ -26,7 +26,11 @@ impl Checks {
     }
 
     /// What the sentence under `Err` says is the problem.
-    pub(crate) fn keep<T, E: fmt::Display>(&mut self, field: impl fmt::Display, value: Result<T, E>) -> Option<T> {
+    pub(crate) fn keep<T, E: fmt::Display>(
+        &mut self,
+        field: impl fmt::Display,
+        value: Result<T, E>,
+    ) -> Option<T> {
         value.map_err(|e| self.refuse(field, e.to_string())).ok()
     }
 
@@ -150,9 +154,6 @@ impl Checks {
 
 impl From<Invalid> for understudy_rpc::ApiError {
     fn from(Invalid(problems): Invalid) -> Self {
-        let problems = problems.into_iter().map(|Problem { reason, subject, message, remedy }| {
-            understudy_rpc::Problem { subject, reason: reason.into(), message, remedy }
-        });
-        Self::invalid(problems.collect())
+        Self::invalid(problems)
     }
 }

@@ -7,15 +7,16 @@ use crate::{
     Resource,
     check::Invalid,
     request::{
-        CompleteTest, CreateHost, CreatePolicy, CreateSite, MachineParent, Page, ProtectMachine, RunSpec, RunVerb,
-        StartRun, Unprotect,
+        CompleteTest, CreateHost, CreatePolicy, CreateSite, MachineParent, Page, ProtectMachine, RunSpec,
+        RunVerb, StartRun, Unprotect,
     },
     v1::{
         self, audit_service_client::AuditServiceClient, failover_service_client::FailoverServiceClient,
         protection_service_client::ProtectionServiceClient, site_service_client::SiteServiceClient,
     },
     view::{
-        AuditRecord, Host, Listed, Machine, Policy, ProtectedItem, Protection, RecoveryPoint, Run, RunPreview, Site,
+        AuditRecord, Host, Listed, Machine, Policy, ProtectedItem, Protection, RecoveryPoint, Run,
+        RunPreview, Site,
     },
 };
 
@@ -47,7 +48,7 @@ impl RecoveryClient {
     }
 
     pub async fn create_site(&self, request: CreateSite) -> Result<Site, ApiError> {
-        let answer = self.sites.clone().create_site(request.to_wire()).await?;
+        let answer = self.sites.clone().create_site(request.into_wire()).await?;
         Site::from_wire(answer.into_inner()).map_err(not_understood)
     }
 
@@ -58,7 +59,7 @@ impl RecoveryClient {
     }
 
     pub async fn create_host(&self, request: CreateHost) -> Result<Host, ApiError> {
-        let answer = self.sites.clone().create_host(request.to_wire()).await?;
+        let answer = self.sites.clone().create_host(request.into_wire()).await?;
         Host::from_wire(answer.into_inner()).map_err(not_understood)
     }
 
@@ -80,7 +81,11 @@ impl RecoveryClient {
         Listed::from_wire(answer.hosts, answer.next_page_token, Host::from_wire).map_err(not_understood)
     }
 
-    pub async fn list_machines(&self, parent: &MachineParent, page: Page) -> Result<Listed<Machine>, ApiError> {
+    pub async fn list_machines(
+        &self,
+        parent: &MachineParent,
+        page: Page,
+    ) -> Result<Listed<Machine>, ApiError> {
         let request = v1::ListMachinesRequest {
             parent: parent.to_wire(),
             page_size: page.size,
@@ -91,7 +96,7 @@ impl RecoveryClient {
     }
 
     pub async fn create_policy(&self, request: CreatePolicy) -> Result<Policy, ApiError> {
-        let answer = self.protection.clone().create_policy(request.to_wire()).await?;
+        let answer = self.protection.clone().create_policy(request.into_wire()).await?;
         Policy::from_wire(answer.into_inner()).map_err(not_understood)
     }
 
@@ -104,7 +109,7 @@ impl RecoveryClient {
     /// # Errors
     /// All problems at once, before any effect (R-REP-1).
     pub async fn protect_machine(&self, request: ProtectMachine) -> Result<Protection, ApiError> {
-        let answer = self.protection.clone().protect_machine(request.to_wire()).await?;
+        let answer = self.protection.clone().protect_machine(request.into_wire()).await?;
         Protection::from_wire(answer.into_inner()).map_err(not_understood)
     }
 
@@ -117,7 +122,8 @@ impl RecoveryClient {
     pub async fn list_items(&self, page: Page) -> Result<Listed<ProtectedItem>, ApiError> {
         let request = v1::ListProtectedItemsRequest { page_size: page.size, page_token: page.token };
         let answer = self.protection.clone().list_protected_items(request).await?.into_inner();
-        Listed::from_wire(answer.items, answer.next_page_token, ProtectedItem::from_wire).map_err(not_understood)
+        Listed::from_wire(answer.items, answer.next_page_token, ProtectedItem::from_wire)
+            .map_err(not_understood)
     }
 
     /// Points that can be failed over to, newest first.
@@ -128,17 +134,18 @@ impl RecoveryClient {
             page_token: page.token,
         };
         let answer = self.protection.clone().list_recovery_points(request).await?.into_inner();
-        Listed::from_wire(answer.points, answer.next_page_token, RecoveryPoint::from_wire).map_err(not_understood)
+        Listed::from_wire(answer.points, answer.next_page_token, RecoveryPoint::from_wire)
+            .map_err(not_understood)
     }
 
     pub async fn unprotect_item(&self, request: Unprotect) -> Result<Run, ApiError> {
-        let answer = self.protection.clone().unprotect_item(request.to_wire()).await?;
+        let answer = self.protection.clone().unprotect_item(request.into_wire()).await?;
         Run::from_wire(answer.into_inner()).map_err(not_understood)
     }
 
     /// Exactly what [`RecoveryClient::start_run`] would do now, and everything that stands against it (R-FO-2).
     pub async fn preview_run(&self, spec: RunSpec) -> Result<RunPreview, ApiError> {
-        let request = v1::PreviewRunRequest { spec: Some(spec.to_wire()) };
+        let request = v1::PreviewRunRequest { spec: Some(spec.into_wire()) };
         let answer = self.failover.clone().preview_run(request).await?;
         RunPreview::from_wire(answer.into_inner()).map_err(not_understood)
     }
@@ -146,7 +153,7 @@ impl RecoveryClient {
     /// # Errors
     /// `PLAN_CHANGED` when the plan would be another one than the previewed one.
     pub async fn start_run(&self, request: StartRun) -> Result<Run, ApiError> {
-        let answer = self.failover.clone().start_run(request.to_wire()).await?;
+        let answer = self.failover.clone().start_run(request.into_wire()).await?;
         Run::from_wire(answer.into_inner()).map_err(not_understood)
     }
 
@@ -165,7 +172,7 @@ impl RecoveryClient {
     }
 
     pub async fn complete_test(&self, request: CompleteTest) -> Result<Run, ApiError> {
-        let answer = self.failover.clone().complete_test(request.to_wire()).await?;
+        let answer = self.failover.clone().complete_test(request.into_wire()).await?;
         Run::from_wire(answer.into_inner()).map_err(not_understood)
     }
 
@@ -191,6 +198,7 @@ impl RecoveryClient {
     pub async fn list_audit_records(&self, page: Page) -> Result<Listed<AuditRecord>, ApiError> {
         let request = v1::ListAuditRecordsRequest { page_size: page.size, page_token: page.token };
         let answer = self.audit.clone().list_audit_records(request).await?.into_inner();
-        Listed::from_wire(answer.records, answer.next_page_token, AuditRecord::from_wire).map_err(not_understood)
+        Listed::from_wire(answer.records, answer.next_page_token, AuditRecord::from_wire)
+            .map_err(not_understood)
     }
 }

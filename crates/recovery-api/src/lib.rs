@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   wire (v1, generated)  ── from_wire: all problems at once, everything bounded ──▶  request::*   (orchestrator)
-//!   wire                  ◀── to_wire: every field named ─────────────────────────   request::*   (RecoveryClient)
-//!   wire                  ◀── to_wire ─────────────────────────────────────────────   view::*      (orchestrator)
+//!   wire                  ◀── into_wire: every field named ───────────────────────   request::*   (RecoveryClient)
+//!   wire                  ◀── into_wire ───────────────────────────────────────────   view::*      (orchestrator)
 //!   wire                  ── from_wire ────────────────────────────────────────────▶  view::*      (RecoveryClient → tables, JSON)
 //! ```
 //!

@@ -3,7 +3,9 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Serialize, Serializer};
-use understudy_ids::{HostName, InvalidName, ItemName, MachineName, PointSeq, PolicyName, RunId, SiteName, Uuid};
+use understudy_ids::{
+    HostName, InvalidName, ItemName, MachineName, PointSeq, PolicyName, RunId, SiteName, Uuid,
+};
 
 /// The longest resource name that is looked at, in bytes.
 const MAX_RESOURCE_NAME: usize = 400;

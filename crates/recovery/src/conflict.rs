@@ -1,4 +1,4 @@
-//! Which run is in the way of which operation on an item (invariant 11). The run in the way is always named.
+//! Which run is in the way of another on an item (invariant 11). The run in the way is always named.
 
 use serde::{Deserialize, Serialize};
 use understudy_ids::{ItemName, Problem, RunId};
@@ -15,8 +15,9 @@ pub struct OpenRun {
 
 /// `run` must end first.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("run {run} ({operation}) holds {item}")]
+#[error("{wanted} of {item} has to wait: run {run} ({operation}) holds it")]
 pub struct Conflict {
+    pub wanted: Operation,
     pub item: ItemName,
     pub run: RunId,
     pub operation: Operation,
@@ -33,17 +34,16 @@ impl Conflict {
     }
 }
 
-/// What may go on beside what, of one item: nothing. A test runs beside replication, which is no run (R-TF-7); a real
-/// failover that is asked for while a test runs is told which test to complete.
-const BESIDE: &[(Operation, Operation)] = &[];
-
-/// Every open run that must end before `operation` may begin on one of `items`.
-pub fn conflicts(operation: Operation, items: &[ItemName], open: &[OpenRun]) -> Vec<Conflict> {
+/// Every open run that must end before `wanted` may begin on one of `items`: each that holds one, whatever it does.
+///
+/// A test runs beside replication, which is no run (R-TF-7); a failover that is asked for while a test runs is told which test to
+/// complete first.
+pub fn conflicts(wanted: Operation, items: &[ItemName], open: &[OpenRun]) -> Vec<Conflict> {
     let mut found = Vec::new();
     for item in items {
-        let holders = open.iter().filter(|run| run.items.contains(item));
-        let blocking = holders.filter(|run| !BESIDE.contains(&(operation, run.operation)));
+        let blocking = open.iter().filter(|run| run.items.contains(item));
         found.extend(blocking.map(|run| Conflict {
+            wanted,
             item: item.clone(),
             run: run.id,
             operation: run.operation,

@@ -121,3 +121,50 @@ pub fn check(operation: Operation, source: SiteKind, target: SiteKind) -> Result
     };
     if possible { Ok(()) } else { Err(refuse(RefusalReason::OperationNotSupported)) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R-DIR, row by row and pair by pair, as the requirements have it: t(est), p(lanned), u(nplanned); "-" is no such direction.
+    #[rustfmt::skip]
+    const EXPECTED: [(SiteKind, [&str; 5]); 5] = [
+        // to:          private  hyperv.  vmware  phys.  public
+        (PrivateCloud, ["tpu",   "tpu",   "-",    "-",   "tpu"]),
+        (Hypervisor,   ["tpu",   "tpu",   "-",    "-",   "tpu"]),
+        (Vmware,       ["tu",    "tu",    "-",    "-",   "tu"]),
+        (Physical,     ["tu",    "tu",    "-",    "-",   "tu"]),
+        (PublicCloud,  ["p",     "p",     "-",    "-",   "-"]),
+    ];
+
+    #[test]
+    fn r_dir_every_pair_of_kinds_allows_exactly_what_the_table_says() {
+        for (source, row) in EXPECTED {
+            for (target, expected) in SiteKind::ALL.into_iter().zip(row) {
+                for operation in Operation::ALL {
+                    let possible = match operation {
+                        Operation::TestFailover => expected.contains('t'),
+                        Operation::PlannedFailover => expected.contains('p'),
+                        Operation::UnplannedFailover => expected.contains('u'),
+                        Operation::Unprotect => true,
+                        Operation::Protect | Operation::ReverseReplicate => expected != "-",
+                    };
+                    let found = check(operation, source, target);
+                    assert_eq!(found.is_ok(), possible, "{operation} from {source} to {target}");
+                    if let Err(refusal) = found {
+                        let none = expected == "-";
+                        assert_eq!(refusal.reason == RefusalReason::NoSuchDirection, none, "{refusal}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_pair_is_listed_twice() {
+        for row in DIRECTIONS {
+            let same = DIRECTIONS.iter().filter(|r| (r.source, r.target) == (row.source, row.target));
+            assert_eq!(same.count(), 1, "{} to {}", row.source, row.target);
+        }
+    }
+}

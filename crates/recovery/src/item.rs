@@ -233,3 +233,137 @@ pub fn mermaid() -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Table<'a> = &'a [(ItemState, Verb, ItemState)];
+    type Life<'a> = &'a [(Verb, ItemState)];
+
+    /// What an item lives through, told as the requirements tell it, without looking at the table.
+    #[rustfmt::skip]
+    const LIVES: &[(&str, ItemState, Life<'_>)] = &[
+        ("R-REP-1: protecting", InitialReplication, &[(Verb::FirstPoint, Protected)]),
+        ("protecting fails, is retried", InitialReplication, &[
+            (Verb::RunFailed, Failed), (Verb::ProtectResumed, InitialReplication), (Verb::FirstPoint, Protected)]),
+        ("protecting is cancelled", InitialReplication, &[(Verb::ProtectCancelled, Removed)]),
+        ("protecting fails and is cancelled", InitialReplication, &[
+            (Verb::RunFailed, Failed), (Verb::ProtectCancelled, Removed)]),
+        ("R-TF-1: a test changes nothing", Protected, &[(Verb::TestFailover, Protected)]),
+        ("R-PF, R-FO-4, R-FO-5: planned failover, then protected in reverse", Protected, &[
+            (Verb::PlannedFailover, PlannedFailover), (Verb::FailedOver, CommitPending), (Verb::Commit, NotProtected),
+            (Verb::ReverseReplicate, ReverseReplication), (Verb::FirstPoint, Protected)]),
+        ("R-PF-3: planned failover stops at an error and continues", Protected, &[
+            (Verb::PlannedFailover, PlannedFailover), (Verb::RunFailed, Failed),
+            (Verb::PlannedFailoverResumed, PlannedFailover), (Verb::FailedOver, CommitPending)]),
+        ("planned failover is cancelled after an error", Protected, &[
+            (Verb::PlannedFailover, PlannedFailover), (Verb::RunFailed, Failed), (Verb::ReturnedProtected, Protected)]),
+        ("planned failover is cancelled", Protected, &[
+            (Verb::PlannedFailover, PlannedFailover), (Verb::ReturnedProtected, Protected)]),
+        ("R-UF, R-FO-5: unplanned failover ends unprotected", Protected, &[
+            (Verb::UnplannedFailover, UnplannedFailover), (Verb::FailedOver, CommitPending), (Verb::Commit, NotProtected)]),
+        ("R-UF-4: unplanned failover fails in an item and is retried", Protected, &[
+            (Verb::UnplannedFailover, UnplannedFailover), (Verb::RunFailed, Failed),
+            (Verb::UnplannedFailoverResumed, UnplannedFailover), (Verb::FailedOver, CommitPending)]),
+        ("R-UF-4: unplanned failover fails in an item and is started anew", UnplannedFailover, &[
+            (Verb::RunFailed, Failed), (Verb::UnplannedFailover, UnplannedFailover)]),
+        ("unplanned failover is cancelled", UnplannedFailover, &[(Verb::ReturnedProtected, Protected)]),
+        ("R-UF-5: reverse replication fails and is tried again", NotProtected, &[
+            (Verb::ReverseReplicate, ReverseReplication), (Verb::ReverseReplicationFailed, NotProtected),
+            (Verb::ReverseReplicate, ReverseReplication)]),
+        ("R-REP-8: unprotecting", Protected, &[(Verb::Unprotect, Unprotecting), (Verb::Unprotected, Removed)]),
+        ("unprotecting what is not replicated", NotProtected, &[
+            (Verb::Unprotect, Unprotecting), (Verb::ReturnedNotProtected, NotProtected)]),
+        ("unprotecting fails, is retried, fails, is cancelled", Unprotecting, &[
+            (Verb::RunFailed, Failed), (Verb::UnprotectResumed, Unprotecting), (Verb::ReturnedProtected, Protected)]),
+        ("unprotecting what is not replicated fails and is cancelled", Unprotecting, &[
+            (Verb::RunFailed, Failed), (Verb::ReturnedNotProtected, NotProtected)]),
+    ];
+
+    fn next_in(table: Table<'_>, state: ItemState, verb: Verb) -> Option<ItemState> {
+        table.iter().find(|(from, with, _)| (*from, *with) == (state, verb)).map(|(_, _, to)| *to)
+    }
+
+    fn lives_are_possible(table: Table<'_>) -> Result<(), &'static str> {
+        for (name, first, life) in LIVES {
+            let mut state = *first;
+            for (verb, then) in *life {
+                state = next_in(table, state, *verb).filter(|to| to == then).ok_or(*name)?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_lives_that_the_requirements_tell_are_possible() {
+        assert_eq!(lives_are_possible(TRANSITIONS), Ok(()));
+    }
+
+    /// Each row is there for a reason: without it, or leading elsewhere, some life is not possible (invariant 10).
+    #[test]
+    fn no_row_can_be_removed_or_changed_unnoticed() {
+        for index in 0..TRANSITIONS.len() {
+            let mut table = TRANSITIONS.to_vec();
+            let row = table.remove(index);
+            assert!(lives_are_possible(&table).is_err(), "nobody misses {row:?}");
+            for other in ItemState::ALL.into_iter().filter(|state| *state != row.2) {
+                table.insert(index, (row.0, row.1, other));
+                assert!(lives_are_possible(&table).is_err(), "{row:?} may lead to {other}");
+                table.remove(index);
+            }
+        }
+    }
+
+    #[test]
+    fn no_pair_is_listed_twice_and_what_is_not_listed_is_refused() {
+        for state in ItemState::ALL {
+            for (_, verb, _) in TRANSITIONS {
+                let rows =
+                    TRANSITIONS.iter().filter(|(from, with, _)| (from, with) == (&state, verb)).count();
+                assert!(rows <= 1, "{state} takes {verb} twice");
+                assert_eq!(next(state, *verb).is_ok(), rows == 1);
+            }
+        }
+        assert_eq!(
+            next(Protected, Verb::Commit).unwrap_err().to_string(),
+            "an item that is protected does not take commit"
+        );
+    }
+
+    /// Invariant 10: nothing stays for ever where nobody can move it. In states without an operator's verb a run holds the item.
+    #[test]
+    fn operators_get_exactly_the_listed_verbs() {
+        use Verb as V;
+        let expected: [(ItemState, &[V]); 10] = [
+            (InitialReplication, &[]),
+            (Protected, &[V::TestFailover, V::PlannedFailover, V::UnplannedFailover, V::Unprotect]),
+            (PlannedFailover, &[]),
+            (UnplannedFailover, &[]),
+            (CommitPending, &[V::Commit]),
+            (NotProtected, &[V::ReverseReplicate, V::Unprotect]),
+            (ReverseReplication, &[]),
+            (Unprotecting, &[]),
+            (Failed, &[V::UnplannedFailover]),
+            (Removed, &[]),
+        ];
+        for (state, verbs) in expected {
+            assert_eq!(allowed_actions(state), verbs, "{state}");
+        }
+    }
+
+    #[test]
+    fn the_diagram_has_one_line_per_row() {
+        let text = mermaid();
+        assert_eq!(text.lines().count(), TRANSITIONS.len() + 2);
+        assert!(text.contains("    protected --> planned-failover: planned-failover\n"));
+        assert!(text.contains("    unprotecting --> [*]: unprotected\n"));
+    }
+
+    #[test]
+    fn states_are_written_and_read_alike() {
+        for state in ItemState::ALL {
+            assert_eq!(ItemState::parse(state.as_str()), Some(state));
+        }
+    }
+}

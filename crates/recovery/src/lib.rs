@@ -17,7 +17,7 @@
 //! | [`plan`] | what each operation consists of |
 //! | [`action`] | what one step asks for, with references that are filled in when it is sent |
 //! | [`run`] | how a run goes on after each event |
-//! | [`conflict`] | which run is in the way of which operation |
+//! | [`conflict`] | which run is in the way of another |
 //! | [`reconcile`] | what is put right without a run |
 
 pub mod action;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use understudy_ids::{Generation, ItemName, PointSeq};
 use understudy_replication::{
     digest::{BlockDigest, DigestTree},
-    extents::{BLOCK_SIZE, block_count, block_range},
+    extents::{BLOCK_SIZE, block_range},
 };
 
 use crate::{
@@ -108,7 +108,12 @@ impl Store {
         Ok(place)
     }
 
-    fn digest_disk(&self, place: &Path, disk: &AdoptDisk, parent: Option<DigestTree>) -> Result<DiskManifest> {
+    fn digest_disk(
+        &self,
+        place: &Path,
+        disk: &AdoptDisk,
+        parent: Option<DigestTree>,
+    ) -> Result<DiskManifest> {
         let path = place.join(disk_file(&disk.name));
         let mut chain = Chain::open(&path)?;
         let stacked = parent.is_some();
@@ -117,7 +122,7 @@ impl Store {
         let records = digest_chain(&mut chain, stacked, &mut tree)?;
         let count = records.len() as u64;
         let file = place.join(digest_file(&disk.name));
-        digests::write(self.io(), &file, tree.size(), count, records.into_iter())?;
+        digests::write(self.io(), &file, tree.size(), count, records.into_iter().map(Ok))?;
         Ok(DiskManifest {
             name: disk.name.clone(),
             size: tree.size(),
@@ -135,7 +140,9 @@ fn digest_chain(chain: &mut Chain, only_top: bool, tree: &mut DigestTree) -> Res
     let mut records = Vec::new();
     let mut content = vec![0; BLOCK_SIZE as usize];
     let size = chain.size();
-    for block in 0..block_count(size) {
+    let mut next = 0;
+    while let Some(block) = chain.next_mapped(next) {
+        next = block + 1;
         let digest = match chain.source(block)? {
             Source::Absent => continue,
             Source::Zero { depth } | Source::Data { depth } if only_top && depth > 0 => continue,

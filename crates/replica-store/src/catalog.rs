@@ -151,8 +151,9 @@ impl Store {
         let mut layers = Vec::new();
         let mut next = Some(seq);
         while let Some(at) = next {
-            let (manifest, _) =
-                self.any_manifest(item, at)?.ok_or_else(|| StoreError::NoPoint { item: item.clone(), seq: at })?;
+            let (manifest, _) = self
+                .any_manifest(item, at)?
+                .ok_or_else(|| StoreError::NoPoint { item: item.clone(), seq: at })?;
             let Some(found) = manifest.disk(disk) else { break };
             layers.push((at, found.size));
             next = manifest.parent.filter(|_| found.stacked);
@@ -221,7 +222,9 @@ impl Store {
         }
         for number in names::<Number>(&dir.actives())? {
             let generation = Generation::new(number.0);
-            if let Some(record) = read_json::<OverlayRecord>(&dir.active(generation).join(OVERLAY), "a promotion")? {
+            if let Some(record) =
+                read_json::<OverlayRecord>(&dir.active(generation).join(OVERLAY), "a promotion")?
+            {
                 pins.push((record.point, Pin::Active(generation)));
             }
         }

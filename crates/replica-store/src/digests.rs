@@ -11,7 +11,7 @@ use std::{
     fs::File,
     io::{BufReader, Read},
     iter::Peekable,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use understudy_replication::{
@@ -25,9 +25,13 @@ use crate::{
 };
 
 const MAGIC: &[u8; 8] = b"USDIGST1";
+const HEAD: usize = 24;
 const RECORD: usize = 40;
 /// Records written at once.
 const BATCH: usize = 4096;
+
+/// A block and its digest.
+pub(crate) type Record = (u64, BlockDigest);
 
 /// Writes the file whole and durably. `records` must ascend and be `count` in number.
 pub(crate) fn write(
@@ -35,11 +39,11 @@ pub(crate) fn write(
     path: &Path,
     size: u64,
     count: u64,
-    records: impl Iterator<Item = (u64, BlockDigest)>,
+    records: impl Iterator<Item = Result<Record>>,
 ) -> Result<()> {
     let file = io.create(path)?;
     let mut hasher = blake3::Hasher::new();
-    let mut buffer = Vec::with_capacity(BATCH * RECORD + MAGIC.len() + 16);
+    let mut buffer = Vec::with_capacity(BATCH * RECORD + HEAD);
     let mut at = 0;
     let mut flush = |buffer: &mut Vec<u8>| -> Result<()> {
         hasher.update(buffer);
@@ -51,7 +55,8 @@ pub(crate) fn write(
     buffer.extend_from_slice(MAGIC);
     buffer.extend_from_slice(&size.to_le_bytes());
     buffer.extend_from_slice(&count.to_le_bytes());
-    for (block, digest) in records {
+    for record in records {
+        let (block, digest) = record?;
         buffer.extend_from_slice(&block.to_le_bytes());
         buffer.extend_from_slice(digest.bytes());
         if buffer.len() >= BATCH * RECORD {
@@ -64,103 +69,129 @@ pub(crate) fn write(
     file.sync()
 }
 
-/// Reads the file record by record; each call of `each` gets a block and its digest. Returns the size of the disk.
-///
-/// # Errors
-/// When the file is not whole: its own digest is checked *after* the last record.
-pub(crate) fn read(path: &Path, mut each: impl FnMut(u64, BlockDigest)) -> Result<u64> {
-    let bad = |why: &str| StoreError::Record { path: path.to_owned(), what: "digests", why: why.to_owned() };
-    let file = File::open(path).during("open", path)?;
-    let mut reader = BufReader::with_capacity(1 << 18, file);
-    let mut hasher = blake3::Hasher::new();
-    let mut head = [0; 24];
-    reader.read_exact(&mut head).during("read", path)?;
-    if head[..8] != *MAGIC {
-        return Err(bad("it does not begin as such a file does"));
-    }
-    hasher.update(&head);
-    let size = u64_at(&head, 8);
-    let mut previous = None;
-    for _ in 0..u64_at(&head, 16) {
-        let mut record = [0; RECORD];
-        reader.read_exact(&mut record).during("read", path)?;
-        hasher.update(&record);
-        let block = u64_at(&record, 0);
-        if previous.is_some_and(|p| p >= block) || block >= block_count(size) {
-            return Err(bad("its records are out of order or range"));
+/// Reads a file record by record, in constant memory.
+pub(crate) struct Reader {
+    path: PathBuf,
+    file: BufReader<File>,
+    hasher: blake3::Hasher,
+    /// Size of the disk in bytes.
+    pub size: u64,
+    left: u64,
+    previous: Option<u64>,
+    checked: bool,
+}
+
+impl Reader {
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).during("open", path)?;
+        let mut file = BufReader::with_capacity(1 << 18, file);
+        let mut head = [0; HEAD];
+        file.read_exact(&mut head).during("read", path)?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&head);
+        let (size, left) = (u64_at(&head, 8), u64_at(&head, 16));
+        let reader = Self { path: path.to_owned(), file, hasher, size, left, previous: None, checked: false };
+        if head[..8] == *MAGIC {
+            Ok(reader)
+        } else {
+            Err(reader.bad("it does not begin as such a file does"))
         }
-        previous = Some(block);
+    }
+
+    fn bad(&self, why: &str) -> StoreError {
+        StoreError::Record { path: self.path.clone(), what: "digests", why: why.to_owned() }
+    }
+
+    fn record(&mut self) -> Result<Record> {
+        let mut record = [0; RECORD];
+        self.file.read_exact(&mut record).during("read", &self.path)?;
+        self.hasher.update(&record);
+        let block = u64_at(&record, 0);
+        if self.previous.is_some_and(|p| p >= block) || block >= block_count(self.size) {
+            return Err(self.bad("its records are out of order or range"));
+        }
+        self.previous = Some(block);
         let mut digest = [0; 32];
         digest.copy_from_slice(&record[8..]);
-        each(block, BlockDigest::new(digest));
+        Ok((block, BlockDigest::new(digest)))
     }
-    let mut sum = [0; 32];
-    reader.read_exact(&mut sum).during("read", path)?;
-    if sum != *hasher.finalize().as_bytes() {
-        return Err(bad("its own digest does not match"));
+
+    fn check(&mut self) -> Result<()> {
+        let mut sum = [0; 32];
+        self.file.read_exact(&mut sum).during("read", &self.path)?;
+        let whole = sum == *self.hasher.finalize().as_bytes();
+        if whole { Ok(()) } else { Err(self.bad("its own digest does not match")) }
     }
-    Ok(size)
+}
+
+/// Ends with an error when the file is not whole: its own digest is checked *after* the last record.
+impl Iterator for Reader {
+    type Item = Result<Record>;
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.checked {
+            return None;
+        }
+        let item = if self.left > 0 { Some(self.record()) } else { self.check().err().map(Err) };
+        // Nothing after an error can be believed.
+        self.checked = self.left == 0 || matches!(item, Some(Err(_)));
+        self.left = self.left.saturating_sub(1);
+        item
+    }
 }
 
 /// Applies a point's records to its parent's tree.
 pub(crate) fn apply(path: &Path, size: u64, tree: &mut DigestTree) -> Result<()> {
+    let reader = Reader::open(path)?;
+    if reader.size != size {
+        return Err(reader.bad(&format!("it is of a disk of {} bytes instead of {size}", reader.size)));
+    }
     tree.resize(size);
-    let blocks = tree.blocks();
-    let found = read(path, |block, digest| {
-        if block < blocks {
-            tree.set(block, digest);
-        }
-    })?;
-    if found != size {
-        let why = format!("it is of a disk of {found} bytes instead of {size}");
-        return Err(StoreError::Record { path: path.to_owned(), what: "digests", why });
+    for record in reader {
+        let (block, digest) = record?;
+        tree.set(block, digest);
     }
     Ok(())
 }
 
 /// Rewrites `newer` to hold the records of both, its own where both have one. Doing it twice changes nothing.
 pub(crate) fn absorb(io: &Io, older: &Path, newer: &Path) -> Result<()> {
-    let (_, below) = load(older)?;
-    let (size, above) = load(newer)?;
-    let count = Union::new(&below, &above).count() as u64;
+    // Two passes rather than all records in memory: the older file may describe a whole disk.
+    let mut count = 0;
+    for record in Union::open(older, newer)? {
+        record?;
+        count += 1;
+    }
+    let size = Reader::open(newer)?.size;
     let fresh = newer.with_extension("digests-new");
-    write(io, &fresh, size, count, Union::new(&below, &above))?;
+    write(io, &fresh, size, count, Union::open(older, newer)?)?;
     io.rename(&fresh, newer)
 }
 
-type Records = Vec<(u64, BlockDigest)>;
-
-fn load(path: &Path) -> Result<(u64, Records)> {
-    let mut records = Vec::new();
-    let size = read(path, |block, digest| records.push((block, digest)))?;
-    Ok((size, records))
-}
-
 /// Two ascending lists as one; where both name a block, the second one's digest.
-struct Union<'a> {
-    below: Peekable<std::slice::Iter<'a, (u64, BlockDigest)>>,
-    above: Peekable<std::slice::Iter<'a, (u64, BlockDigest)>>,
+struct Union {
+    below: Peekable<Reader>,
+    above: Peekable<Reader>,
 }
 
-impl<'a> Union<'a> {
-    fn new(below: &'a Records, above: &'a Records) -> Self {
-        Self { below: below.iter().peekable(), above: above.iter().peekable() }
+impl Union {
+    fn open(below: &Path, above: &Path) -> Result<Self> {
+        Ok(Self { below: Reader::open(below)?.peekable(), above: Reader::open(above)?.peekable() })
     }
 }
 
-impl Iterator for Union<'_> {
-    type Item = (u64, BlockDigest);
+impl Iterator for Union {
+    type Item = Result<Record>;
     fn next(&mut self) -> Option<Self::Item> {
         match (self.below.peek(), self.above.peek()) {
-            (Some((b, _)), Some((a, _))) if b < a => self.below.next().copied(),
-            (Some((b, _)), Some((a, _))) => {
+            (Some(_), None) | (Some(Err(_)), _) => self.below.next(),
+            (Some(Ok((b, _))), Some(Ok((a, _)))) if b < a => self.below.next(),
+            (Some(Ok((b, _))), Some(Ok((a, _)))) => {
                 if b == a {
                     self.below.next();
                 }
-                self.above.next().copied()
+                self.above.next()
             }
-            (Some(_), None) => self.below.next().copied(),
-            (None, _) => self.above.next().copied(),
+            (_, Some(Err(_))) | (None, _) => self.above.next(),
         }
     }
 }
@@ -179,12 +210,17 @@ mod tests {
         BlockDigest::of(&[n])
     }
 
+    fn load(path: &Path) -> Result<Vec<Record>> {
+        Reader::open(path)?.collect()
+    }
+
     #[test]
     fn r_rep_5_a_flipped_bit_or_a_cut_in_a_digest_file_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("d");
-        write(&Io::default(), &path, 1 << 20, 2, [(1, digest(1)), (7, digest(2))].into_iter()).unwrap();
-        assert_eq!(load(&path).unwrap().1, [(1, digest(1)), (7, digest(2))]);
+        write(&Io::default(), &path, 1 << 20, 2, [(1, digest(1)), (7, digest(2))].into_iter().map(Ok))
+            .unwrap();
+        assert_eq!(load(&path).unwrap(), [(1, digest(1)), (7, digest(2))]);
         let whole = std::fs::read(&path).unwrap();
         for at in 0..whole.len() {
             let mut broken = whole.clone();
@@ -201,12 +237,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let io = Io::default();
         let (old, new) = (dir.path().join("a.digests"), dir.path().join("b.digests"));
-        write(&io, &old, 1 << 20, 3, [(0, digest(1)), (5, digest(2)), (9, digest(3))].into_iter()).unwrap();
-        write(&io, &new, 1 << 20, 2, [(5, digest(4)), (6, digest(5))].into_iter()).unwrap();
+        write(&io, &old, 1 << 20, 3, [(0, digest(1)), (5, digest(2)), (9, digest(3))].into_iter().map(Ok))
+            .unwrap();
+        write(&io, &new, 1 << 20, 2, [(5, digest(4)), (6, digest(5))].into_iter().map(Ok)).unwrap();
         let expected = [(0, digest(1)), (5, digest(4)), (6, digest(5)), (9, digest(3))];
         for _ in 0..2 {
             absorb(&io, &old, &new).unwrap();
-            assert_eq!(load(&new).unwrap().1, expected);
+            assert_eq!(load(&new).unwrap(), expected);
         }
     }
 }

@@ -25,11 +25,16 @@ pub enum StoreError {
     #[error("nothing of {item} was promoted here at generation {generation}, so there is nothing to commit")]
     NotPromoted { item: ItemName, generation: Generation },
 
-    #[error("recovery point {seq} of {item} is damaged ({blocks} blocks); choose another one and resynchronise")]
+    #[error(
+        "recovery point {seq} of {item} is damaged ({blocks} blocks); choose another one and resynchronise"
+    )]
     Damaged { item: ItemName, seq: PointSeq, blocks: u64 },
 
     #[error("{item} has no disk {disk} in this point or transfer")]
     NoDisk { item: ItemName, disk: DiskName },
+
+    #[error("{item}: disk {disk} cannot be replicated: {why}")]
+    InvalidDisk { item: ItemName, disk: DiskName, why: String },
 
     #[error("a transfer of {0} is already being received; wait for it to end or abort it")]
     Busy(ItemName),
@@ -61,7 +66,9 @@ pub enum StoreError {
     #[error("point {seq} of {item} is in use by {by}; end that first")]
     Pinned { item: ItemName, seq: PointSeq, by: String },
 
-    #[error("run {run} of {item} already has a branch of point {existing}, not of {asked}; drop that branch first")]
+    #[error(
+        "run {run} of {item} already has a branch of point {existing}, not of {asked}; drop that branch first"
+    )]
     OtherBranch { item: ItemName, run: Uuid, existing: PointSeq, asked: PointSeq },
 
     #[error(

@@ -113,7 +113,8 @@ impl Io {
             other => other.during("remove", path)?,
         };
         self.ask(Change::Remove(path)).during("remove", path)?;
-        if kind.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.during("remove", path)?;
+        if kind.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+            .during("remove", path)?;
         self.sync_parent(path)
     }
 }

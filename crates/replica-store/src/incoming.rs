@@ -14,7 +14,6 @@ use std::collections::BTreeMap;
 
 use understudy_ids::{DiskName, ItemName, UnixMicros};
 use understudy_replication::{
-    cycle::{Partial, PartialDisk},
     digest::{BlockDigest, DigestTree},
     extents::{BLOCK_SIZE, block_count, block_range},
 };
@@ -23,10 +22,10 @@ use crate::{
     digests,
     error::{Result, StoreError},
     journal::{Entry, Journal, Received},
-    layout::{MANIFEST, backing_path, digest_file, disk_file},
-    model::{Begin, DiskFormat, DiskManifest, Manifest, PointKind, Role},
-    qcow2::{Backing, Cluster, Writer},
-    store::{ItemState, Store, lock, read_json, write_json},
+    layout::{MANIFEST, digest_file, disk_file},
+    model::{Begin, DiskManifest, Manifest, PointKind},
+    qcow2::{Cluster, Writer},
+    store::{Store, lock, write_json},
 };
 
 /// Blocks received between two syncs at most: bounds both the memory for what is not yet logged and the work lost in a crash.
@@ -45,7 +44,7 @@ pub struct PointWriter {
 }
 
 #[derive(Debug)]
-struct DiskWriter {
+pub(crate) struct DiskWriter {
     name: DiskName,
     writer: Writer,
     tree: DigestTree,
@@ -53,193 +52,13 @@ struct DiskWriter {
     watermark: u64,
 }
 
-impl Store {
-    /// Begins to receive a point, in place of any interrupted transfer.
-    ///
-    /// # Errors
-    /// [`StoreError::StaleGeneration`], [`StoreError::Busy`] while another writer of the item is alive,
-    /// [`StoreError::PointExists`] when the number is not higher than every existing point's, [`StoreError::NoPoint`] or
-    /// [`StoreError::Damaged`] when the parent cannot be built upon.
-    pub fn begin(&self, begin: Begin) -> Result<PointWriter> {
-        let state = self.state(&begin.item);
-        let mut state = lock(&state);
-        self.check_begin(&state, &begin)?;
-        self.admit(&begin.item, begin.generation, Some(Role::Standby))?;
-        let dir = self.dir(&begin.item);
-        self.io().remove(&dir.incoming())?;
-        self.io().create_dir_all(&dir.incoming_point())?;
-        let parent = begin.parent.map(|seq| self.manifest(&begin.item, seq)).transpose()?.flatten();
-        let mut disks = Vec::with_capacity(begin.disks.len());
-        for disk in &begin.disks {
-            let path = dir.incoming_point().join(disk_file(&disk.name));
-            let backing = backing(&begin, parent.as_ref(), &disk.name, disk.size);
-            let tree = self.parent_tree(&begin, &mut state, backing.is_some(), &disk.name, disk.size)?;
-            let writer = Writer::create_with(self.io(), &path, disk.size, backing)?;
-            disks.push(DiskWriter { name: disk.name.clone(), writer, tree, watermark: 0 });
-        }
-        self.io().sync_dir(&dir.incoming_point())?;
-        // The log is what makes a partial, so it comes last; without it `open` removes the rest.
-        write_json(self.io(), &dir.incoming_begin(), &begin)?;
-        let journal = Journal::create(self.io(), &dir.incoming_log())?;
-        self.io().sync_dir(&dir.incoming())?;
-        state.receiving = true;
-        Ok(self.writer(begin, disks, journal))
-    }
-
-    /// Goes on with an interrupted transfer, possibly at a later instant, whose checkpoint, machine and consistency are those
-    /// that `begin` says now (see rule 2 of [`understudy_replication::cycle`]).
-    ///
-    /// # Errors
-    /// [`StoreError::NoPartial`], [`StoreError::PartialMismatch`] when number, parent, generation or disks are others, and as
-    /// for [`Self::begin`].
-    pub fn resume(&self, begin: Begin) -> Result<PointWriter> {
-        let state = self.state(&begin.item);
-        let mut state = lock(&state);
-        self.check_begin(&state, &begin)?;
-        let dir = self.dir(&begin.item);
-        let first: Option<Begin> = read_json(&dir.incoming_begin(), "a transfer's beginning")?;
-        let first = first.ok_or_else(|| StoreError::NoPartial(begin.item.clone()))?;
-        if let Some(why) = mismatch(&first, &begin) {
-            return Err(StoreError::PartialMismatch { item: begin.item, why: why.to_owned() });
-        }
-        self.admit(&begin.item, begin.generation, Some(Role::Standby))?;
-        let parent = begin.parent.map(|seq| self.manifest(&begin.item, seq)).transpose()?.flatten();
-        let mut disks = Vec::with_capacity(begin.disks.len());
-        for disk in &begin.disks {
-            let path = dir.incoming_point().join(disk_file(&disk.name));
-            let backing = backing(&begin, parent.as_ref(), &disk.name, disk.size);
-            let tree = self.parent_tree(&begin, &mut state, backing.is_some(), &disk.name, disk.size)?;
-            let writer = Writer::reopen(self.io(), &path, disk.size, backing)?;
-            disks.push(DiskWriter { name: disk.name.clone(), writer, tree, watermark: 0 });
-        }
-        let journal = Journal::replay(self.io(), &dir.incoming_log(), |entry| {
-            if let Some(disk) = disks.get_mut(entry.disk as usize) {
-                disk.restore(entry.what);
-            }
-        })?;
-        state.receiving = true;
-        Ok(self.writer(begin, disks, journal))
-    }
-
-    /// The interrupted transfer of an item, as the source's next cycle is planned from it. One of a generation that has
-    /// passed does not count.
-    pub fn partial(&self, item: &ItemName) -> Result<Option<Partial>> {
-        let dir = self.dir(item);
-        let Some(begin) = read_json::<Begin>(&dir.incoming_begin(), "a transfer's beginning")? else {
-            return Ok(None);
-        };
-        if !dir.incoming_log().exists() || !dir.incoming_point().is_dir() {
-            return Ok(None);
-        }
-        if self.generation(item)?.is_none_or(|g| g.highest != begin.generation) {
-            return Ok(None);
-        }
-        let mut marks = vec![0; begin.disks.len()];
-        Journal::replay(self.io(), &dir.incoming_log(), |entry| {
-            if let (Some(mark), Received::Watermark { block }) = (marks.get_mut(entry.disk as usize), entry.what) {
-                *mark = block.max(*mark);
-            }
-        })?;
-        let disk = |(spec, mark): (&crate::DiskSpec, &u64)| {
-            let watermark = (mark * BLOCK_SIZE).min(spec.size);
-            (spec.name.clone(), PartialDisk { size: spec.size, watermark })
-        };
-        Ok(Some(Partial {
-            seq: begin.seq,
-            parent: begin.parent,
-            disks: begin.disks.iter().zip(&marks).map(disk).collect(),
-            since: begin.checkpoint,
-        }))
-    }
-
-    /// Throws an interrupted transfer away.
-    pub fn discard_partial(&self, item: &ItemName) -> Result<()> {
-        let state = self.state(item);
-        let state = lock(&state);
-        if state.receiving {
-            return Err(StoreError::Busy(item.clone()));
-        }
-        self.remove_incoming(item)
-    }
-
-    /// The log goes first, because it is what makes the rest a partial.
-    pub(crate) fn remove_incoming(&self, item: &ItemName) -> Result<()> {
-        self.io().remove(&self.dir(item).incoming_log())?;
-        self.io().remove(&self.dir(item).incoming())
-    }
-
-    fn writer(&self, begin: Begin, disks: Vec<DiskWriter>, journal: Journal) -> PointWriter {
-        PointWriter {
-            store: self.clone(),
-            begin,
-            disks,
-            journal,
-            pending: Vec::with_capacity(1024),
-            trusted: true,
-        }
-    }
-
-    fn check_begin(&self, state: &ItemState, begin: &Begin) -> Result<()> {
-        let item = &begin.item;
-        if let Some(seen) = self.generation(item)?.filter(|s| s.highest > begin.generation) {
-            let (seen, offered) = (seen.highest, begin.generation);
-            return Err(StoreError::StaleGeneration { item: item.clone(), seen, offered });
-        }
-        if state.receiving {
-            return Err(StoreError::Busy(item.clone()));
-        }
-        if self.points(item)?.last().is_some_and(|newest| newest.manifest.seq >= begin.seq) {
-            return Err(StoreError::PointExists { item: item.clone(), seq: begin.seq });
-        }
-        if let Some(parent) = begin.parent {
-            let parent = self.point(item, parent)?;
-            if parent.damaged_blocks > 0 {
-                let (seq, blocks) = (parent.manifest.seq, parent.damaged_blocks);
-                return Err(StoreError::Damaged { item: item.clone(), seq, blocks });
-            }
-        }
-        Ok(())
-    }
-
-    fn parent_tree(
-        &self,
-        begin: &Begin,
-        state: &mut ItemState,
-        stacked: bool,
-        disk: &DiskName,
-        size: u64,
-    ) -> Result<DigestTree> {
-        match begin.parent.filter(|_| stacked) {
-            Some(parent) => {
-                let mut tree = self.tree(&begin.item, state, parent, disk)?;
-                tree.resize(size);
-                Ok(tree)
-            }
-            None => Ok(DigestTree::new(size)),
-        }
-    }
-}
-
-fn backing(begin: &Begin, parent: Option<&Manifest>, disk: &DiskName, size: u64) -> Option<Backing> {
-    let seq = begin.parent.filter(|_| Store::stacks_on(parent, disk, size))?;
-    Some(Backing { path: backing_path(seq, disk), format: DiskFormat::Qcow2 })
-}
-
-fn mismatch(first: &Begin, now: &Begin) -> Option<&'static str> {
-    if first.seq != now.seq {
-        return Some("it is of another point");
-    }
-    if first.parent != now.parent {
-        return Some("it is stacked on another point");
-    }
-    if first.generation != now.generation {
-        return Some("it is of another generation");
-    }
-    (first.disks != now.disks).then_some("it is of other disks")
-}
-
 impl DiskWriter {
-    fn restore(&mut self, what: Received) {
+    pub fn new(name: DiskName, writer: Writer, tree: DigestTree) -> Self {
+        Self { name, writer, tree, watermark: 0 }
+    }
+
+    /// Takes over what the log of an interrupted transfer says.
+    pub fn restore(&mut self, what: Received) {
         let blocks = block_count(self.writer.size());
         match what {
             Received::Data { block, place, digest } if block < blocks => {
@@ -257,6 +76,10 @@ impl DiskWriter {
 }
 
 impl PointWriter {
+    pub(crate) fn new(store: Store, begin: Begin, disks: Vec<DiskWriter>, journal: Journal) -> Self {
+        Self { store, begin, disks, journal, pending: Vec::with_capacity(1024), trusted: true }
+    }
+
     pub fn item(&self) -> &ItemName {
         &self.begin.item
     }
@@ -404,7 +227,11 @@ impl PointWriter {
         done
     }
 
-    fn complete(&mut self, roots: &BTreeMap<DiskName, BlockDigest>, received: UnixMicros) -> Result<Manifest> {
+    fn complete(
+        &mut self,
+        roots: &BTreeMap<DiskName, BlockDigest>,
+        received: UnixMicros,
+    ) -> Result<Manifest> {
         let found = self.verify(roots)?;
         let dir = self.store.dir(&self.begin.item);
         let mut trees = BTreeMap::new();
@@ -414,7 +241,7 @@ impl PointWriter {
             let io = self.store.io();
             let path = dir.incoming_point().join(digest_file(&disk.name));
             let count = disk.writer.clusters().count() as u64;
-            let records = disk.writer.clusters().map(|block| (block, disk.tree.get(block)));
+            let records = disk.writer.clusters().map(|block| Ok((block, disk.tree.get(block))));
             let (size, stacked) = (disk.writer.size(), disk.writer.has_backing());
             digests::write(io, &path, size, count, records)?;
             manifests.push(DiskManifest {
@@ -533,15 +360,4 @@ impl Drop for PointWriter {
             tracing::warn!(%item, %error, "cannot remove a transfer that is not trusted; the next open will");
         }
     }
-}
-
-/// Removes what no transfer can be resumed from. The caller holds the item's lock or is alone.
-pub(crate) fn clean(store: &Store, item: &ItemName) -> Result<()> {
-    let dir = store.dir(item);
-    let begin = read_json::<Begin>(&dir.incoming_begin(), "a transfer's beginning");
-    let whole = matches!(begin, Ok(Some(_))) && dir.incoming_log().exists() && dir.incoming_point().is_dir();
-    if dir.incoming().exists() && !whole {
-        store.remove_incoming(item)?;
-    }
-    Ok(())
 }

@@ -30,11 +30,20 @@ pub(crate) struct Entry {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Received {
-    Data { block: u64, place: u64, digest: BlockDigest },
+    Data {
+        block: u64,
+        place: u64,
+        digest: BlockDigest,
+    },
     /// Reads as zeros; `place` is where it once was, or 0.
-    Zero { block: u64, place: u64 },
+    Zero {
+        block: u64,
+        place: u64,
+    },
     /// Everything that had to come below this block has come.
-    Watermark { block: u64 },
+    Watermark {
+        block: u64,
+    },
 }
 
 impl Entry {
@@ -137,7 +146,10 @@ mod tests {
     fn r_rep_6_a_torn_group_is_not_believed_and_is_written_over() {
         let dir = tempfile::tempdir().unwrap();
         let (io, path) = (Io::default(), dir.path().join("log"));
-        let entry = |block| Entry { disk: 1, what: Received::Data { block, place: 9, digest: BlockDigest::of(&[1]) } };
+        let entry = |block| Entry {
+            disk: 1,
+            what: Received::Data { block, place: 9, digest: BlockDigest::of(&[1]) },
+        };
         let mut journal = Journal::create(&io, &path).unwrap();
         journal.append(&[entry(1), entry(2)]).unwrap();
         let first = std::fs::metadata(&path).unwrap().len() as usize;

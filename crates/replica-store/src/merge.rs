@@ -131,7 +131,8 @@ impl Store {
         if self.damaged_blocks(item, from) == 0 || self.damaged_blocks(item, to) > 0 {
             return Ok(());
         }
-        let damage: Damage = read_json(&dir.point(from).join(DAMAGED), "a note of damage")?.unwrap_or_default();
+        let damage: Damage =
+            read_json(&dir.point(from).join(DAMAGED), "a note of damage")?.unwrap_or_default();
         write_json(self.io(), &dir.point(to).join(DAMAGED), &damage)
     }
 }

@@ -46,7 +46,9 @@ impl Store {
     /// Runs that have a branch here.
     pub fn branches(&self, item: &ItemName) -> Result<Vec<(Uuid, PointSeq)>> {
         let pins = self.pins(item)?.into_iter();
-        Ok(pins.filter_map(|(seq, pin)| if let Pin::Branch(run) = pin { Some((run, seq)) } else { None }).collect())
+        Ok(pins
+            .filter_map(|(seq, pin)| if let Pin::Branch(run) = pin { Some((run, seq)) } else { None })
+            .collect())
     }
 
     /// Disks for the machine itself at `generation`, which is recorded first. Asked again, it returns the same files.
@@ -54,12 +56,7 @@ impl Store {
     /// # Errors
     /// As for [`Self::branch`]; [`StoreError::StaleGeneration`]; [`StoreError::OtherPromotion`] when this generation was
     /// promoted from another point, whose disks must be dropped first.
-    pub fn promote(
-        &self,
-        item: &ItemName,
-        point: PointSeq,
-        generation: Generation,
-    ) -> Result<Vec<DiskFile>> {
+    pub fn promote(&self, item: &ItemName, point: PointSeq, generation: Generation) -> Result<Vec<DiskFile>> {
         let state = self.state(item);
         let _lock = lock(&state);
         let dir = self.dir(item).active(generation);
@@ -77,7 +74,11 @@ impl Store {
     }
 
     /// Disks of the machine promoted at `generation`, and the point they stand on; `None` when there are none.
-    pub fn active(&self, item: &ItemName, generation: Generation) -> Result<Option<(PointSeq, Vec<DiskFile>)>> {
+    pub fn active(
+        &self,
+        item: &ItemName,
+        generation: Generation,
+    ) -> Result<Option<(PointSeq, Vec<DiskFile>)>> {
         let dir = self.dir(item).active(generation);
         Ok(overlay_record(&dir)?.map(|record| (record.point, files(&dir, &record))))
     }
@@ -107,7 +108,8 @@ impl Store {
         let record = record.ok_or_else(|| StoreError::NotPromoted { item: item.clone(), generation })?;
         let kept = ancestry(&self.links(item)?, record.point);
         let points = self.points(item)?;
-        let (stay, leave): (Vec<_>, Vec<_>) = points.into_iter().partition(|p| kept.contains(&p.manifest.seq));
+        let (stay, leave): (Vec<_>, Vec<_>) =
+            points.into_iter().partition(|p| kept.contains(&p.manifest.seq));
         if let Some(held) = leave.iter().find(|p| !p.pins.is_empty()) {
             let (item, seq) = (item.clone(), held.manifest.seq);
             return Err(StoreError::Pinned { item, seq, by: held.pins[0].to_string() });

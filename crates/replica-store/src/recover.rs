@@ -10,22 +10,23 @@ use understudy_ids::{ItemName, PointSeq};
 use crate::{
     adopt,
     error::Result,
-    incoming,
     layout::{MANIFEST, MERGING},
-    merge, overlays,
+    merge, overlays, partial,
     store::{Number, Store, names},
 };
+
+type Step = fn(&Store, &ItemName) -> Result<()>;
 
 impl Store {
     /// Brings one item in order. Only an error that the whole store shares, such as a file system that cannot be written, is
     /// returned.
     pub(crate) fn recover(&self, item: &ItemName) -> Result<()> {
-        let steps: [(&str, fn(&Store, &ItemName) -> Result<()>); 5] = [
+        let steps: [(&str, Step); 5] = [
             ("remove half-made overlays", overlays::clean),
             ("remove a half-made base", adopt::clean),
             ("remove points without a manifest", remove_half_points),
             ("complete merges", merge::complete_all),
-            ("remove what cannot be resumed", incoming::clean),
+            ("remove what cannot be resumed", partial::clean),
         ];
         for (what, step) in steps {
             if let Err(error) = step(self, item) {

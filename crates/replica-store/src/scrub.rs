@@ -82,7 +82,15 @@ fn compare(path: &std::path::Path, tree: &DigestTree) -> Found {
     let Ok(mut chain) = Chain::open(path) else { return whole(tree.size()) };
     let mut found = Found { count: 0, first: Vec::new() };
     let mut content = vec![0; BLOCK_SIZE as usize];
-    for block in 0..tree.blocks() {
+    let mut next = 0;
+    // Blocks that neither a file nor the tree knows are zero on both sides.
+    while let Some(block) = [chain.next_mapped(next), tree.next_nonzero_node(next)]
+        .into_iter()
+        .flatten()
+        .min()
+        .filter(|b| *b < tree.blocks())
+    {
+        next = block + 1;
         let expected = tree.get(block);
         match chain.source(block) {
             Ok(Source::Absent | Source::Zero { .. }) if expected.is_zero_block() => continue,

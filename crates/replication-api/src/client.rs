@@ -3,7 +3,8 @@
 use futures::{Stream, StreamExt, stream::BoxStream};
 use understudy_ids::HostName;
 use understudy_rpc::{
-    ApiError, BULK_MESSAGE_BYTES, Channel, ClientConfig, ConnectError, ExpectedPeer, Profile, TlsFiles, connect,
+    ApiError, BULK_MESSAGE_BYTES, Channel, ClientConfig, ConnectError, ExpectedPeer, Profile, TlsFiles,
+    connect,
 };
 
 use crate::{
@@ -64,7 +65,9 @@ impl SinkClient {
     pub fn new(endpoint: &str, tls: TlsFiles, host: &HostName) -> Result<Self, ConnectError> {
         let expect = ExpectedPeer::Agent(host.clone());
         let config = ClientConfig::new(endpoint, tls, expect, FILE_DESCRIPTOR_SET).profile(Profile::Bulk);
-        Ok(Self { inner: SinkServiceClient::new(connect(config)?).max_decoding_message_size(BULK_MESSAGE_BYTES) })
+        Ok(Self {
+            inner: SinkServiceClient::new(connect(config)?).max_decoding_message_size(BULK_MESSAGE_BYTES),
+        })
     }
 
     /// What the target has of an item.

@@ -135,7 +135,9 @@ mod tests {
     fn hosts_are_resource_names_and_nothing_else() {
         let name: HostName = "alpha/alpha-h1".parse().unwrap();
         assert_eq!(host("h", &host_to_wire(&name)), Ok(name));
-        for bad in ["", "alpha/h1", "sites/alpha", "sites/alpha/hosts/", "sites/a/hosts/b/c", "sites//hosts/h"] {
+        for bad in
+            ["", "alpha/h1", "sites/alpha", "sites/alpha/hosts/", "sites/a/hosts/b/c", "sites//hosts/h"]
+        {
             assert!(host("h", bad).is_err(), "{bad:?}");
         }
     }

@@ -93,16 +93,21 @@ impl TryFrom<v1::AgentTaskResult> for AgentTaskResult {
                 instant: time("final_point.instant", instant)?,
                 sent_bytes,
             },
-            WireResult::DiskDigests(v1::DiskDigests { disks }) => {
-                Self::DiskDigests(list("disk_digests.disks", disks, MAX_DISKS, |v1::DiskRoot { disk, root }| {
+            WireResult::DiskDigests(v1::DiskDigests { disks }) => Self::DiskDigests(list(
+                "disk_digests.disks",
+                disks,
+                MAX_DISKS,
+                |v1::DiskRoot { disk, root }| {
                     Ok(DiskRoot { disk: parse("disk", &disk)?, root: digest("root", &root)? })
-                })?)
+                },
+            )?),
+            WireResult::MachineCreated(v1::MachineCreated { machine, seq, instant }) => {
+                Self::MachineCreated {
+                    machine: parse("machine_created.machine", &machine)?,
+                    seq: PointSeq::new(seq),
+                    instant: time("machine_created.instant", instant)?,
+                }
             }
-            WireResult::MachineCreated(v1::MachineCreated { machine, seq, instant }) => Self::MachineCreated {
-                machine: parse("machine_created.machine", &machine)?,
-                seq: PointSeq::new(seq),
-                instant: time("machine_created.instant", instant)?,
-            },
             WireResult::MachineStarted(v1::MachineStarted { time: at }) => {
                 Self::MachineStarted { time: time("machine_started.time", at)? }
             }
@@ -136,11 +141,13 @@ impl From<AgentTaskResult> for v1::AgentTaskResult {
             AgentTaskResult::MachineStopped { by_guest, time } => {
                 WireResult::MachineStopped(v1::MachineStopped { by_guest, time: Some(time_to_wire(time)) })
             }
-            AgentTaskResult::FinalPoint { seq, instant, sent_bytes } => WireResult::FinalPoint(v1::FinalPoint {
-                seq: seq.get(),
-                instant: Some(time_to_wire(instant)),
-                sent_bytes,
-            }),
+            AgentTaskResult::FinalPoint { seq, instant, sent_bytes } => {
+                WireResult::FinalPoint(v1::FinalPoint {
+                    seq: seq.get(),
+                    instant: Some(time_to_wire(instant)),
+                    sent_bytes,
+                })
+            }
             AgentTaskResult::DiskDigests(disks) => WireResult::DiskDigests(v1::DiskDigests {
                 disks: disks
                     .into_iter()
@@ -176,5 +183,38 @@ impl From<AgentTaskResult> for v1::AgentTaskResult {
             }
         };
         Self { result: Some(wire) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_result_comes_back_as_it_went_out() {
+        let time = UnixMicros::new(1_700_000_000_123_456);
+        let seq = PointSeq::new(4);
+        let all = [
+            AgentTaskResult::Done,
+            AgentTaskResult::MachineStopped { by_guest: true, time },
+            AgentTaskResult::FinalPoint { seq, instant: time, sent_bytes: 9 },
+            AgentTaskResult::DiskDigests(vec![DiskRoot {
+                disk: "vda".parse().unwrap(),
+                root: BlockDigest::of(b"x"),
+            }]),
+            AgentTaskResult::MachineCreated { machine: "web1".parse().unwrap(), seq, instant: time },
+            AgentTaskResult::MachineStarted { time },
+            AgentTaskResult::ProbeResult { reachable: false, after: Duration::from_millis(1500) },
+            AgentTaskResult::IsolationResult(IsolationResult {
+                ports: vec!["vnet1".to_owned()],
+                tried: vec!["10.0.0.1".parse().unwrap()],
+                answered: Vec::new(),
+                method: "ping".to_owned(),
+            }),
+            AgentTaskResult::Adopted { seq, bytes_read: 1 },
+        ];
+        for result in all {
+            assert_eq!(AgentTaskResult::from_any(&result.to_any()), Ok(result));
+        }
     }
 }

@@ -13,7 +13,10 @@ use understudy_rpc::{ApiError, BULK_MESSAGE_BYTES};
 use crate::{
     facts::Facts,
     field::Invalid,
-    sink::{Answer, Begin, DigestRun, Negotiate, Negotiated, Part, PartOrder, ReadDigests, Receipt, Watermark, wire},
+    sink::{
+        Answer, Begin, DigestRun, Negotiate, Negotiated, Part, PartOrder, ReadDigests, Receipt, Watermark,
+        wire,
+    },
     v1::{self, facts_service_server, sink_service_server},
 };
 
@@ -23,7 +26,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const ANSWERS: usize = 16;
 
 fn invalid(error: Invalid) -> ApiError {
-    ApiError::invalid(vec![understudy_rpc::Problem::new(error.field, "INVALID_FIELD", error.why, "")])
+    ApiError::invalid(vec![understudy_rpc::Problem::new("INVALID_FIELD", error.field, error.why, "")])
 }
 
 /// Where facts come from.
@@ -88,7 +91,8 @@ pub trait SinkHandler: Send + Sync + 'static {
 pub fn sink_service<H: SinkHandler>(
     handler: Arc<H>,
 ) -> sink_service_server::SinkServiceServer<impl sink_service_server::SinkService> {
-    sink_service_server::SinkServiceServer::new(SinkAdapter(handler)).max_decoding_message_size(BULK_MESSAGE_BYTES)
+    sink_service_server::SinkServiceServer::new(SinkAdapter(handler))
+        .max_decoding_message_size(BULK_MESSAGE_BYTES)
 }
 
 struct SinkAdapter<H>(Arc<H>);
@@ -97,7 +101,11 @@ struct SinkAdapter<H>(Arc<H>);
 fn agent<T>(request: &Request<T>) -> Result<HostName, ApiError> {
     let identity = understudy_rpc::peer(request)?;
     identity.agent_host().cloned().ok_or_else(|| {
-        ApiError::permission_denied("NOT_AN_AGENT", format!("{identity} is not an agent"), "call as a host's agent")
+        ApiError::permission_denied(
+            "NOT_AN_AGENT",
+            format!("{identity} is not an agent"),
+            "call as a host's agent",
+        )
     })
 }
 
@@ -158,7 +166,11 @@ fn tracing_in_span<F: Future>(work: F) -> tracing::instrument::Instrumented<F> {
 
 async fn head(stream: &mut Streaming<v1::PushPointRequest>) -> Result<Begin, ApiError> {
     let first = tokio::time::timeout(HEAD_TIMEOUT, stream.message()).await.map_err(|_| {
-        ApiError::deadline_exceeded("NO_HEAD", "the stream began without saying what it sends", "send Begin first")
+        ApiError::deadline_exceeded(
+            "NO_HEAD",
+            "the stream began without saying what it sends",
+            "send Begin first",
+        )
     })??;
     let first = first.ok_or_else(|| invalid(Invalid::new("begin", "is missing")))?;
     wire::begin(first).map_err(invalid)

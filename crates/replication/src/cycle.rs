@@ -138,7 +138,9 @@ impl SourceFacts {
     fn tracks(&self, disk: &DiskName, since: &CheckpointName) -> Result<(), String> {
         match self.checkpoints.get(since).and_then(|disks| disks.get(disk)) {
             Some(Tracking::Usable) => Ok(()),
-            Some(Tracking::Inconsistent) => Err(format!("{disk}: change tracking since {since} is inconsistent")),
+            Some(Tracking::Inconsistent) => {
+                Err(format!("{disk}: change tracking since {since} is inconsistent"))
+            }
             None => Err(format!("{disk}: there is no change tracking since {since}")),
         }
     }
@@ -257,8 +259,11 @@ impl DiskPlan {
 /// Plans the next cycle. Never fails: with nothing to build on, everything is shipped.
 pub fn plan(target: &TargetFacts, source: &SourceFacts) -> CyclePlan {
     let mut reasons = Vec::new();
-    let scopes: BTreeMap<&DiskName, Scope> =
-        source.disks.iter().map(|(disk, size)| (disk, scope(target, source, disk, *size, &mut reasons))).collect();
+    let scopes: BTreeMap<&DiskName, Scope> = source
+        .disks
+        .iter()
+        .map(|(disk, size)| (disk, scope(target, source, disk, *size, &mut reasons)))
+        .collect();
     let usable = target.partial.as_ref().filter(|p| continues(p, target, source, &scopes, &mut reasons));
     let same_instant = usable.filter(|p| source.open.as_ref() == Some(&p.since));
     let disks: Vec<DiskPlan> = scopes
@@ -347,7 +352,8 @@ fn continues(
         Scope::Differing => source.tracks(disk, &partial.since).is_ok(),
     });
     if !sound {
-        reasons.push(format!("the instant {} is gone, so its interrupted transfer is discarded", partial.since));
+        reasons
+            .push(format!("the instant {} is gone, so its interrupted transfer is discarded", partial.since));
     }
     sound
 }
@@ -461,7 +467,8 @@ mod tests {
         assert_eq!((full.kind, full.seq), (CycleKind::Full, PointSeq::new(1)));
         assert_eq!(blocks(&full.disks[0].work(&RangeSet::new()).ship), (0..8).collect::<Vec<_>>());
 
-        let next = plan(&TargetFacts { has: point(), partial: None }, &source(&[("c7", Usable, Usable)], None));
+        let next =
+            plan(&TargetFacts { has: point(), partial: None }, &source(&[("c7", Usable, Usable)], None));
         assert_eq!(next.kind, CycleKind::Incremental { base: PointSeq::new(7) });
         assert_eq!((next.seq, next.parent), (PointSeq::new(8), Some(PointSeq::new(7))));
         assert_eq!(next.disks[0].bitmap(), Some(&cp("c7")));

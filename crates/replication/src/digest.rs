@@ -74,7 +74,8 @@ pub struct InvalidDigest(String);
 impl FromStr for BlockDigest {
     type Err = InvalidDigest;
     fn from_str(text: &str) -> Result<Self, InvalidDigest> {
-        let hash = blake3::Hash::from_hex(text).map_err(|_| InvalidDigest(text.chars().take(80).collect()))?;
+        let hash =
+            blake3::Hash::from_hex(text).map_err(|_| InvalidDigest(text.chars().take(80).collect()))?;
         Ok(Self(hash.into()))
     }
 }

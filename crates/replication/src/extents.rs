@@ -190,7 +190,8 @@ mod tests {
     #[test]
     fn work_is_widened_to_blocks_and_cut_at_the_end_of_the_disk() {
         let size = 3 * BLOCK_SIZE + 512;
-        let set: RangeSet = [ByteRange::new(10, 20), ByteRange::new(3 * BLOCK_SIZE, size)].into_iter().collect();
+        let set: RangeSet =
+            [ByteRange::new(10, 20), ByteRange::new(3 * BLOCK_SIZE, size)].into_iter().collect();
         let work = set.to_blocks(size);
         assert_eq!(
             work.iter().collect::<Vec<_>>(),

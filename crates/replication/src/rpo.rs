@@ -20,20 +20,35 @@ pub enum Health {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
     /// Nothing has been heard from the agent since `since`.
-    NoAnswer { since: Option<UnixMicros> },
+    NoAnswer {
+        since: Option<UnixMicros>,
+    },
     /// There is no verified point yet and the first copy is under way.
     InitialCopy,
     /// There is no verified point and nothing is being copied.
     NoPoint,
-    BeyondObjective { current: Duration, objective: Duration },
-    NearObjective { current: Duration, objective: Duration },
+    BeyondObjective {
+        current: Duration,
+        objective: Duration,
+    },
+    NearObjective {
+        current: Duration,
+        objective: Duration,
+    },
     /// The latest cycles have failed.
-    Failing { failures: u32, error: String },
+    Failing {
+        failures: u32,
+        error: String,
+    },
     Paused,
     /// A scrub found damage in this many points.
-    Damaged { points: u32 },
+    Damaged {
+        points: u32,
+    },
     /// The latest point lies in the future of the clock that looks at it.
-    ClockAhead { by: Duration },
+    ClockAhead {
+        by: Duration,
+    },
 }
 
 impl fmt::Display for Reason {
@@ -41,8 +56,12 @@ impl fmt::Display for Reason {
         match self {
             Self::NoAnswer { since: Some(at) } => write!(f, "no answer from the agent since {at}"),
             Self::NoAnswer { since: None } => f.write_str("the agent has never answered"),
-            Self::InitialCopy => f.write_str("the first copy is not complete, so there is nothing to fail over to"),
-            Self::NoPoint => f.write_str("there is no verified recovery point; start or resynchronise replication"),
+            Self::InitialCopy => {
+                f.write_str("the first copy is not complete, so there is nothing to fail over to")
+            }
+            Self::NoPoint => {
+                f.write_str("there is no verified recovery point; start or resynchronise replication")
+            }
             Self::BeyondObjective { current, objective } => write!(
                 f,
                 "the latest point is {:.1} s old, beyond the objective of {:.1} s",
@@ -200,7 +219,10 @@ mod tests {
         let texts: Vec<_> = assess(&facts).reasons.iter().map(Reason::to_string).collect();
         assert_eq!(
             texts,
-            ["2 recovery points are damaged and not offered; resynchronise the item", "replication is paused"]
+            [
+                "2 recovery points are damaged and not offered; resynchronise the item",
+                "replication is paused"
+            ]
         );
     }
 }

@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use understudy_ids::{ByteRange, DiskName, PointSeq};
 use understudy_replication::{
     cycle::{
-        CheckpointName, CyclePlan, Instant, Partial, PartialDisk, PartialUse, SourceFacts, TargetFacts, TargetHas,
-        Tracking, obsolete, plan,
+        CheckpointName, CyclePlan, Instant, Partial, PartialDisk, PartialUse, SourceFacts, TargetFacts,
+        TargetHas, Tracking, obsolete, plan,
     },
     extents::{BLOCK_SIZE, RangeSet},
 };
@@ -23,11 +23,20 @@ type Disks = BTreeMap<DiskName, Content>;
 
 #[derive(Debug, Clone)]
 enum Event {
-    Write { disk: usize, block: usize },
+    Write {
+        disk: usize,
+        block: usize,
+    },
     /// A cycle, cut after so many shipped blocks; `keep_open` keeps the snapshot when it is cut.
-    Cycle { cut: usize, keep_open: bool, lose_receipt: bool },
+    Cycle {
+        cut: usize,
+        keep_open: bool,
+        lose_receipt: bool,
+    },
     /// The hypervisor dies: no snapshot, and this disk's bitmaps become inconsistent.
-    Crash { disk: Option<usize> },
+    Crash {
+        disk: Option<usize>,
+    },
     /// All checkpoints of the source are gone.
     LoseCheckpoints,
     /// The target's points become a base of unknown relation.
@@ -90,7 +99,8 @@ impl World {
         // Sometimes the old content comes back: dirty, and yet equal to what the target once had.
         let value = if self.version.is_multiple_of(5) { 0 } else { self.version };
         self.live.get_mut(&name).unwrap()[block] = value;
-        for dirty in self.checkpoints.values_mut().filter_map(|disks| disks.get_mut(&name).unwrap().as_mut()) {
+        for dirty in self.checkpoints.values_mut().filter_map(|disks| disks.get_mut(&name).unwrap().as_mut())
+        {
             dirty.insert(block);
         }
     }
@@ -117,7 +127,8 @@ impl World {
     }
 
     fn source(&self) -> SourceFacts {
-        let state = |dirty: &Option<_>| if dirty.is_some() { Tracking::Usable } else { Tracking::Inconsistent };
+        let state =
+            |dirty: &Option<_>| if dirty.is_some() { Tracking::Usable } else { Tracking::Inconsistent };
         let disks = |disks: &BTreeMap<DiskName, Option<_>>| {
             disks.iter().map(|(name, dirty)| (name.clone(), state(dirty))).collect()
         };
@@ -155,7 +166,9 @@ impl World {
         }
         if !lose_receipt {
             let open = self.open.as_ref().map(|(name, _)| name.clone());
-            for name in obsolete(&self.target(), &self.checkpoints.keys().cloned().collect::<Vec<_>>(), open.as_ref()) {
+            for name in
+                obsolete(&self.target(), &self.checkpoints.keys().cloned().collect::<Vec<_>>(), open.as_ref())
+            {
                 self.checkpoints.remove(&name);
             }
         }
@@ -188,7 +201,8 @@ impl World {
     fn ship(&self, plan: &CyclePlan, frozen: &Disks, received: &mut Received, mut cut: usize) -> bool {
         let below = self.point.as_ref().map(|(_, _, disks)| disks);
         for disk in &plan.disks {
-            let dirty = disk.bitmap().map(|c| self.checkpoints[c][&disk.disk].clone().expect("a usable bitmap"));
+            let dirty =
+                disk.bitmap().map(|c| self.checkpoints[c][&disk.disk].clone().expect("a usable bitmap"));
             let work = disk.work(&dirty.map_or(RangeSet::new(), |d| ranges(&d)));
             for block in work.ship.union(&work.compare).blocks() {
                 if cut == 0 {

@@ -26,7 +26,10 @@ pub fn decode(token: &str) -> Result<Option<String>, InvalidCursor> {
     if token.is_empty() {
         return Ok(None);
     }
-    if token.len() % 2 != 0 || token.len() > 2 * MAX_KEY || !token.bytes().all(|c| c.is_ascii_hexdigit()) {
+    if !token.len().is_multiple_of(2)
+        || token.len() > 2 * MAX_KEY
+        || !token.bytes().all(|c| c.is_ascii_hexdigit())
+    {
         return Err(InvalidCursor);
     }
     let bytes: Result<Vec<u8>, _> =

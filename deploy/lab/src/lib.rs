@@ -17,6 +17,7 @@
 //! The promise: everything of a lab hangs on its id (namespaces `uslab-<id>-*`, files below one directory, processes in
 //! those namespaces), so labs coexist and [`Lab::down`] leaves nothing, whatever happened before.
 
+pub mod cli;
 mod command;
 pub mod guest_image;
 pub mod host;
@@ -28,6 +29,8 @@ pub mod postgres;
 pub mod preflight;
 pub mod probe;
 pub mod process;
+pub mod stack;
+pub mod story;
 pub mod topology;
 pub mod visitor;
 pub mod wan;
@@ -36,5 +39,6 @@ pub use host::Host;
 pub use lab::Lab;
 pub use namespace::Namespace;
 pub use process::{ManagedProcess, ProcessSpec};
+pub use stack::{Service, Stack};
 pub use topology::{HostName, LabId, Site};
 pub use visitor::Visitor;

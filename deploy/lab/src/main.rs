@@ -8,16 +8,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use understudy_lab::{
-    HostName, Lab, LabId, Namespace, Site,
+    HostName, Lab, LabId, Namespace, Site, Stack,
     guest_image::ImageCache,
     journal::read_journal,
     lab::{DEFAULT_CACHE, DEFAULT_ROOT},
     machine::Machine,
     preflight::preflight,
     probe::{guest_page, reach_from_guest},
+    story::Story,
     topology::RESERVATIONS,
     wan::Cut,
 };
@@ -48,6 +49,12 @@ enum Verb {
         /// Start no machine.
         #[arg(long)]
         no_guests: bool,
+    },
+    /// Tell the main job from beginning to end, checking every claim, in a lab of its own.
+    Demo {
+        /// Leave the lab running afterwards.
+        #[arg(long)]
+        keep: bool,
     },
     /// Remove everything of the lab.
     Down,
@@ -127,6 +134,7 @@ fn run(arguments: Arguments) -> Result<()> {
     match arguments.verb {
         Verb::Preflight => check(&ImageCache::new(arguments.cache)),
         Verb::Up { no_guests } => up(&lab, no_guests),
+        Verb::Demo { keep } => demo(&lab, keep),
         Verb::Down => lab.down(),
         Verb::Status => status(&lab),
         Verb::Wan(WanVerb::Cut { cut }) => lab.wan().cut(cut),
@@ -146,6 +154,36 @@ fn check(cache: &ImageCache) -> Result<()> {
         bail!("this machine cannot run the lab:\n  {}", missing.join("\n  "));
     }
     println!("everything the lab needs is here");
+    Ok(())
+}
+
+fn demo(lab: &Lab, keep: bool) -> Result<()> {
+    let stack = Stack::beside_this_program(lab.clone())?;
+    let told = tell(&stack);
+    if keep {
+        println!("\nThe lab is left running. To look around:\n  {} item list", stack.cli().shell_prefix());
+        println!("To take it down:\n  deploy/lab/down.sh {}", lab.id());
+    } else {
+        lab.down()?;
+    }
+    told
+}
+
+fn tell(stack: &Stack) -> Result<()> {
+    let begun = Instant::now();
+    stack.lab().up()?;
+    stack.lab().start_machines(HostName::AlphaH1, &Machine::defaults()?)?;
+    stack.up()?;
+    stack.describe_sites()?;
+    println!("two sites, two machines and four services run after {:.1} s", begun.elapsed().as_secs_f64());
+    let mut story = Story::new(stack)?;
+    let told = story.tell_all();
+    let held = story.tell.conclude();
+    told.context("the story could not be told to its end")?;
+    if !held {
+        bail!("not everything held");
+    }
+    println!("\nAll {} claims held.", story.tell.count());
     Ok(())
 }
 

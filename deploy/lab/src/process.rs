@@ -42,6 +42,9 @@ pub struct ProcessSpec {
     pub name: String,
     /// Full name of the network namespace it runs in.
     pub namespace: String,
+    /// It sees the machine's mounts as they are, so that network namespaces that it makes are there for others too. Otherwise it
+    /// gets mounts of its own, with `/sys` showing its network namespace.
+    pub shares_mounts: bool,
     /// The program and its arguments.
     pub program: PathBuf,
     pub args: Vec<String>,
@@ -66,6 +69,7 @@ impl ProcessSpec {
         Self {
             name: name.to_owned(),
             namespace: namespace.name().to_owned(),
+            shares_mounts: false,
             program: program.into(),
             args: args.into_iter().map(Into::into).collect(),
             env: mark(id),
@@ -124,10 +128,16 @@ impl ManagedProcess {
             fs::create_dir_all(directory)?;
         }
         let log = OpenOptions::new().create(true).append(true).open(&spec.log)?;
-        // A session of its own keeps it alive when the terminal goes away; neither setsid nor `ip netns exec` forks here,
-        // so the pid is the program's own.
+        let handle = format!("--net=/run/netns/{}", spec.namespace);
+        let entry: &[&str] = if spec.shares_mounts {
+            &["nsenter", &handle]
+        } else {
+            &["ip", "netns", "exec", &spec.namespace]
+        };
+        // A session of its own keeps it alive when the terminal goes away; neither setsid nor what enters the namespace
+        // forks here, so the pid is the program's own.
         let child = command::new("setsid")
-            .args(["ip", "netns", "exec", &spec.namespace])
+            .args(entry)
             .arg(&spec.program)
             .args(&spec.args)
             .envs(&spec.env)

@@ -295,7 +295,7 @@ fn refuse_if_any(problems: Vec<Problem>) -> Result<(), StoreError> {
     if problems.is_empty() {
         return Ok(());
     }
-    Err(ApiError::invalid(problems.into_iter().map(Into::into).collect()).into())
+    Err(ApiError::invalid(problems).into())
 }
 
 fn not_found(what: String) -> ApiError {

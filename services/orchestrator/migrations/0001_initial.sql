@@ -135,7 +135,7 @@ CREATE TABLE outbox (
     job          uuid NOT NULL,
     message      jsonb NOT NULL,
     attempts     integer NOT NULL DEFAULT 0,
-    -- Not sent before; moved on by whoever sends it, so that another instance takes over when that one dies.
+    -- Not sent before.
     due          timestamptz NOT NULL DEFAULT now(),
     last_error   text,
     created      timestamptz NOT NULL DEFAULT now()
@@ -173,12 +173,13 @@ END $$;
 
 CREATE TRIGGER audit_is_append_only BEFORE UPDATE OR DELETE ON audit FOR EACH ROW EXECUTE FUNCTION audit_is_append_only();
 
--- How far the events of job-tracker have been taken in, and which instance does it.
+-- How far the events of job-tracker have been taken in. Every instance follows them; the number decides who takes one in.
 CREATE TABLE event_cursor (
-    only_row     boolean PRIMARY KEY DEFAULT true CHECK (only_row),
-    token        text,
-    holder       uuid,
-    held_until   timestamptz
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    -- Rises when the events begin anew: job-tracker no longer has them, or was restored from a backup.
+    epoch    bigint NOT NULL DEFAULT 0,
+    sequence bigint NOT NULL DEFAULT 0,
+    token    text
 );
 
 INSERT INTO event_cursor DEFAULT VALUES;
@@ -195,7 +196,9 @@ CREATE TABLE known_connections (
 -- Corrections that were asked for, so that each exists once.
 CREATE TABLE corrections (
     key     text PRIMARY KEY,
-    job     uuid NOT NULL,
+    host    text NOT NULL,
+    job     uuid NOT NULL UNIQUE,
     reason  text NOT NULL,
-    created timestamptz NOT NULL DEFAULT now()
+    created timestamptz NOT NULL DEFAULT now(),
+    ended   timestamptz
 );

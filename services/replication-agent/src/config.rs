@@ -3,7 +3,7 @@
 use std::{fs, io, net::SocketAddr, path::PathBuf};
 
 use serde::Deserialize;
-use understudy_hypervisor::libvirt;
+use understudy_hypervisor::{libvirt, simulated};
 use understudy_ids::{HostName, SiteName};
 use understudy_rpc::TlsFiles;
 use understudy_service::ServiceConfig;
@@ -55,15 +55,12 @@ mod defaults {
     }
 }
 
-/// What drives the machines.
+/// What drives the machines: `driver` says which, the other keys of the section are the driver's own.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(tag = "driver", rename_all = "lowercase", deny_unknown_fields)]
+#[serde(tag = "driver", rename_all = "lowercase")]
 pub enum HypervisorConfig {
     Libvirt(libvirt::Config),
-    Simulated {
-        /// Disks and state of the simulated machines.
-        dir: PathBuf,
-    },
+    Simulated(simulated::Config),
 }
 
 impl ServiceConfig for Config {

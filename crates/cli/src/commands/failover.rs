@@ -30,8 +30,7 @@ pub async fn run(connection: &ConnectionArgs, format: Format, wish: Failover) ->
         println!("{}", serde_json::to_string_pretty(&preview)?);
     }
     if !preview.problems.is_empty() {
-        let problems = preview.problems.into_iter().map(Into::into).collect();
-        return Err(ApiError::refused("PREVIEW_REFUSED", "this cannot be started", problems).into());
+        return Err(ApiError::refused("PREVIEW_REFUSED", "this cannot be started", preview.problems).into());
     }
     if only_preview {
         return Ok(ExitCode::SUCCESS);

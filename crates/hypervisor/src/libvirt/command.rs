@@ -24,10 +24,9 @@ pub async fn attempt<A: AsRef<OsStr>>(
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(limit, command.output());
-    let output = output.await.map_err(|_| Error::Unknown {
-        what: what(),
-        why: format!("it did not end within {limit:?}"),
-    })?;
+    let output = output
+        .await
+        .map_err(|_| Error::Unknown { what: what(), why: format!("it did not end within {limit:?}") })?;
     let output = output.map_err(|error| Error::Failed { what: what(), why: error.to_string() })?;
     let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {

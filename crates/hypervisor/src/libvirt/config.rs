@@ -46,7 +46,11 @@ impl Emulation {
 }
 
 impl Config {
-    pub fn new(uri: impl Into<String>, state_dir: impl Into<PathBuf>, console_dir: impl Into<PathBuf>) -> Self {
+    pub fn new(
+        uri: impl Into<String>,
+        state_dir: impl Into<PathBuf>,
+        console_dir: impl Into<PathBuf>,
+    ) -> Self {
         Self {
             uri: uri.into(),
             state_dir: state_dir.into(),
@@ -64,8 +68,9 @@ fn default_cpu_model() -> String {
     "Haswell-noTSX".to_owned()
 }
 
+/// Longer than the 30 s for which libvirt itself waits for a machine that is busy, so that its own answer comes first.
 fn default_call_timeout() -> Duration {
-    Duration::from_secs(30)
+    Duration::from_secs(45)
 }
 
 /// A duration as a whole number of seconds.

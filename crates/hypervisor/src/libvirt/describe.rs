@@ -24,7 +24,8 @@ pub fn machine(domain: &Domain) -> Result<Option<Machine>, Error> {
         State::ShutOff => PowerState::ShutOff,
         State::Unknown => PowerState::Unknown,
     };
-    let uuid = xml.text_at("uuid").unwrap_or_default().parse().map_err(|_| bad("it has no UUID".to_owned()))?;
+    let uuid =
+        xml.text_at("uuid").unwrap_or_default().parse().map_err(|_| bad("it has no UUID".to_owned()))?;
     let observed = if power == PowerState::Running { observed_addresses(domain) } else { Vec::new() };
     let mut hardware = hardware(&xml, &observed).map_err(bad)?;
     for disk in hardware.disks.iter_mut().filter(|disk| disk.file.is_some()) {
@@ -50,7 +51,8 @@ fn observed_addresses(domain: &Domain) -> Vec<ObservedAddress> {
 
 /// The guest's view of its hardware. Sizes of disks are left at zero: a description does not hold them.
 pub fn hardware(domain: &Element, observed: &[ObservedAddress]) -> Result<Hardware, String> {
-    let vcpus = domain.text_at("vcpu").unwrap_or_default().parse().map_err(|_| "it has no vcpu count".to_owned())?;
+    let vcpus =
+        domain.text_at("vcpu").unwrap_or_default().parse().map_err(|_| "it has no vcpu count".to_owned())?;
     let machine_type = domain.attribute_at("os/type", "machine").ok_or("it has no machine type")?.to_owned();
     let devices = domain.find("devices").ok_or("it has no devices")?;
     let disks = devices.all("disk").filter(|disk| disk.attribute("device").unwrap_or("disk") == "disk");
@@ -95,7 +97,8 @@ fn disk(element: &Element) -> Result<(u32, DiskHardware), String> {
         Some("ide") | None => Bus::Ide,
         Some(other) => return Err(format!("disk {name} is on the bus {other:?}, which is not supported")),
     };
-    let boot_order = element.attribute_at("boot", "order").and_then(|order| order.parse().ok()).unwrap_or(u32::MAX);
+    let boot_order =
+        element.attribute_at("boot", "order").and_then(|order| order.parse().ok()).unwrap_or(u32::MAX);
     let disk = DiskHardware {
         bus,
         serial: element.text_at("serial").map(str::to_owned),
@@ -108,9 +111,13 @@ fn disk(element: &Element) -> Result<(u32, DiskHardware), String> {
 }
 
 fn nic(element: &Element, observed: &[ObservedAddress]) -> Result<NicHardware, String> {
-    let mac: MacAddress =
-        element.attribute_at("mac", "address").unwrap_or_default().parse().map_err(|error| format!("{error}"))?;
-    let network: Option<NetworkName> = element.attribute_at("source", "network").and_then(|name| name.parse().ok());
+    let mac: MacAddress = element
+        .attribute_at("mac", "address")
+        .unwrap_or_default()
+        .parse()
+        .map_err(|error| format!("{error}"))?;
+    let network: Option<NetworkName> =
+        element.attribute_at("source", "network").and_then(|name| name.parse().ok());
     let of_this = observed.iter().filter(|seen| seen.mac.parse() == Ok(mac));
     let mut addresses: Vec<IpAddr> = of_this.filter_map(|seen| seen.address.parse().ok()).collect();
     addresses.sort();
@@ -141,7 +148,8 @@ mod tests {
     #[test]
     fn a_description_is_read_as_the_guest_sees_it() {
         let xml = Element::parse(DOMAIN).unwrap();
-        let seen = |mac: &str, address: &str| ObservedAddress { mac: mac.to_owned(), address: address.to_owned() };
+        let seen =
+            |mac: &str, address: &str| ObservedAddress { mac: mac.to_owned(), address: address.to_owned() };
         let observed = [
             seen("52:54:00:00:00:01", "10.0.0.5"),
             seen("52:54:00:00:00:01", "10.0.0.5"),

@@ -14,13 +14,16 @@ pub fn write(definition: &MachineDefinition, config: &Config) -> Result<String, 
     let mut disks = Vec::new();
     for (index, disk) in hardware.disks.iter().enumerate() {
         let file = definition.disk_files.get(&disk.name);
-        let file = file.ok_or_else(|| unfit(definition, &format!("there is a file for disk {}", disk.name)))?;
+        let file =
+            file.ok_or_else(|| unfit(definition, &format!("there is a file for disk {}", disk.name)))?;
         disks.push(self::disk(disk, file, index));
     }
     let nics = hardware.nics.iter().zip(&definition.nic_networks);
     let nics = nics.map(|(nic, network)| self::nic(nic, network.as_ref().map(|name| name.as_str())));
     let devices = Element::new("devices")
-        .children(config.emulator.as_deref().map(|path| Element::new("emulator").text(path.to_string_lossy())))
+        .children(
+            config.emulator.as_deref().map(|path| Element::new("emulator").text(path.to_string_lossy())),
+        )
         .children(disks)
         .children(controllers(definition))
         .children(nics)
@@ -148,7 +151,11 @@ mod tests {
         MachineDefinition {
             name: "web1".parse().unwrap(),
             uuid: Uuid::from_u128(7),
-            disk_files: hardware.disks.iter().map(|disk| (disk.name.clone(), disk.file.clone().unwrap())).collect(),
+            disk_files: hardware
+                .disks
+                .iter()
+                .map(|disk| (disk.name.clone(), disk.file.clone().unwrap()))
+                .collect(),
             nic_networks: hardware.nics.iter().map(|nic| nic.network.clone()).collect(),
             hardware,
             tag: MachineTag {

@@ -32,7 +32,9 @@ impl LibvirtHypervisor {
                         Ok(machine) => machines.extend(machine),
                         // Undefined since it was listed.
                         Err(Error::NotFound { .. }) => {}
-                        Err(error) => tracing::warn!(machine = domain.name(), %error, "a machine cannot be described"),
+                        Err(error) => {
+                            tracing::warn!(machine = domain.name(), %error, "a machine cannot be described")
+                        }
                     }
                 }
                 machines.sort_by(|a, b| a.name.cmp(&b.name));
@@ -88,7 +90,12 @@ impl LibvirtHypervisor {
     }
 
     pub(super) async fn start_machine(&self, name: &MachineName) -> Result<(), Error> {
-        self.close_left_behind(name).await?;
+        let machine = self.read_machine(name).await?;
+        let machine = machine.ok_or_else(|| Error::NotFound { what: format!("machine {name}") })?;
+        if machine.power == PowerState::ShutOff {
+            // A snapshot of the machine while it was off has its disks locked. One of a running machine is left alone.
+            self.close_left_behind(name).await?;
+        }
         let name = name.clone();
         let what = format!("starting machine {name}");
         self.session
@@ -177,7 +184,10 @@ impl LibvirtHypervisor {
                     found => found?,
                 };
                 if domain.is_active().map_err(failed(what.clone()))? {
-                    return Err(Error::WrongState { what, why: "it is running; power it off first".to_owned() });
+                    return Err(Error::WrongState {
+                        what,
+                        why: "it is running; power it off first".to_owned(),
+                    });
                 }
                 domain.undefine().map_err(failed(what))
             })
@@ -219,7 +229,8 @@ pub fn power(domain: &Domain) -> Result<PowerState, Error> {
 fn unclear(name: &MachineName) -> Error {
     Error::Unknown {
         what: format!("machine {name}"),
-        why: "libvirt reports neither running nor shut off; look at it with virsh domstate --reason".to_owned(),
+        why: "libvirt reports neither running nor shut off; look at it with virsh domstate --reason"
+            .to_owned(),
     }
 }
 

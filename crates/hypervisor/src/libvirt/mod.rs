@@ -30,8 +30,8 @@ use async_trait::async_trait;
 use understudy_ids::{MachineName, NetworkName};
 
 use crate::{
-    CheckpointName, Error, HostInventory, Hypervisor, IsolationEvidence, Machine, MachineDefinition, MachineTag, Snapshot,
-    SnapshotRequest, TestNetworkDefinition,
+    CheckpointName, Error, HostInventory, Hypervisor, IsolationEvidence, Machine, MachineDefinition,
+    MachineTag, Snapshot, SnapshotRequest, TestNetworkDefinition,
 };
 pub use config::{Config, Emulation};
 use session::Session;
@@ -69,7 +69,11 @@ impl Hypervisor for LibvirtHypervisor {
         self.list_checkpoints(machine).await
     }
 
-    async fn delete_checkpoints(&self, machine: &MachineName, names: &BTreeSet<CheckpointName>) -> Result<(), Error> {
+    async fn delete_checkpoints(
+        &self,
+        machine: &MachineName,
+        names: &BTreeSet<CheckpointName>,
+    ) -> Result<(), Error> {
         self.remove_checkpoints(machine, names).await
     }
 
@@ -109,7 +113,11 @@ impl Hypervisor for LibvirtHypervisor {
         self.list_test_networks().await
     }
 
-    async fn probe_isolation(&self, network: &NetworkName, targets: &[IpAddr]) -> Result<IsolationEvidence, Error> {
+    async fn probe_isolation(
+        &self,
+        network: &NetworkName,
+        targets: &[IpAddr],
+    ) -> Result<IsolationEvidence, Error> {
         self.prove_isolation(network, targets).await
     }
 

@@ -65,7 +65,10 @@ impl Session {
             Ok(answer) => answer,
             Err(_) => {
                 self.link.forget();
-                Err(unknown(format!("libvirtd at {} did not answer within {:?}", self.link.uri, self.timeout)))
+                Err(unknown(format!(
+                    "libvirtd at {} did not answer within {:?}",
+                    self.link.uri, self.timeout
+                )))
             }
         }
     }
@@ -85,7 +88,10 @@ impl Link {
             return Err(error);
         }
         self.forget();
-        Err(Error::Unknown { what: what.to_owned(), why: format!("the connection to libvirtd broke: {error}") })
+        Err(Error::Unknown {
+            what: what.to_owned(),
+            why: format!("the connection to libvirtd broke: {error}"),
+        })
     }
 
     fn connection(&self) -> Result<Arc<Connection>, CallError> {

@@ -31,13 +31,19 @@ fn fill(element: Element, tag: &MachineTag) -> Element {
 /// The tag in a domain's description. A tag that cannot be read is an error: taking it for none would make a machine of
 /// ours look like a stranger's.
 pub fn read_machine(domain: &Element) -> Result<Option<MachineTag>, String> {
-    let Some(element) = domain.find("metadata").and_then(|metadata| metadata.find(MACHINE)) else { return Ok(None) };
-    let wanted = |name: &str| element.attribute(name).ok_or_else(|| format!("its Understudy tag has no {name}"));
+    let Some(element) = domain.find("metadata").and_then(|metadata| metadata.find(MACHINE)) else {
+        return Ok(None);
+    };
+    let wanted =
+        |name: &str| element.attribute(name).ok_or_else(|| format!("its Understudy tag has no {name}"));
     let item = wanted("item")?.parse().map_err(|error| format!("its Understudy tag: {error}"))?;
-    let generation = wanted("generation")?.parse().map_err(|error| format!("its tag's generation: {error}"))?;
+    let generation =
+        wanted("generation")?.parse().map_err(|error| format!("its tag's generation: {error}"))?;
     let role = match wanted("role")? {
         "active" => TagRole::Active,
-        "test" => TagRole::Test { run: wanted("run")?.parse().map_err(|error| format!("its tag's run: {error}"))? },
+        "test" => {
+            TagRole::Test { run: wanted("run")?.parse().map_err(|error| format!("its tag's run: {error}"))? }
+        }
         other => return Err(format!("its Understudy tag has the role {other:?}")),
     };
     Ok(Some(MachineTag { item, generation: Generation::new(generation), role }))

@@ -49,7 +49,8 @@ impl Element {
 
     /// The first element at `path`, names separated by `/`.
     pub fn find(&self, path: &str) -> Option<&Element> {
-        path.split('/').try_fold(self, |element, name| element.children.iter().find(|child| child.name == name))
+        path.split('/')
+            .try_fold(self, |element, name| element.children.iter().find(|child| child.name == name))
     }
 
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Element> {

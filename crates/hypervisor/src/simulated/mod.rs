@@ -1,1 +1,272 @@
-//! The driver whose machines are tasks of this process.
+//! The driver whose machines are tasks of this process: no root, no QEMU, no network.
+//!
+//! ```text
+//!   SimulatedHypervisor ── Host (one lock) ── machine ─┬─ disk ─┬─ qcow2 file with its chain, read only while running
+//!                                 │                    │        ├─ clusters written since the start: memory + overlay file
+//!                                 └─ test networks     │        └─ one set of clusters per checkpoint
+//!                                                      └─ journal task: numbered, checksummed records
+//! ```
+//!
+//! A write is in the overlay file before it counts as done, so a process that is killed loses nothing that it has
+//! acknowledged; when a machine stops, or is found after such a death, its overlay goes into its qcow2 file. Change
+//! tracking is persisted at an orderly stop only, and forgotten after any other, as it is with QEMU.
+//!
+//! Networks are bookkeeping: a simulated machine is reachable when it runs and its network knows its address.
+
+mod disk;
+pub mod journal;
+mod machine;
+mod network;
+mod record;
+mod snapshot;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use understudy_ids::{DiskName, MachineName, NetworkName};
+
+use crate::{
+    CheckpointName, Error, HostInventory, Hypervisor, IsolationEvidence, Machine, MachineDefinition,
+    MachineTag, Snapshot, SnapshotRequest, TestNetworkDefinition,
+};
+use machine::SimulatedMachine;
+
+/// What the simulated host is like.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub state_dir: PathBuf,
+    /// Networks that a machine can be connected to, without test networks.
+    #[serde(default)]
+    pub networks: Vec<NetworkName>,
+    /// Every call takes this long more.
+    #[serde(default)]
+    pub call_delay_ms: u64,
+    /// A guest takes this long to shut down.
+    #[serde(default)]
+    pub shut_down_ms: u64,
+    /// Between two records that a running guest writes; 0: it writes none.
+    #[serde(default)]
+    pub write_interval_ms: u64,
+}
+
+impl Config {
+    pub fn new(state_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            state_dir: state_dir.into(),
+            networks: Vec::new(),
+            call_delay_ms: 0,
+            shut_down_ms: 0,
+            write_interval_ms: 0,
+        }
+    }
+}
+
+/// A simulated host. Cheap to clone; clones are the same host.
+#[derive(Clone)]
+pub struct SimulatedHypervisor {
+    config: Arc<Config>,
+    host: Arc<Mutex<Host>>,
+}
+
+#[derive(Default)]
+struct Host {
+    machines: BTreeMap<MachineName, SimulatedMachine>,
+    test_networks: BTreeMap<NetworkName, TestNetworkDefinition>,
+}
+
+impl SimulatedHypervisor {
+    /// Finds again what the host had when its process ended; no machine runs.
+    pub fn open(config: Config) -> Result<Self, Error> {
+        let machines = record::load_machines(&config.state_dir)?;
+        let test_networks = record::load_networks(&config.state_dir)?;
+        let host = Arc::new(Mutex::new(Host { machines, test_networks }));
+        Ok(Self { config: Arc::new(config), host })
+    }
+
+    /// Writes to a running machine's disk as its guest would. The bytes are durable when this returns.
+    pub fn guest_write(
+        &self,
+        name: &MachineName,
+        disk: &DiskName,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<(), Error> {
+        self.host().machine_mut(name)?.guest_write(disk, offset, bytes)
+    }
+
+    /// What one call does to the host, after the configured delay, on a thread that may wait for files.
+    async fn act<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Host, &Config) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        tokio::time::sleep(Duration::from_millis(self.config.call_delay_ms)).await;
+        let this = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&mut this.host(), &this.config)).await;
+        done.map_err(|error| Error::Unknown { what: "a simulated call".to_owned(), why: error.to_string() })?
+    }
+
+    /// After a panic in another call the host is as that call left it, which is what a real host would be, too.
+    fn host(&self) -> MutexGuard<'_, Host> {
+        self.host.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Host {
+    fn machine(&self, name: &MachineName) -> Result<&SimulatedMachine, Error> {
+        self.machines.get(name).ok_or_else(|| missing(name))
+    }
+
+    fn machine_mut(&mut self, name: &MachineName) -> Result<&mut SimulatedMachine, Error> {
+        self.machines.get_mut(name).ok_or_else(|| missing(name))
+    }
+}
+
+fn missing(name: &MachineName) -> Error {
+    Error::NotFound { what: format!("machine {name}") }
+}
+
+fn failed(what: impl Into<String>, why: impl std::fmt::Display) -> Error {
+    Error::Failed { what: what.into(), why: why.to_string() }
+}
+
+#[async_trait]
+impl Hypervisor for SimulatedHypervisor {
+    async fn inventory(&self) -> Result<HostInventory, Error> {
+        self.act(|host, config| {
+            Ok(HostInventory {
+                hypervisor: "simulated".to_owned(),
+                machines: host.machines.values().map(|machine| host.describe(machine)).collect(),
+                networks: config.networks.clone(),
+                cpus: 1,
+                memory_bytes: 1 << 40,
+            })
+        })
+        .await
+    }
+
+    async fn machine(&self, name: &MachineName) -> Result<Option<Machine>, Error> {
+        let name = name.clone();
+        self.act(move |host, _| Ok(host.machines.get(&name).map(|machine| host.describe(machine)))).await
+    }
+
+    async fn open_snapshot(&self, request: &SnapshotRequest) -> Result<Box<dyn Snapshot>, Error> {
+        let request = request.clone();
+        let snapshot =
+            self.act(move |host, _| host.machine_mut(&request.machine)?.snapshot(&request)).await?;
+        Ok(Box::new(snapshot))
+    }
+
+    async fn checkpoints(&self, machine: &MachineName) -> Result<Vec<CheckpointName>, Error> {
+        let name = machine.clone();
+        self.act(move |host, _| Ok(host.machine(&name)?.checkpoints())).await
+    }
+
+    async fn delete_checkpoints(
+        &self,
+        machine: &MachineName,
+        names: &BTreeSet<CheckpointName>,
+    ) -> Result<(), Error> {
+        let (name, names) = (machine.clone(), names.clone());
+        self.act(move |host, _| host.machine_mut(&name)?.delete_checkpoints(&names)).await
+    }
+
+    async fn define(&self, definition: &MachineDefinition) -> Result<(), Error> {
+        let definition = definition.clone();
+        self.act(move |host, config| host.define(&definition, config)).await
+    }
+
+    async fn start(&self, name: &MachineName) -> Result<(), Error> {
+        let (name, this) = (name.clone(), self.clone());
+        let interval = Duration::from_millis(self.config.write_interval_ms);
+        let runtime = tokio::runtime::Handle::current();
+        self.act(move |host, _| {
+            let started = host.machine_mut(&name)?.start()?;
+            if started && !interval.is_zero() {
+                let guest = runtime.spawn(journal::keep(this, name.clone(), interval));
+                host.machine_mut(&name)?.guest = Some(guest);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn shut_down(&self, name: &MachineName, grace: Duration) -> Result<bool, Error> {
+        let takes = Duration::from_millis(self.config.shut_down_ms);
+        let running = {
+            let name = name.clone();
+            self.act(move |host, _| Ok(host.machine(&name)?.is_running())).await?
+        };
+        if running {
+            tokio::time::sleep(takes.min(grace)).await;
+            if takes > grace {
+                return Ok(false);
+            }
+        }
+        self.power_off(name).await.map(|()| true)
+    }
+
+    async fn power_off(&self, name: &MachineName) -> Result<(), Error> {
+        let name = name.clone();
+        self.act(move |host, _| host.machine_mut(&name)?.stop()).await
+    }
+
+    async fn undefine(&self, name: &MachineName) -> Result<(), Error> {
+        let name = name.clone();
+        self.act(move |host, config| host.undefine(&name, config)).await
+    }
+
+    async fn set_tag(&self, name: &MachineName, tag: Option<&MachineTag>) -> Result<(), Error> {
+        let (name, tag) = (name.clone(), tag.cloned());
+        self.act(move |host, _| host.machine_mut(&name)?.set_tag(tag)).await
+    }
+
+    async fn ensure_test_network(&self, definition: &TestNetworkDefinition) -> Result<(), Error> {
+        let definition = definition.clone();
+        self.act(move |host, config| host.ensure_network(&definition, config)).await
+    }
+
+    async fn remove_test_network(&self, name: &NetworkName) -> Result<(), Error> {
+        let name = name.clone();
+        self.act(move |host, config| host.remove_network(&name, config)).await
+    }
+
+    async fn test_networks(&self) -> Result<Vec<NetworkName>, Error> {
+        self.act(|host, _| Ok(host.test_networks.keys().cloned().collect())).await
+    }
+
+    async fn probe_isolation(
+        &self,
+        network: &NetworkName,
+        targets: &[IpAddr],
+    ) -> Result<IsolationEvidence, Error> {
+        let (network, targets) = (network.clone(), targets.to_vec());
+        self.act(move |host, _| host.prove_isolation(&network, &targets)).await
+    }
+
+    async fn probe_address(
+        &self,
+        network: &NetworkName,
+        address: IpAddr,
+        _port: Option<u16>,
+        _limit: Duration,
+    ) -> Result<bool, Error> {
+        let network = network.clone();
+        self.act(move |host, _| Ok(host.answers(&network, address))).await
+    }
+
+    fn jump_hint(&self, _network: &NetworkName) -> String {
+        String::new()
+    }
+
+    fn state_dir(&self) -> &Path {
+        &self.config.state_dir
+    }
+}

@@ -4,8 +4,9 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use understudy_hypervisor::{
-    Bus, CheckpointName, DiskHardware, Error, Extent, Firmware, Hardware, Hypervisor, MachineDefinition, MachineTag,
-    NicHardware, PowerState, Reservation, Snapshot, SnapshotDisk, SnapshotRequest, TagRole, TestNetworkDefinition,
+    Bus, CheckpointName, DiskHardware, Error, Extent, Firmware, Hardware, Hypervisor, MachineDefinition,
+    MachineTag, NicHardware, PowerState, Reservation, Snapshot, SnapshotDisk, SnapshotRequest, TagRole,
+    TestNetworkDefinition,
 };
 use understudy_ids::{ByteRange, DiskName, Generation, MachineName, NetworkName, Uuid};
 
@@ -69,7 +70,11 @@ pub async fn definition(bench: &dyn Bench, machine: &str) -> MachineDefinition {
     MachineDefinition {
         name: name(machine),
         uuid: Uuid::new_v5(&Uuid::NAMESPACE_OID, machine.as_bytes()),
-        disk_files: hardware.disks.iter().map(|disk| (disk.name.clone(), disk.file.clone().unwrap())).collect(),
+        disk_files: hardware
+            .disks
+            .iter()
+            .map(|disk| (disk.name.clone(), disk.file.clone().unwrap()))
+            .collect(),
         nic_networks: vec![None],
         hardware,
         tag: tag(machine, 1),
@@ -122,7 +127,10 @@ pub async fn machine_lifecycle(bench: &dyn Bench) {
     host.set_tag(&web1, None).await.unwrap();
     host.set_tag(&web1, None).await.unwrap();
     assert_eq!(host.machine(&web1).await.unwrap().unwrap().tag, None);
-    assert!(matches!(host.define(&definition).await, Err(Error::Conflict { .. })), "an untagged machine was replaced");
+    assert!(
+        matches!(host.define(&definition).await, Err(Error::Conflict { .. })),
+        "an untagged machine was replaced"
+    );
 
     let inventory = host.inventory().await.unwrap();
     assert_eq!(inventory.machines.iter().map(|machine| machine.name.as_str()).collect::<Vec<_>>(), ["web1"]);
@@ -170,14 +178,20 @@ async fn extents(disk: &SnapshotDisk) -> Vec<Extent> {
 pub async fn changed(disk: &SnapshotDisk) -> BTreeSet<u64> {
     assert!(disk.changes_known, "changes of {} are not known", disk.name);
     let changed = extents(disk).await.into_iter().filter(|extent| extent.changed);
-    changed.flat_map(|extent| (extent.range.start / BLOCK)..extent.range.end.div_ceil(BLOCK)).map(|n| n * BLOCK).collect()
+    changed
+        .flat_map(|extent| (extent.range.start / BLOCK)..extent.range.end.div_ceil(BLOCK))
+        .map(|n| n * BLOCK)
+        .collect()
 }
 
 /// The byte that fills the block at `offset`.
 pub async fn filling(disk: &SnapshotDisk, offset: u64) -> u8 {
     let bytes = disk.reader.read(offset, BLOCK as u32).await.unwrap();
     assert!(bytes.iter().all(|byte| *byte == bytes[0]), "block at {offset} is torn");
-    let covering = extents(disk).await.into_iter().find(|extent| extent.range.start <= offset && offset < extent.range.end);
+    let covering = extents(disk)
+        .await
+        .into_iter()
+        .find(|extent| extent.range.start <= offset && offset < extent.range.end);
     assert!(!covering.unwrap().zero || bytes[0] == 0, "block at {offset} is said to be zero");
     bytes[0]
 }
@@ -281,7 +295,11 @@ pub async fn snapshots_of_a_machine_that_is_shut_off(bench: &dyn Bench) {
     host.start(&db1).await.unwrap();
     bench.guest_write(&db1, &vda, 4 * MIB, 4).await;
     let running = open(host, "db1", 6, Some(5)).await;
-    assert_eq!(changed(&running.disks()[0]).await, blocks(&[4]), "tracking did not go on from the checkpoint made while off");
+    assert_eq!(
+        changed(&running.disks()[0]).await,
+        blocks(&[4]),
+        "tracking did not go on from the checkpoint made while off"
+    );
     running.close().await.unwrap();
     host.power_off(&db1).await.unwrap();
     host.undefine(&db1).await.unwrap();
@@ -310,7 +328,10 @@ pub async fn test_network_lifecycle(bench: &dyn Bench) {
     host.ensure_test_network(&wanted).await.unwrap();
     host.ensure_test_network(&wanted).await.unwrap();
     assert_eq!(host.test_networks().await.unwrap(), std::slice::from_ref(&lan));
-    assert!(host.inventory().await.unwrap().networks.is_empty(), "a test network is listed as a place for machines");
+    assert!(
+        host.inventory().await.unwrap().networks.is_empty(),
+        "a test network is listed as a place for machines"
+    );
     assert!(matches!(host.ensure_test_network(&network(lan.as_str(), 8)).await, Err(Error::Conflict { .. })));
 
     let mut machine = definition(bench, "web1-test").await;
@@ -318,8 +339,12 @@ pub async fn test_network_lifecycle(bench: &dyn Bench) {
     machine.tag.role = TagRole::Test { run: wanted.run };
     host.define(&machine).await.unwrap();
     host.start(&machine.name).await.unwrap();
-    assert_eq!(host.machine(&machine.name).await.unwrap().unwrap().hardware.nics[0].network, Some(lan.clone()));
-    let targets = ["10.77.3.1".parse().unwrap(), "10.77.3.200".parse().unwrap(), "192.0.2.7".parse().unwrap()];
+    assert_eq!(
+        host.machine(&machine.name).await.unwrap().unwrap().hardware.nics[0].network,
+        Some(lan.clone())
+    );
+    let targets =
+        ["10.77.3.1".parse().unwrap(), "10.77.3.200".parse().unwrap(), "192.0.2.7".parse().unwrap()];
     let evidence = host.probe_isolation(&lan, &targets).await.unwrap();
     assert_eq!(evidence.answered, [] as [std::net::IpAddr; 0]);
     assert_eq!(evidence.tried, targets);

@@ -54,8 +54,20 @@ where
         eprintln!("skipped, because UNDERSTUDY_NO_LIBVIRT_TESTS=1");
         return;
     }
-    assert!(nix::unistd::geteuid().is_root(), "libvirt tests need root; UNDERSTUDY_NO_LIBVIRT_TESTS=1 skips them");
-    let needed = ["libvirtd", "virsh", "qemu-img", "qemu-storage-daemon", "qemu-system-x86_64", "dnsmasq", "ip", "ethtool"];
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "libvirt tests need root; UNDERSTUDY_NO_LIBVIRT_TESTS=1 skips them"
+    );
+    let needed = [
+        "libvirtd",
+        "virsh",
+        "qemu-img",
+        "qemu-storage-daemon",
+        "qemu-system-x86_64",
+        "dnsmasq",
+        "ip",
+        "ethtool",
+    ];
     for program in needed {
         let found = Command::new("which").arg(program).stdout(Stdio::null()).status().unwrap().success();
         assert!(found, "libvirt tests need {program}; UNDERSTUDY_NO_LIBVIRT_TESTS=1 skips them");
@@ -63,7 +75,8 @@ where
     // A thread, because it enters the namespace for good; the runtime's threads are made by it and are inside as well.
     let thread = std::thread::spawn(move || {
         let host = PrivateLibvirtd::start(name);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(test(host));
     });
     if let Err(panic) = thread.join() {
@@ -106,7 +119,11 @@ impl PrivateLibvirtd {
         self.daemon = Some(daemon.unwrap());
         let deadline = Instant::now() + Duration::from_secs(20);
         while !self.virsh(&["version"]).0 {
-            assert!(Instant::now() < deadline, "libvirtd: {}", fs::read_to_string(self.path("libvirtd.log")).unwrap());
+            assert!(
+                Instant::now() < deadline,
+                "libvirtd: {}",
+                fs::read_to_string(self.path("libvirtd.log")).unwrap()
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -145,10 +162,20 @@ impl Drop for PrivateLibvirtd {
         self.kill_daemon();
         let _ = Command::new("ip").args(["netns", "delete", &self.namespace]).status();
         self.remove_service_namespaces();
+        self.end_disk_servers();
     }
 }
 
 impl PrivateLibvirtd {
+    /// Those of a test that failed half way.
+    fn end_disk_servers(&self) {
+        for snapshot in fs::read_dir(self.path("state/snapshots")).into_iter().flatten().flatten() {
+            if let Ok(pid) = fs::read_to_string(snapshot.path().join("server.pid")) {
+                let _ = Command::new("kill").arg(pid.trim()).status();
+            }
+        }
+    }
+
     /// Those of a test that failed half way: their names end with what stands for our state directory.
     fn remove_service_namespaces(&self) {
         let hint = self.driver.jump_hint(&"x".parse().unwrap());

@@ -8,8 +8,8 @@ use understudy_types_api::time_to_wire;
 use super::resource::{job_state_from_wire, job_state_to_wire, problems_to_wire};
 use crate::{
     check::{
-        Check, Invalid, MAX_ACTIONS, MAX_ATTEMPTS, MAX_LINE, MAX_NAME, MAX_NOTE_BYTES, MAX_PARAGRAPH, MAX_TARGETS,
-        MAX_TASKS_PER_CALL,
+        Check, Invalid, MAX_ACTIONS, MAX_ATTEMPTS, MAX_LINE, MAX_NAME, MAX_NOTE_BYTES, MAX_PARAGRAPH,
+        MAX_TARGETS, MAX_TASKS_PER_CALL,
     },
     model::{JobFilter, JobUpdate, NewJob, NewNote, NewTask, WatchFilter, WatchFrom},
     name::{JobName, Queue},
@@ -98,7 +98,12 @@ fn new_tasks(check: &mut Check, tasks: Vec<v1::NewTask>) -> Vec<NewTask> {
             check.note("DUPLICATE", "key", "is used twice in this call", "Give each task a key of its own.");
         }
         if !ids.insert(task.task_id.clone()) {
-            check.note("DUPLICATE", "task_id", "is used twice in this call", "Give each task an id of its own.");
+            check.note(
+                "DUPLICATE",
+                "task_id",
+                "is used twice in this call",
+                "Give each task an id of its own.",
+            );
         }
         new_task(check, task)
     });
@@ -140,8 +145,8 @@ pub fn update_job(request: v1::UpdateJobRequest) -> Result<JobUpdate, Invalid> {
     if state == Some(understudy_jobs::JobState::Waiting) && waiting_for.is_empty() {
         check.note("REQUIRED", "waiting_for", "is missing while the job waits", "Say what it waits for.");
     }
-    let allowed_actions =
-        check.each("allowed_actions", MAX_ACTIONS, request.allowed_actions, |c, a| c.required("", a, MAX_NAME));
+    let allowed_actions = check
+        .each("allowed_actions", MAX_ACTIONS, request.allowed_actions, |c, a| c.required("", a, MAX_NAME));
     let problems = check.problems("problems", request.problems);
     let progress_percent = check.percent("progress_percent", request.progress_percent);
     let report_json = check.json("report_json", request.report_json);
@@ -219,7 +224,8 @@ pub fn watch_events(request: v1::WatchEventsRequest) -> Result<WatchEvents, Inva
     if !token.is_empty() && request.from_start {
         check.note("INVALID", "from_start", "is set together with a resume token", "Send only one of them.");
     }
-    let job: Option<JobName> = Some(request.job.as_str()).filter(|j| !j.is_empty()).and_then(|j| check.parse("job", j));
+    let job: Option<JobName> =
+        Some(request.job.as_str()).filter(|j| !j.is_empty()).and_then(|j| check.parse("job", j));
     let owner = Some(check.text("owner", request.owner, MAX_NAME)).filter(|o| !o.is_empty());
     let from = match (token.is_empty(), request.from_start) {
         (false, _) => WatchFrom::After(token),

@@ -6,9 +6,7 @@ use understudy_jobs::{JobState, TaskState};
 use understudy_types_api::{problem_to_wire, time_to_wire};
 
 use crate::{
-    check::{
-        Check, Invalid, MAX_ACTIONS, MAX_LINE, MAX_NAME, MAX_NOTE_BYTES, MAX_PARAGRAPH, MAX_TARGETS,
-    },
+    check::{Check, Invalid, MAX_ACTIONS, MAX_LINE, MAX_NAME, MAX_NOTE_BYTES, MAX_PARAGRAPH, MAX_TARGETS},
     model::{Change, Event, Job, Note, Task},
     name::{JobName, Queue, TaskName},
     v1,
@@ -211,7 +209,12 @@ fn read_task(check: &mut Check, task: v1::Task) -> Option<Task> {
 
 pub fn note_to_wire(note: Note) -> v1::Note {
     let Note { job, id, author, text, created } = note;
-    v1::Note { name: format!("jobs/{job}/notes/{id}"), author, text, create_time: Some(time_to_wire(created)) }
+    v1::Note {
+        name: format!("jobs/{job}/notes/{id}"),
+        author,
+        text,
+        create_time: Some(time_to_wire(created)),
+    }
 }
 
 /// # Errors

@@ -13,8 +13,9 @@ use understudy_jobs::LeaseTerm;
 use understudy_rpc::{ApiError, Channel, Kind, retry::BackOff, trace};
 
 use super::{
-    Handler, jitter,
+    Handler,
     context::{Stop, Stopper, TaskContext},
+    jitter,
 };
 use crate::{
     convert::{Completion, completion_to_wire},
@@ -49,9 +50,11 @@ impl Attempt {
         let (handler, task) = (Arc::clone(&self.handler), self.task.clone());
         let work = async move { handler.handle(task, context).await }.in_current_span();
         let mut work = pin!(AbortOnDropHandle::new(tokio::spawn(work)));
+        // They go on until the outcome is delivered: an outage may take longer than the rest of the lease.
+        let mut heartbeats = pin!(self.heartbeats(progress));
         let outcome = tokio::select! {
             ended = &mut work => ended.unwrap_or_else(|error| cut_off(&error)),
-            never = self.heartbeats(progress) => match never {},
+            never = &mut heartbeats => match never {},
             () = self.stopper.lost() => {
                 if timeout(LOST_GRACE, &mut work).await.is_err() {
                     tracing::warn!("the handler did not stop after its lease was lost; it is dropped");
@@ -62,6 +65,7 @@ impl Attempt {
         metrics::counter!("understudy_worker_attempts_total", "outcome" => label(&outcome)).increment(1);
         tokio::select! {
             () = self.deliver(outcome) => {}
+            never = &mut heartbeats => match never {},
             () = self.stopper.lost() => tracing::info!("the outcome comes too late: the lease is lost"),
         }
     }
@@ -93,7 +97,11 @@ impl Attempt {
         }
     }
 
-    async fn heartbeat(&self, progress: Progress, limit: Duration) -> Result<v1::HeartbeatResponse, ApiError> {
+    async fn heartbeat(
+        &self,
+        progress: Progress,
+        limit: Duration,
+    ) -> Result<v1::HeartbeatResponse, ApiError> {
         let mut request = tonic::Request::new(v1::HeartbeatRequest {
             task: self.task.name.to_string(),
             attempt: self.task.attempt,

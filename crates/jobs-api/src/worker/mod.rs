@@ -71,7 +71,13 @@ impl Worker {
 
     /// Serves `queue` with up to `slots` attempts at once until `shutdown`. Attempts that run then are told to stop and have ten
     /// seconds; what has not ended by then is dropped, and leased again when its lease is over.
-    pub async fn run(&self, queue: Queue, slots: u32, handler: Arc<dyn Handler>, shutdown: CancellationToken) {
+    pub async fn run(
+        &self,
+        queue: Queue,
+        slots: u32,
+        handler: Arc<dyn Handler>,
+        shutdown: CancellationToken,
+    ) {
         let mut pool = Pool::new(self.client.clone(), slots, handler);
         let mut failures = 0;
         while !shutdown.is_cancelled() {
@@ -202,7 +208,10 @@ impl Pool {
         }
         let all = async { while self.attempts.join_next().await.is_some() {} };
         if tokio::time::timeout(SHUTDOWN_GRACE, all).await.is_err() {
-            tracing::warn!(left = self.attempts.len(), "attempts did not end in time; their leases will expire");
+            tracing::warn!(
+                left = self.attempts.len(),
+                "attempts did not end in time; their leases will expire"
+            );
         }
         self.attempts.shutdown().await;
     }

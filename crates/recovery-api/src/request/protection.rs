@@ -63,7 +63,7 @@ impl CreatePolicy {
         checks.finish(whole)
     }
 
-    pub fn to_wire(self) -> v1::CreatePolicyRequest {
+    pub fn into_wire(self) -> v1::CreatePolicyRequest {
         let Self { policy, settings, request_id } = self;
         v1::CreatePolicyRequest {
             policy_id: policy.to_string(),
@@ -171,7 +171,7 @@ impl ProtectMachine {
         checks.finish(whole)
     }
 
-    pub fn to_wire(self) -> v1::ProtectMachineRequest {
+    pub fn into_wire(self) -> v1::ProtectMachineRequest {
         let Self { item, machine, target, policy, excluded, request_id, validate_only } = self;
         v1::ProtectMachineRequest {
             item_id: item.to_string(),
@@ -205,7 +205,7 @@ impl Unprotect {
         checks.finish(whole)
     }
 
-    pub fn to_wire(self) -> v1::UnprotectItemRequest {
+    pub fn into_wire(self) -> v1::UnprotectItemRequest {
         let Self { item, delete_replica, request_id } = self;
         v1::UnprotectItemRequest {
             name: item.to_resource(),
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn policies_go_out_and_come_in_alike() {
         let policy = create(policy());
-        assert_eq!(CreatePolicy::from_wire(policy.clone().to_wire()), Ok(policy));
+        assert_eq!(CreatePolicy::from_wire(policy.clone().into_wire()), Ok(policy));
     }
 
     #[test]
@@ -252,7 +252,7 @@ mod tests {
             PolicySettings { shutdown_grace: 2 * DAY, ..policy() },
         ];
         for settings in bad {
-            let error = CreatePolicy::from_wire(create(settings.clone()).to_wire()).unwrap_err();
+            let error = CreatePolicy::from_wire(create(settings.clone()).into_wire()).unwrap_err();
             assert_eq!(error.0.len(), 1, "{settings:?}: {error}");
         }
     }
@@ -271,7 +271,10 @@ mod tests {
         })
         .unwrap_err();
         let fields: Vec<_> = error.0.iter().map(|p| p.subject.as_str()).collect();
-        assert_eq!(fields, ["item_id", "machine", "target_host", "policy", "excluded_disks[0]", "request_id"]);
+        assert_eq!(
+            fields,
+            ["item_id", "machine", "target_host", "policy", "excluded_disks[0]", "request_id"]
+        );
     }
 
     #[test]
@@ -285,7 +288,7 @@ mod tests {
             request_id: "r".parse().unwrap(),
             validate_only: false,
         }
-        .to_wire();
+        .into_wire();
         wire.excluded_disks = vec!["vda".into(); 100_000];
         let error = ProtectMachine::from_wire(wire).unwrap_err();
         assert_eq!(error.0.len(), 1, "{error}");

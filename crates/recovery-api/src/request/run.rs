@@ -51,9 +51,15 @@ impl RunSpec {
         checks.finish(spec)
     }
 
-    pub fn to_wire(self) -> v1::RunSpec {
-        let Self { operation, items, points, primary_down_assertion, without_network, no_reverse_replication } =
-            self;
+    pub fn into_wire(self) -> v1::RunSpec {
+        let Self {
+            operation,
+            items,
+            points,
+            primary_down_assertion,
+            without_network,
+            no_reverse_replication,
+        } = self;
         v1::RunSpec {
             operation: operation.to_wire().into(),
             items: items.iter().map(Resource::to_resource).collect(),
@@ -152,7 +158,10 @@ fn point_map(
             checks.refuse("spec.points", format!("{item} is not among the items of the run"));
         }
         if seq == 0 {
-            checks.refuse("spec.points", format!("{item}: 0 is no recovery point; leave it out for the latest"));
+            checks.refuse(
+                "spec.points",
+                format!("{item}: 0 is no recovery point; leave it out for the latest"),
+            );
         }
         map.insert(item, PointSeq::new(seq));
     }
@@ -183,9 +192,9 @@ impl StartRun {
         checks.finish(whole)
     }
 
-    pub fn to_wire(self) -> v1::StartRunRequest {
+    pub fn into_wire(self) -> v1::StartRunRequest {
         let Self { spec, plan_digest, request_id } = self;
-        v1::StartRunRequest { spec: Some(spec.to_wire()), plan_digest, request_id: request_id.to_string() }
+        v1::StartRunRequest { spec: Some(spec.into_wire()), plan_digest, request_id: request_id.to_string() }
     }
 }
 
@@ -211,7 +220,7 @@ impl CompleteTest {
         checks.finish(whole)
     }
 
-    pub fn to_wire(self) -> v1::CompleteTestRequest {
+    pub fn into_wire(self) -> v1::CompleteTestRequest {
         let Self { run, notes, request_id } = self;
         v1::CompleteTestRequest { name: run.to_resource(), notes, request_id: request_id.to_string() }
     }
@@ -263,13 +272,13 @@ mod tests {
             ..spec(Operation::UnplannedFailover)
         };
         for spec in [test, unplanned, spec(Operation::PlannedFailover), spec(Operation::ReverseReplicate)] {
-            assert_eq!(RunSpec::from_wire(Some(spec.clone().to_wire())), Ok(spec));
+            assert_eq!(RunSpec::from_wire(Some(spec.clone().into_wire())), Ok(spec));
         }
     }
 
     #[test]
     fn options_that_would_be_ignored_are_refused() {
-        let mut wire = spec(Operation::PlannedFailover).to_wire();
+        let mut wire = spec(Operation::PlannedFailover).into_wire();
         wire.points.insert("protectedItems/web1".into(), 4);
         wire.primary_down_assertion = "down".into();
         wire.without_network = true;
@@ -280,7 +289,7 @@ mod tests {
 
     #[test]
     fn runs_need_items_and_points_need_to_be_of_them() {
-        let mut wire = spec(Operation::TestFailover).to_wire();
+        let mut wire = spec(Operation::TestFailover).into_wire();
         wire.points.insert("protectedItems/other".into(), 0);
         wire.items.push("protectedItems/web1".into());
         let error = RunSpec::from_wire(Some(wire)).unwrap_err();
@@ -293,8 +302,8 @@ mod tests {
     #[test]
     fn protection_is_not_started_as_a_run() {
         for operation in [Operation::Protect, Operation::Unprotect] {
-            assert!(RunSpec::from_wire(Some(spec(operation).to_wire())).is_err());
-            assert!(RunSpec::of_any_run(Some(spec(operation).to_wire())).is_ok());
+            assert!(RunSpec::from_wire(Some(spec(operation).into_wire())).is_err());
+            assert!(RunSpec::of_any_run(Some(spec(operation).into_wire())).is_ok());
         }
     }
 

@@ -32,13 +32,13 @@ impl CreateSite {
         let kind = checks.word("kind", SiteKind::from_wire(kind));
         let description = checks.text("description", description, MAX_DESCRIPTION);
         let request_id = checks.request_id(&request_id);
-        let whole = (|| {
-            Some(Self { site: site?, kind: kind?, description: description?, request_id: request_id? })
-        })();
+        let whole =
+            (|| Some(Self { site: site?, kind: kind?, description: description?, request_id: request_id? }))(
+            );
         checks.finish(whole)
     }
 
-    pub fn to_wire(self) -> v1::CreateSiteRequest {
+    pub fn into_wire(self) -> v1::CreateSiteRequest {
         let Self { site, kind, description, request_id } = self;
         v1::CreateSiteRequest {
             site_id: site.to_string(),
@@ -84,7 +84,7 @@ impl CreateHost {
         checks.finish(whole)
     }
 
-    pub fn to_wire(self) -> v1::CreateHostRequest {
+    pub fn into_wire(self) -> v1::CreateHostRequest {
         let Self { host, facts_endpoint, sink_endpoint, request_id } = self;
         v1::CreateHostRequest {
             parent: host.site().to_resource(),
@@ -136,9 +136,9 @@ mod tests {
             description: "first".into(),
             request_id: "r1".parse().unwrap(),
         };
-        assert_eq!(CreateSite::from_wire(site.clone().to_wire()), Ok(site));
+        assert_eq!(CreateSite::from_wire(site.clone().into_wire()), Ok(site));
         let made = CreateHost::from_wire(host("https://[fd00::1]:7443")).unwrap();
-        assert_eq!(CreateHost::from_wire(made.clone().to_wire()), Ok(made));
+        assert_eq!(CreateHost::from_wire(made.clone().into_wire()), Ok(made));
     }
 
     #[test]
@@ -159,8 +159,17 @@ mod tests {
     #[test]
     fn endpoints_are_https_with_a_port_and_nothing_more() {
         for bad in [
-            "", "10.0.0.1:7443", "http://10.0.0.1:7443", "https://10.0.0.1", "https://10.0.0.1:0", "https://:7443",
-            "https://a:7443/x", "https://a:7443/?q", "https://u@a:7443", "https://a b:1", "file:///etc/passwd",
+            "",
+            "10.0.0.1:7443",
+            "http://10.0.0.1:7443",
+            "https://10.0.0.1",
+            "https://10.0.0.1:0",
+            "https://:7443",
+            "https://a:7443/x",
+            "https://a:7443/?q",
+            "https://u@a:7443",
+            "https://a b:1",
+            "file:///etc/passwd",
         ] {
             assert!(CreateHost::from_wire(host(bad)).is_err(), "{bad:?}");
         }

@@ -27,7 +27,7 @@ pub struct AuditRecord {
 }
 
 impl AuditRecord {
-    pub fn to_wire(self) -> v1::AuditRecord {
+    pub fn into_wire(self) -> v1::AuditRecord {
         let Self { time, who, what, target, decision, result } = self;
         v1::AuditRecord {
             time: Some(time_to_wire(time)),

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use understudy_ids::{DiskName, Generation, HostName, ItemName, PointSeq, PolicyName, Problem, RunId, UnixMicros};
+use understudy_ids::{
+    DiskName, Generation, HostName, ItemName, PointSeq, PolicyName, Problem, RunId, UnixMicros,
+};
 use understudy_types_api::{duration_to_wire, problem_to_wire, time_to_wire};
 
 use super::{Run, encode, optional_problem};
@@ -53,7 +55,7 @@ impl Policy {
         }
     }
 
-    pub fn to_wire(self) -> v1::Policy {
+    pub fn into_wire(self) -> v1::Policy {
         let Self {
             name,
             interval,
@@ -111,7 +113,7 @@ pub struct ReplicationHealth {
 }
 
 impl ReplicationHealth {
-    pub fn to_wire(self) -> v1::ReplicationHealth {
+    pub fn into_wire(self) -> v1::ReplicationHealth {
         let Self {
             level,
             reason,
@@ -196,7 +198,7 @@ pub struct ProtectedItem {
 }
 
 impl ProtectedItem {
-    pub fn to_wire(self) -> v1::ProtectedItem {
+    pub fn into_wire(self) -> v1::ProtectedItem {
         let Self {
             name,
             machine,
@@ -225,7 +227,7 @@ impl ProtectedItem {
             run: run.map(|r| r.to_resource()).unwrap_or_default(),
             test_run: test_run.map(|r| r.to_resource()).unwrap_or_default(),
             allowed_actions,
-            health: Some(health.to_wire()),
+            health: Some(health.into_wire()),
             latest_point: latest_point.map_or(0, PointSeq::get),
             create_time: Some(time_to_wire(create_time)),
         }
@@ -293,9 +295,9 @@ pub struct Protection {
 }
 
 impl Protection {
-    pub fn to_wire(self) -> v1::ProtectMachineResponse {
+    pub fn into_wire(self) -> v1::ProtectMachineResponse {
         let Self { item, run } = self;
-        v1::ProtectMachineResponse { item: Some(item.to_wire()), run: run.map(Run::to_wire) }
+        v1::ProtectMachineResponse { item: Some(item.into_wire()), run: run.map(Run::into_wire) }
     }
 
     /// # Errors
@@ -322,7 +324,7 @@ pub struct RecoveryPoint {
 }
 
 impl RecoveryPoint {
-    pub fn to_wire(self) -> v1::RecoveryPoint {
+    pub fn into_wire(self) -> v1::RecoveryPoint {
         let Self { item, seq, instant, received, changed_bytes, in_use } = self;
         v1::RecoveryPoint {
             name: PointRef { item, seq }.to_resource(),

@@ -32,7 +32,7 @@ pub struct PlannedStep {
 }
 
 impl PlannedStep {
-    pub fn to_wire(self) -> v1::PlannedStep {
+    pub fn into_wire(self) -> v1::PlannedStep {
         let Self { step, item, title, executor, after, on_error, phase, point_of_no_return } = self;
         v1::PlannedStep {
             step: step.to_string(),
@@ -47,7 +47,8 @@ impl PlannedStep {
     }
 
     fn from_wire(checks: &mut Checks, wire: v1::PlannedStep) -> Option<Self> {
-        let v1::PlannedStep { step, item, title, executor, after, on_error, phase, point_of_no_return } = wire;
+        let v1::PlannedStep { step, item, title, executor, after, on_error, phase, point_of_no_return } =
+            wire;
         Some(Self {
             step: checks.parse("steps.step", &step)?,
             item: checks.optional_resource("steps.item", &item)?,
@@ -72,7 +73,7 @@ pub struct PlannedConnection {
 }
 
 impl PlannedConnection {
-    fn to_wire(self) -> v1::PlannedConnection {
+    fn into_wire(self) -> v1::PlannedConnection {
         let Self { mac, network, address, reason } = self;
         v1::PlannedConnection { mac, network, address, reason }
     }
@@ -103,7 +104,7 @@ pub struct PlannedItem {
 }
 
 impl PlannedItem {
-    fn to_wire(self) -> v1::PlannedItem {
+    fn into_wire(self) -> v1::PlannedItem {
         let Self {
             item,
             generation,
@@ -124,7 +125,7 @@ impl PlannedItem {
             point: point.map_or(0, PointSeq::get),
             point_instant: point_instant.map(time_to_wire),
             expected_loss: expected_loss.map(duration_to_wire),
-            connections: connections.into_iter().map(PlannedConnection::to_wire).collect(),
+            connections: connections.into_iter().map(PlannedConnection::into_wire).collect(),
         }
     }
 
@@ -167,13 +168,13 @@ pub struct RunPreview {
 }
 
 impl RunPreview {
-    pub fn to_wire(self) -> v1::RunPreview {
+    pub fn into_wire(self) -> v1::RunPreview {
         let Self { spec, digest, items, steps, problems } = self;
         v1::RunPreview {
-            spec: Some(spec.to_wire()),
+            spec: Some(spec.into_wire()),
             digest,
-            items: items.into_iter().map(PlannedItem::to_wire).collect(),
-            steps: steps.into_iter().map(PlannedStep::to_wire).collect(),
+            items: items.into_iter().map(PlannedItem::into_wire).collect(),
+            steps: steps.into_iter().map(PlannedStep::into_wire).collect(),
             problems: problems_to_wire(problems),
         }
     }
@@ -208,10 +209,10 @@ pub struct RunStep {
 }
 
 impl RunStep {
-    fn to_wire(self) -> v1::RunStep {
+    fn into_wire(self) -> v1::RunStep {
         let Self { plan, state, start_time, end_time, error, outcome } = self;
         v1::RunStep {
-            plan: Some(plan.to_wire()),
+            plan: Some(plan.into_wire()),
             state: state.to_wire().into(),
             start_time: start_time.map(time_to_wire),
             end_time: end_time.map(time_to_wire),
@@ -265,7 +266,7 @@ pub struct ItemOutcome {
 }
 
 impl ItemOutcome {
-    fn to_wire(self) -> v1::ItemOutcome {
+    fn into_wire(self) -> v1::ItemOutcome {
         let Self {
             item,
             generation,
@@ -351,7 +352,7 @@ pub struct Run {
 }
 
 impl Run {
-    pub fn to_wire(self) -> v1::Run {
+    pub fn into_wire(self) -> v1::Run {
         let Self {
             name,
             spec,
@@ -370,14 +371,14 @@ impl Run {
         } = self;
         v1::Run {
             name: name.to_resource(),
-            spec: Some(spec.to_wire()),
+            spec: Some(spec.into_wire()),
             operation: operation.to_wire().into(),
             state: state.to_wire().into(),
             phase,
             waiting_for,
             allowed_actions,
-            steps: steps.into_iter().map(RunStep::to_wire).collect(),
-            outcomes: outcomes.into_iter().map(ItemOutcome::to_wire).collect(),
+            steps: steps.into_iter().map(RunStep::into_wire).collect(),
+            outcomes: outcomes.into_iter().map(ItemOutcome::into_wire).collect(),
             problems: problems_to_wire(problems),
             created_by,
             create_time: Some(time_to_wire(create_time)),

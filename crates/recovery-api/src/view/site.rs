@@ -21,7 +21,7 @@ pub struct Site {
 }
 
 impl Site {
-    pub fn to_wire(self) -> v1::Site {
+    pub fn into_wire(self) -> v1::Site {
         let Self { name, kind, description, create_time } = self;
         v1::Site {
             name: name.to_resource(),
@@ -62,7 +62,7 @@ pub struct Host {
 }
 
 impl Host {
-    pub fn to_wire(self) -> v1::Host {
+    pub fn into_wire(self) -> v1::Host {
         let Self {
             name,
             facts_endpoint,
@@ -157,7 +157,7 @@ pub struct MachineNic {
 }
 
 impl Machine {
-    pub fn to_wire(self) -> v1::Machine {
+    pub fn into_wire(self) -> v1::Machine {
         let Self { name, uuid, power, vcpus, memory_bytes, disks, nics, item, test_run } = self;
         v1::Machine {
             name: name.to_resource(),
@@ -165,8 +165,8 @@ impl Machine {
             power: power.to_wire().into(),
             vcpus,
             memory_bytes,
-            disks: disks.into_iter().map(MachineDisk::to_wire).collect(),
-            nics: nics.into_iter().map(MachineNic::to_wire).collect(),
+            disks: disks.into_iter().map(MachineDisk::into_wire).collect(),
+            nics: nics.into_iter().map(MachineNic::into_wire).collect(),
             item: item.map(|i| i.to_resource()).unwrap_or_default(),
             test_run: test_run.map(|r| r.to_resource()).unwrap_or_default(),
         }
@@ -201,7 +201,7 @@ impl Machine {
 }
 
 impl MachineDisk {
-    fn to_wire(self) -> v1::MachineDisk {
+    fn into_wire(self) -> v1::MachineDisk {
         let Self { name, size_bytes, serial, replicable } = self;
         v1::MachineDisk { name: name.to_string(), size_bytes, serial, replicable }
     }
@@ -213,7 +213,7 @@ impl MachineDisk {
 }
 
 impl MachineNic {
-    fn to_wire(self) -> v1::MachineNic {
+    fn into_wire(self) -> v1::MachineNic {
         let Self { mac, network, addresses } = self;
         v1::MachineNic { mac: mac.to_string(), network, addresses }
     }
@@ -250,7 +250,7 @@ mod tests {
             item: Some("db1".parse().unwrap()),
             test_run: None,
         };
-        assert_eq!(Machine::from_wire(machine.clone().to_wire()), Ok(machine.clone()));
+        assert_eq!(Machine::from_wire(machine.clone().into_wire()), Ok(machine.clone()));
         let json = serde_json::to_value(&machine).unwrap();
         assert_eq!(json["name"], "alpha/h1/db1");
         assert_eq!(json["power"], "running");
@@ -270,7 +270,7 @@ mod tests {
             memory_bytes: 0,
             store_free_bytes: 0,
         };
-        assert_eq!(Host::from_wire(host.clone().to_wire()), Ok(host));
+        assert_eq!(Host::from_wire(host.clone().into_wire()), Ok(host));
         assert!(Host::from_wire(v1::Host::default()).is_err());
     }
 }

@@ -158,3 +158,63 @@ impl Resolver<'_> {
         Ok(PointRef::Seq(seq))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use understudy_ids::Generation;
+
+    use super::*;
+
+    const RUN: RunId = RunId::from_u128(0x0a1b_2c3d_4e5f_4000_8000_0000_0000_0001);
+
+    fn agent(work: AgentWork) -> Action {
+        Action::Agent { item: "web1".parse().unwrap(), generation: Generation::FIRST, work }
+    }
+
+    #[test]
+    fn names_carry_the_run_and_networks_fit_an_interface_name() {
+        assert_eq!(test_network_name(RUN, 0).as_str(), "ust-0a1b2c3d-0");
+        assert!(test_network_name(RUN, 99).as_str().len() <= 15);
+        assert!(is_test_network_of(RUN, &test_network_name(RUN, 7)));
+        assert!(!is_test_network_of(RunId::nil(), &test_network_name(RUN, 7)));
+        let machine = test_machine_name(RUN, &"web1".parse().unwrap()).unwrap();
+        assert_eq!(machine.as_str(), "web1-test-0a1b2c3d");
+        let long: MachineName = "x".repeat(63 - TEST_SUFFIX_CHARS).parse().unwrap();
+        assert!(test_machine_name(RUN, &long).is_ok());
+        let too_long: MachineName = "x".repeat(64 - TEST_SUFFIX_CHARS).parse().unwrap();
+        assert_eq!(test_machine_name(RUN, &too_long), Err(Unresolved::NameTooLong(too_long.clone())));
+    }
+
+    #[test]
+    fn references_become_names_and_numbers() {
+        let web1: ItemName = "web1".parse().unwrap();
+        let sync: StepName = "web1.sync-final".parse().unwrap();
+        let points = KnownPoints {
+            announced: [(web1.clone(), PointSeq::new(4))].into(),
+            highest: [(web1, PointSeq::new(9))].into(),
+            shipped: [(sync.clone(), PointSeq::new(8))].into(),
+        };
+        let resolved = |point| match resolve(&agent(AgentWork::VerifyPoint { point }), RUN, &points) {
+            Ok(Action::Agent { work: AgentWork::VerifyPoint { point }, .. }) => Ok(point),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error),
+        };
+        assert_eq!(resolved(PointRef::Announced), Ok(PointRef::Seq(PointSeq::new(4))));
+        assert_eq!(resolved(PointRef::NewBase), Ok(PointRef::Seq(PointSeq::new(10))));
+        assert_eq!(resolved(PointRef::FinalOf(sync)), Ok(PointRef::Seq(PointSeq::new(8))));
+        let other: StepName = "db1.sync-final".parse().unwrap();
+        assert_eq!(resolved(PointRef::FinalOf(other.clone())), Err(Unresolved::NoFinalPoint(other)));
+        assert_eq!(resolved(PointRef::Latest), Ok(PointRef::Latest));
+
+        let machine = "web1".parse().unwrap();
+        let nics = vec![NetworkRef::Test(1), NetworkRef::Unconnected];
+        let create =
+            AgentWork::CreateTestMachine { point: PointRef::Latest, name: MachineRef::Test(machine), nics };
+        let expected = AgentWork::CreateTestMachine {
+            point: PointRef::Latest,
+            name: MachineRef::Named("web1-test-0a1b2c3d".parse().unwrap()),
+            nics: vec![NetworkRef::Named("ust-0a1b2c3d-1".parse().unwrap()), NetworkRef::Unconnected],
+        };
+        assert_eq!(resolve(&agent(create), RUN, &points), Ok(agent(expected)));
+    }
+}

@@ -69,7 +69,7 @@ pub(super) struct Subject<'a> {
 /// From where to where an operation takes an item.
 ///
 /// An unplanned failover that failed has switched the sides already: it is tried again at the side that is active now.
-pub(super) fn ends<'a>(operation: Operation, item: &'a ItemView) -> (&'a HostName, &'a HostName) {
+pub(super) fn ends(operation: Operation, item: &ItemView) -> (&HostName, &HostName) {
     if operation == Operation::UnplannedFailover && item.state == ItemState::Failed {
         return (&item.standby_host, &item.active_host);
     }

@@ -65,11 +65,13 @@ fn references(step: &Step, before: &BTreeMap<&StepName, &Step>) -> Vec<Flaw> {
 }
 
 fn executor(step: &Step) -> Vec<Flaw> {
-    let fits = match (&step.action, &step.executor) {
-        (Action::Agent { .. }, Executor::Host(_)) | (Action::Network(_), Executor::NetworkMapper) => true,
-        (Action::Internal(_), Executor::Orchestrator) | (Action::Operator(_), Executor::Operator) => true,
-        _ => false,
-    };
+    let fits = matches!(
+        (&step.action, &step.executor),
+        (Action::Agent { .. }, Executor::Host(_))
+            | (Action::Network(_), Executor::NetworkMapper)
+            | (Action::Internal(_), Executor::Orchestrator)
+            | (Action::Operator(_), Executor::Operator)
+    );
     let mut flaws = Vec::new();
     if !fits {
         flaws.push(Flaw::WrongExecutor(step.id.clone()));

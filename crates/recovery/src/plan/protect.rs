@@ -7,6 +7,8 @@
 //!               cancelled before that: replicate again
 //! ```
 
+use understudy_ids::StepName;
+
 use super::{Phase, RunSpec, Stage, Step, draft::Subject};
 use crate::{
     action::{AgentWork, Internal},
@@ -38,35 +40,38 @@ fn protect_item(item: &Subject<'_>) -> Vec<Step> {
     vec![prepare, start, wait, stop, remove]
 }
 
+/// Nothing is deleted before every item has let go of its replication, so that until then all of it can be taken back.
 pub(super) fn unprotect(spec: &RunSpec, items: &[Subject<'_>]) -> Vec<Step> {
-    items.iter().flat_map(|item| unprotect_item(spec, item)).collect()
+    let mut steps: Vec<Step> = items.iter().map(stop).collect();
+    let stopped: Vec<StepName> = steps.iter().map(|step| step.id.clone()).collect();
+    for item in items {
+        steps.extend(forget(spec, item, &stopped));
+    }
+    steps.extend(items.iter().filter(|item| item.view.state == ItemState::Protected).map(resume));
+    steps
 }
 
-fn unprotect_item(spec: &RunSpec, item: &Subject<'_>) -> Vec<Step> {
-    let generation = item.view.generation;
+fn stop(item: &Subject<'_>) -> Step {
     let stop = AgentWork::StopReplication { forget: true };
-    let stop = item.agent("stop-replication", item.source, generation, Phase::Replicate, stop);
-    let mut last = stop.id.clone();
-    let mut steps = vec![stop.clone()];
-    if spec.delete_replica {
-        let remove = item
-            .agent("remove-replica", item.target, generation, Phase::Commit, AgentWork::RemoveReplica)
-            .after([last]);
-        last = remove.id.clone();
-        steps.push(remove);
+    item.agent("stop-replication", item.source, item.view.generation, Phase::Replicate, stop)
+}
+
+fn forget(spec: &RunSpec, item: &Subject<'_>, stopped: &[StepName]) -> Vec<Step> {
+    let record = Internal::Record { item: item.name().clone() };
+    let forget = item.internal("forget", format!("Forget {}", item.name()), Phase::Commit, record);
+    let forget = forget.records([Verb::Unprotected]);
+    if !spec.delete_replica {
+        return vec![forget.after(stopped.iter().cloned())];
     }
-    let title = format!("Forget {}", item.name());
-    let forget = item
-        .internal("forget", title, Phase::Commit, Internal::Record { item: item.name().clone() })
-        .after([last])
-        .records([Verb::Unprotected]);
-    steps.push(forget);
-    if item.view.state == ItemState::Protected {
-        let again = item.start_replication(item.target, &item.target_endpoint);
-        let again = item
-            .agent("resume-replication", item.source, generation, Phase::CleanUp, again)
-            .cleans_up(Stage::Undo, [stop.id]);
-        steps.push(again);
-    }
-    steps
+    let remove = item
+        .agent("remove-replica", item.target, item.view.generation, Phase::Commit, AgentWork::RemoveReplica)
+        .after(stopped.iter().cloned());
+    let forget = forget.after([remove.id.clone()]);
+    vec![remove, forget]
+}
+
+fn resume(item: &Subject<'_>) -> Step {
+    let again = item.start_replication(item.target, &item.target_endpoint);
+    item.agent("resume-replication", item.source, item.view.generation, Phase::CleanUp, again)
+        .cleans_up(Stage::Undo, [item.id("stop-replication")])
 }

@@ -54,12 +54,19 @@ impl Run {
         step.item.as_ref().and_then(|item| self.items.get(item)).is_some_and(|progress| progress.skipped)
     }
 
+    /// Whether the step's item is where the run was to bring it: what another item's error does to the run is not its business.
+    fn has_arrived(&self, step: &Step) -> bool {
+        let progress = step.item.as_ref().and_then(|item| self.items.get(item));
+        progress.is_some_and(|progress| matches!(progress.state, ItemState::Protected | ItemState::Removed))
+    }
+
     /// Whether an undo or clean-up step has anything to do at this end of the run.
     pub(super) fn is_to_be_cleaned(&self, step: &Step, reason: EndReason) -> bool {
         let begun = step.undoes.iter().any(|id| self.begun(id));
         match step.stage {
             Stage::Main | Stage::AfterCommit => false,
             Stage::Cleanup => begun,
+            Stage::Undo if self.has_arrived(step) => false,
             // Before the point of no return everything is taken back by a cancel. Behind it, only what an item did not finish is.
             Stage::Undo if step.point_of_no_return => begun && self.is_skipped(step),
             Stage::Undo => begun && reason == EndReason::Cancelled,
@@ -116,8 +123,9 @@ fn forward(change: &mut Change) -> bool {
     };
     let due: Vec<Step> = run.plan.steps.iter().filter(may_begin).cloned().collect();
     for step in &due {
-        // An error in one of them may have ended the way forward.
-        if change.run.course == Course::Forward {
+        // An error in one of them may have ended the way forward, or its item's part of it.
+        let pending = change.run.step_state(&step.id) == StepState::Pending;
+        if change.run.course == Course::Forward && pending {
             begin(change, step);
         }
     }

@@ -104,7 +104,8 @@ impl Header {
             return Err(bad("it is not a qcow2 file".to_owned()));
         }
         let expected = [("version", 4, 3), ("cluster bits", 20, CLUSTER_BITS), ("encryption", 32, 0)];
-        for (what, at, value) in expected.into_iter().chain([("snapshots", 60, 0), ("refcount order", 96, 4)]) {
+        for (what, at, value) in expected.into_iter().chain([("snapshots", 60, 0), ("refcount order", 96, 4)])
+        {
             if get32(bytes, at) != value {
                 return Err(bad(format!("{what} is {}, only {value} is supported", get32(bytes, at))));
             }
@@ -136,7 +137,8 @@ fn backing(bytes: &[u8]) -> std::result::Result<Option<Backing>, &'static str> {
     if at == 0 {
         return Ok(None);
     }
-    let name = at.checked_add(len).and_then(|end| bytes.get(at..end)).ok_or("its backing file name is cut off")?;
+    let name =
+        at.checked_add(len).and_then(|end| bytes.get(at..end)).ok_or("its backing file name is cut off")?;
     let name = std::str::from_utf8(name).map_err(|_| "its backing file name is not text")?;
     let format = backing_format(bytes)?.ok_or("it does not say the format of its backing file")?;
     Ok(Some(Backing { path: PathBuf::from(name), format }))

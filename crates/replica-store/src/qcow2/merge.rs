@@ -10,15 +10,10 @@
 //! merging again completes the work: every cluster that changes is one that the overlay hides, and places and refcounts are
 //! counted anew from the tables each time.
 
-use std::{
-    collections::BTreeMap,
-    os::unix::fs::FileExt,
-    path::Path,
-};
+use std::{collections::BTreeMap, os::unix::fs::FileExt, path::Path};
 
 use super::{
-    CLUSTER, COPIED, OFFSET_MASK, REFCOUNTS_PER_BLOCK, TABLE_ENTRIES,
-    l1_entries,
+    CLUSTER, COPIED, OFFSET_MASK, REFCOUNTS_PER_BLOCK, TABLE_ENTRIES, l1_entries,
     reader::{Found, Image},
     table,
 };
@@ -261,7 +256,7 @@ impl UsedClusters {
 
     /// Marks clusters from a byte offset on, none of which may lie past the file's end.
     fn mark_within(&mut self, image: &Image, offset: u64, count: u64, end: u64) -> Result<()> {
-        if offset % CLUSTER != 0 || offset / CLUSTER + count > end {
+        if !offset.is_multiple_of(CLUSTER) || offset / CLUSTER + count > end {
             let why = "its tables point past its end or between clusters".to_owned();
             return Err(StoreError::Format { path: image.path.clone(), why });
         }

@@ -74,7 +74,10 @@ impl Chain {
         let mut next = Some((path.to_owned(), format));
         while let Some((path, format)) = next.take() {
             if layers.len() == MAX_DEPTH {
-                return Err(StoreError::Format { path, why: "its chain of backing files does not end".to_owned() });
+                return Err(StoreError::Format {
+                    path,
+                    why: "its chain of backing files does not end".to_owned(),
+                });
             }
             match format {
                 DiskFormat::Raw => layers.push(Layer::raw(path)?),
@@ -154,6 +157,13 @@ impl Chain {
         Ok(Source::Absent)
     }
 
+    /// The first cluster at or after `cluster` that any file of the chain may have something of: steps over regions of 512 MiB
+    /// of which no file has anything. `None` past the end of the disk.
+    pub fn next_mapped(&self, cluster: u64) -> Option<u64> {
+        let next = self.layers.iter().filter_map(|layer| layer.next_mapped(cluster)).min();
+        next.filter(|next| next * CLUSTER < self.size())
+    }
+
     /// The stretches of `[start, end)` and their sources, coalesced.
     pub fn extents(&mut self, start: u64, end: u64) -> Result<Vec<Extent>> {
         let end = end.min(self.size());
@@ -207,6 +217,17 @@ impl Layer {
         }
     }
 
+    fn next_mapped(&self, cluster: u64) -> Option<u64> {
+        match self {
+            Self::Qcow2(image) => {
+                let from = cluster / TABLE_ENTRIES;
+                let table = (from..image.l1.len() as u64).find(|index| image.l2_offset(*index).is_some())?;
+                Some(cluster.max(table * TABLE_ENTRIES))
+            }
+            Self::Raw { size, .. } => (cluster * CLUSTER < *size).then_some(cluster),
+        }
+    }
+
     /// Reads within a cluster that starts at `place` in the file; what the layer does not reach is zero.
     fn read_at(&self, place: u64, within: u64, part: &mut [u8]) -> Result<()> {
         let file = match self {
@@ -248,7 +269,10 @@ impl Image {
         let header = Header::decode(path, &first)?;
         // Bounded by the file's length, so that a hostile header cannot ask for memory the file does not justify.
         if header.l1_offset + u64::from(header.l1_entries) * 8 > length {
-            return Err(StoreError::Format { path: path.to_owned(), why: "its L1 table is cut off".to_owned() });
+            return Err(StoreError::Format {
+                path: path.to_owned(),
+                why: "its L1 table is cut off".to_owned(),
+            });
         }
         let l1 = read_table(&file, path, header.l1_offset, u64::from(header.l1_entries))?;
         Ok(Self { file, path: path.to_owned(), header, l1: l1.into_vec(), cache: HashMap::new() })

@@ -173,7 +173,8 @@ struct RefcountLayout {
 impl RefcountLayout {
     /// The table is made long enough for the file to grow to the whole disk by later merging, so that it never has to move.
     fn after(start: u64, disk_size: u64) -> Self {
-        let whole_disk = start + disk_size.div_ceil(CLUSTER) + disk_size.div_ceil(CLUSTER * TABLE_ENTRIES) * 2;
+        let whole_disk =
+            start + disk_size.div_ceil(CLUSTER) + disk_size.div_ceil(CLUSTER * TABLE_ENTRIES) * 2;
         let table_clusters = (whole_disk.div_ceil(REFCOUNTS_PER_BLOCK) + 2).div_ceil(TABLE_ENTRIES);
         let mut blocks = 1;
         while blocks * REFCOUNTS_PER_BLOCK < start + blocks + table_clusters {

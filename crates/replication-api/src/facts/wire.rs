@@ -66,7 +66,18 @@ impl TryFrom<v1::Machine> for Machine {
             // A state of a newer version is not known to us either.
             v1::PowerState::Unspecified | v1::PowerState::Unknown => PowerState::Unknown,
         };
-        let v1::Machine { name, uuid, power: _, vcpus, memory_bytes, disks, nics, item, generation, test_run } = wire;
+        let v1::Machine {
+            name,
+            uuid,
+            power: _,
+            vcpus,
+            memory_bytes,
+            disks,
+            nics,
+            item,
+            generation,
+            test_run,
+        } = wire;
         let item = parse_optional("item", &item)?.map(|item| (item, Generation::new(generation)));
         Ok(Self {
             name: parse("name", &name)?,
@@ -115,7 +126,9 @@ impl TryFrom<v1::ItemFacts> for ItemFacts {
             v1::ItemRole::Source => ItemRole::Source,
             v1::ItemRole::Target => ItemRole::Target,
             v1::ItemRole::Fenced => ItemRole::Fenced,
-            v1::ItemRole::Unspecified => return Err(Invalid::new("role", "is not a role that this version knows")),
+            v1::ItemRole::Unspecified => {
+                return Err(Invalid::new("role", "is not a role that this version knows"));
+            }
         };
         let v1::ItemFacts { item, generation, role: _, replication, points } = wire;
         Ok(Self {
@@ -139,14 +152,19 @@ impl TryFrom<v1::RecoveryPoint> for RecoveryPoint {
             instant: time("instant", instant)?,
             received: time("received", received)?,
             generation: Generation::new(generation),
-            disks: list("disks", disks, MAX_DISKS, |v1::PointDisk { name, size_bytes, changed_bytes, root }| {
-                Ok(PointDisk {
-                    name: parse("name", &name)?,
-                    size: size_bytes,
-                    changed_bytes,
-                    root: digest("root", &root)?,
-                })
-            })?,
+            disks: list(
+                "disks",
+                disks,
+                MAX_DISKS,
+                |v1::PointDisk { name, size_bytes, changed_bytes, root }| {
+                    Ok(PointDisk {
+                        name: parse("name", &name)?,
+                        size: size_bytes,
+                        changed_bytes,
+                        root: digest("root", &root)?,
+                    })
+                },
+            )?,
             is_base,
             pinned,
         })
@@ -190,8 +208,9 @@ impl TryFrom<v1::ReplicationFacts> for ReplicationFacts {
             cycles,
             last_error: last_error
                 .map(|p| {
-                    problem_from_wire(p)
-                        .map_err(|field| Invalid::new(format!("last_error.{field}"), "is missing or too long"))
+                    problem_from_wire(p).map_err(|field| {
+                        Invalid::new(format!("last_error.{field}"), "is missing or too long")
+                    })
                 })
                 .transpose()?,
         })
@@ -344,5 +363,105 @@ impl From<ReplicationFacts> for v1::ReplicationFacts {
             cycles,
             last_error: last_error.map(problem_to_wire),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use understudy_ids::{Problem, UnixMicros, Uuid};
+    use understudy_replication::BlockDigest;
+
+    use super::*;
+
+    fn facts() -> Facts {
+        let time = UnixMicros::new(1_700_000_000_000_001);
+        Facts {
+            host: "alpha/alpha-h1".parse().unwrap(),
+            time,
+            hypervisor: "simulated".to_owned(),
+            cpus: 2,
+            memory_bytes: 1 << 33,
+            store_free_bytes: 5,
+            machines: vec![Machine {
+                name: "web1".parse().unwrap(),
+                uuid: Uuid::from_u128(1),
+                power: PowerState::Unknown,
+                vcpus: 1,
+                memory_bytes: 1,
+                disks: vec![Disk {
+                    name: "vda".parse().unwrap(),
+                    size: 1 << 30,
+                    format: "qcow2".to_owned(),
+                    serial: None,
+                    replicable: true,
+                }],
+                nics: vec![Nic {
+                    mac: "52:54:00:00:00:01".parse().unwrap(),
+                    network: Some("prod".parse().unwrap()),
+                    addresses: vec!["10.0.0.9".parse().unwrap()],
+                }],
+                item: Some(("web1".parse().unwrap(), Generation::new(2))),
+                test_run: Some(Uuid::from_u128(2)),
+            }],
+            networks: vec!["prod".parse().unwrap()],
+            items: vec![ItemFacts {
+                item: "web1".parse().unwrap(),
+                generation: Generation::new(2),
+                role: ItemRole::Fenced,
+                replication: Some(ReplicationFacts {
+                    state: ReplicationState::Error,
+                    last_seq: None,
+                    last_instant: Some(time),
+                    sent_bytes: 1,
+                    total_bytes: 2,
+                    last_cycle_bytes: 3,
+                    last_cycle: Duration::from_millis(20),
+                    last_cycle_kind: "full: x".to_owned(),
+                    cycles: 4,
+                    last_error: Some(Problem::new("R", "s", "m", "r")),
+                }),
+                points: vec![RecoveryPoint {
+                    seq: PointSeq::new(1),
+                    instant: time,
+                    received: time,
+                    generation: Generation::new(1),
+                    disks: vec![PointDisk {
+                        name: "vda".parse().unwrap(),
+                        size: 1 << 30,
+                        changed_bytes: 65_536,
+                        root: BlockDigest::of(b"x"),
+                    }],
+                    is_base: true,
+                    pinned: true,
+                }],
+            }],
+            test_networks: Vec::new(),
+            boot_id: "b".to_owned(),
+        }
+    }
+
+    #[test]
+    fn facts_come_back_as_they_went_out() {
+        assert_eq!(Facts::try_from(v1::Facts::from(facts())), Ok(facts()));
+    }
+
+    #[test]
+    fn facts_that_break_a_bound_are_refused_by_field() {
+        let broken = |change: fn(&mut v1::Facts)| {
+            let mut wire = v1::Facts::from(facts());
+            change(&mut wire);
+            Facts::try_from(wire).unwrap_err().field
+        };
+        assert_eq!(broken(|f| f.host = "alpha".into()), "host");
+        assert_eq!(broken(|f| f.machines[0].name = "../x".into()), "machines[0].name");
+        assert_eq!(broken(|f| f.machines[0].nics[0].mac = "x".into()), "machines[0].nics[0].mac");
+        assert_eq!(broken(|f| f.items[0].role = 0), "items[0].role");
+        assert_eq!(
+            broken(|f| f.items[0].points[0].disks[0].root = vec![0; 31].into()),
+            "items[0].points[0].disks[0].root"
+        );
+        assert_eq!(broken(|f| f.boot_id = "x".repeat(2000)), "boot_id");
     }
 }

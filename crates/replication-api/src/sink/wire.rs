@@ -6,8 +6,8 @@ use understudy_replication::BlockDigest;
 use understudy_types_api::time_to_wire;
 
 use super::{
-    Answer, Begin, DIGEST_BYTES, DigestRun, Latest, Negotiate, Negotiated, Part, Partial, PartialDisk, ReadDigests, Receipt,
-    SinkDisk, Watermark,
+    Answer, Begin, DIGEST_BYTES, DigestRun, Latest, Negotiate, Negotiated, Part, Partial, PartialDisk,
+    ReadDigests, Receipt, SinkDisk, Watermark,
 };
 use crate::{
     MAX_DISKS,
@@ -45,7 +45,10 @@ fn disks(wire: Vec<v1::SinkDisk>) -> Result<Vec<SinkDisk>, Invalid> {
 }
 
 fn disks_to_wire(disks: Vec<SinkDisk>) -> Vec<v1::SinkDisk> {
-    disks.into_iter().map(|SinkDisk { name, size }| v1::SinkDisk { name: name.into(), size_bytes: size }).collect()
+    disks
+        .into_iter()
+        .map(|SinkDisk { name, size }| v1::SinkDisk { name: name.into(), size_bytes: size })
+        .collect()
 }
 
 /// A disk's index on the wire. There are at most [`MAX_DISKS`].
@@ -78,7 +81,8 @@ impl From<Negotiate> for v1::NegotiateRequest {
 impl TryFrom<v1::NegotiateResponse> for Negotiated {
     type Error = Invalid;
     fn try_from(wire: v1::NegotiateResponse) -> Result<Self, Invalid> {
-        let v1::NegotiateResponse { latest_seq, latest_checkpoint, latest_is_base, partial, latest_disks } = wire;
+        let v1::NegotiateResponse { latest_seq, latest_checkpoint, latest_is_base, partial, latest_disks } =
+            wire;
         let checkpoint = text("latest_checkpoint", latest_checkpoint, MAX_CHECKPOINT)?;
         let latest = match latest_seq {
             0 => None,

@@ -7,6 +7,8 @@
 //! Each action says what must be true afterwards. The shape and the bounds of a task are checked on the way in, so that
 //! nothing behind [`AgentTask::from_any`] asks again.
 
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::{
@@ -34,19 +36,45 @@ pub struct AgentTask {
 /// What must be true afterwards. See `tasks.proto` for what each promises.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    PrepareReplica { disks: Vec<DiskSize>, retention: Retention },
+    PrepareReplica {
+        disks: Vec<DiskSize>,
+        retention: Retention,
+    },
     StartReplication(StartReplication),
-    StopReplication { forget: bool },
+    StopReplication {
+        forget: bool,
+    },
     RemoveReplica,
-    Fence { power_off: bool },
-    ShutDownMachine { machine: MachineName, grace: Duration, then_power_off: bool },
-    SyncFinal { machine: MachineName },
-    DigestDisks { machine: MachineName },
-    VerifyPoint { seq: PointSeq },
+    Fence {
+        power_off: bool,
+    },
+    ShutDownMachine {
+        machine: MachineName,
+        grace: Duration,
+        then_power_off: bool,
+    },
+    SyncFinal {
+        machine: MachineName,
+    },
+    DigestDisks {
+        machine: MachineName,
+    },
+    VerifyPoint {
+        seq: PointSeq,
+    },
     /// `seq: None` is the latest point.
-    CreateTestMachine { seq: Option<PointSeq>, name: MachineName, nics: Vec<Option<NetworkName>> },
-    PromotePoint { seq: PointSeq, nics: Vec<Option<NetworkName>> },
-    StartMachine { machine: MachineName },
+    CreateTestMachine {
+        seq: Option<PointSeq>,
+        name: MachineName,
+        nics: Vec<Option<NetworkName>>,
+    },
+    PromotePoint {
+        seq: PointSeq,
+        nics: Vec<Option<NetworkName>>,
+    },
+    StartMachine {
+        machine: MachineName,
+    },
     /// `port: None` is a ping.
     ProbeMachine {
         machine: MachineName,
@@ -55,16 +83,26 @@ pub enum Action {
         port: Option<u16>,
         limit: Duration,
     },
-    RemoveTestMachine { machine: MachineName },
+    RemoveTestMachine {
+        machine: MachineName,
+    },
     EnsureTestNetwork {
         name: NetworkName,
         gateway: Ipv4Addr,
         prefix_len: u8,
         reservations: Vec<DhcpReservation>,
     },
-    ProbeIsolation { network: NetworkName, targets: Vec<IpAddr> },
-    RemoveTestNetwork { name: NetworkName },
-    AdoptDisks { machine: MachineName, seq: PointSeq },
+    ProbeIsolation {
+        network: NetworkName,
+        targets: Vec<IpAddr>,
+    },
+    RemoveTestNetwork {
+        name: NetworkName,
+    },
+    AdoptDisks {
+        machine: MachineName,
+        seq: PointSeq,
+    },
     CommitItem,
 }
 

@@ -11,7 +11,10 @@ use understudy_types_api::duration_to_wire;
 use super::{Action, AgentTask, DhcpReservation, DiskSize, Retention, StartReplication};
 use crate::{
     MAX_DISKS, MAX_NICS,
-    field::{Invalid, host, host_to_wire, list, names, parse, parse_optional, required, span, span_optional, text, uuid},
+    field::{
+        Invalid, host, host_to_wire, list, names, parse, parse_optional, required, span, span_optional, text,
+        uuid,
+    },
     v1::{self, agent_task::Action as WireAction},
 };
 
@@ -19,7 +22,8 @@ const MAX_RESERVATIONS: usize = 4096;
 const MAX_PROBE_TARGETS: usize = 256;
 const MAX_TEXT: usize = 256;
 /// The shortest interval that is not a denial of service to the hypervisor, and the longest that a policy may ask for.
-const INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(86_400);
+const INTERVALS: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(86_400);
 
 impl TryFrom<v1::AgentTask> for AgentTask {
     type Error = Invalid;
@@ -42,8 +46,12 @@ impl TryFrom<WireAction> for Action {
     fn try_from(wire: WireAction) -> Result<Self, Invalid> {
         match wire {
             WireAction::PrepareReplica(a) => prepare_replica(a).map_err(|e| e.within("prepare_replica")),
-            WireAction::StartReplication(a) => start_replication(a).map_err(|e| e.within("start_replication")),
-            WireAction::StopReplication(v1::StopReplication { forget }) => Ok(Self::StopReplication { forget }),
+            WireAction::StartReplication(a) => {
+                start_replication(a).map_err(|e| e.within("start_replication"))
+            }
+            WireAction::StopReplication(v1::StopReplication { forget }) => {
+                Ok(Self::StopReplication { forget })
+            }
             WireAction::RemoveReplica(v1::RemoveReplica {}) => Ok(Self::RemoveReplica),
             WireAction::Fence(v1::Fence { power_off }) => Ok(Self::Fence { power_off }),
             WireAction::ShutDownMachine(v1::ShutDownMachine { machine, grace, then_power_off }) => {
@@ -62,11 +70,13 @@ impl TryFrom<WireAction> for Action {
             WireAction::VerifyPoint(v1::VerifyPoint { seq }) => {
                 Ok(Self::VerifyPoint { seq: point("verify_point.seq", seq)? })
             }
-            WireAction::CreateTestMachine(v1::CreateTestMachine { seq, name, nics }) => Ok(Self::CreateTestMachine {
-                seq: (seq != 0).then(|| PointSeq::new(seq)),
-                name: parse("create_test_machine.name", &name)?,
-                nics: connections(nics).map_err(|e| e.within("create_test_machine"))?,
-            }),
+            WireAction::CreateTestMachine(v1::CreateTestMachine { seq, name, nics }) => {
+                Ok(Self::CreateTestMachine {
+                    seq: (seq != 0).then(|| PointSeq::new(seq)),
+                    name: parse("create_test_machine.name", &name)?,
+                    nics: connections(nics).map_err(|e| e.within("create_test_machine"))?,
+                })
+            }
             WireAction::PromotePoint(v1::PromotePoint { seq, nics }) => Ok(Self::PromotePoint {
                 seq: point("promote_point.seq", seq)?,
                 nics: connections(nics).map_err(|e| e.within("promote_point"))?,
@@ -162,14 +172,18 @@ fn test_network(wire: v1::EnsureTestNetwork) -> Result<Action, Invalid> {
     if !(8..=30).contains(&prefix_len) {
         return Err(Invalid::new("gateway", "has a prefix length outside 8 to 30"));
     }
-    let reservations =
-        list("reservations", reservations, MAX_RESERVATIONS, |v1::DhcpReservation { mac, address, host_name }| {
+    let reservations = list(
+        "reservations",
+        reservations,
+        MAX_RESERVATIONS,
+        |v1::DhcpReservation { mac, address, host_name }| {
             Ok(DhcpReservation {
                 mac: parse("mac", &mac)?,
                 address: parse("address", &address)?,
                 host_name: text("host_name", host_name, MAX_TEXT)?,
             })
-        })?;
+        },
+    )?;
     Ok(Action::EnsureTestNetwork {
         name: parse("name", &name)?,
         gateway: parse::<Ipv4Addr>("gateway", address)?,
@@ -209,15 +223,19 @@ impl From<Action> for WireAction {
                     }),
                 })
             }
-            Action::StartReplication(StartReplication { machine, disks, peer_host, peer_endpoint, interval }) => {
-                Self::StartReplication(v1::StartReplication {
-                    machine: machine.into(),
-                    disks: disks.into_iter().map(String::from).collect(),
-                    peer_host: host_to_wire(&peer_host),
-                    peer_endpoint,
-                    interval: Some(duration_to_wire(interval)),
-                })
-            }
+            Action::StartReplication(StartReplication {
+                machine,
+                disks,
+                peer_host,
+                peer_endpoint,
+                interval,
+            }) => Self::StartReplication(v1::StartReplication {
+                machine: machine.into(),
+                disks: disks.into_iter().map(String::from).collect(),
+                peer_host: host_to_wire(&peer_host),
+                peer_endpoint,
+                interval: Some(duration_to_wire(interval)),
+            }),
             Action::StopReplication { forget } => Self::StopReplication(v1::StopReplication { forget }),
             Action::RemoveReplica => Self::RemoveReplica(v1::RemoveReplica {}),
             Action::Fence { power_off } => Self::Fence(v1::Fence { power_off }),
@@ -239,7 +257,9 @@ impl From<Action> for WireAction {
             Action::PromotePoint { seq, nics } => {
                 Self::PromotePoint(v1::PromotePoint { seq: seq.get(), nics: connections_to_wire(nics) })
             }
-            Action::StartMachine { machine } => Self::StartMachine(v1::StartMachine { machine: machine.into() }),
+            Action::StartMachine { machine } => {
+                Self::StartMachine(v1::StartMachine { machine: machine.into() })
+            }
             Action::ProbeMachine { machine, network, address, port, limit } => {
                 Self::ProbeMachine(v1::ProbeMachine {
                     machine: machine.into(),

@@ -11,6 +11,8 @@ mod status;
 
 use std::{borrow::Cow, collections::BTreeMap, error::Error, fmt, sync::Arc};
 
+pub use understudy_ids::Problem;
+
 /// The classes of errors, each with its gRPC code. *Unknown* means that nobody knows whether the call took effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -29,42 +31,7 @@ pub enum Kind {
     Internal,
 }
 
-/// One of several things that are wrong with a request.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Problem {
-    /// The field or resource it is about, such as `policy.interval_seconds` or `protectedItems/web1`.
-    pub subject: String,
-    /// Stable, UPPER_SNAKE.
-    pub reason: Cow<'static, str>,
-    pub message: String,
-    /// What to do about it; empty when the message says so already.
-    pub remedy: String,
-}
-
-impl Problem {
-    pub fn new(
-        subject: impl Into<String>,
-        reason: &'static str,
-        message: impl Into<String>,
-        remedy: impl Into<String>,
-    ) -> Self {
-        Self {
-            subject: subject.into(),
-            reason: reason.into(),
-            message: message.into(),
-            remedy: remedy.into(),
-        }
-    }
-}
-
-impl From<understudy_ids::Problem> for Problem {
-    fn from(problem: understudy_ids::Problem) -> Self {
-        let understudy_ids::Problem { reason, subject, message, remedy } = problem;
-        Self { subject, reason: reason.into(), message, remedy }
-    }
-}
-
-/// Behind a thin pointer: errors are returned by value everywhere and stay small.
+/// What is behind an error, for the log.
 type Cause = Box<dyn Error + Send + Sync>;
 
 /// An error as a caller of our API sees it.

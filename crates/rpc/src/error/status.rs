@@ -183,7 +183,7 @@ fn ours(status: &Status, details: &ErrorDetails, info: ErrorInfo) -> ApiError {
 fn fields(request: &BadRequest) -> Vec<Problem> {
     let problem = |violation: &FieldViolation| Problem {
         subject: violation.field.clone(),
-        reason: violation.reason.clone().into(),
+        reason: violation.reason.clone(),
         message: violation.description.clone(),
         remedy: violation.localized_message.as_ref().map(|m| m.message.clone()).unwrap_or_default(),
     };
@@ -194,7 +194,7 @@ fn preconditions(details: &ErrorDetails, metadata: &mut HashMap<String, String>)
     let Some(failure) = details.precondition_failure() else { return Vec::new() };
     let mut problem = |(n, violation): (usize, &PreconditionViolation)| Problem {
         subject: violation.subject.clone(),
-        reason: violation.r#type.clone().into(),
+        reason: violation.r#type.clone(),
         message: violation.description.clone(),
         remedy: metadata.remove(&format!("remedy_{n}")).unwrap_or_default(),
     };
@@ -246,8 +246,8 @@ mod tests {
     fn example(kind: Kind) -> ApiError {
         ApiError::new(kind, "ITEM_BUSY", "web1 is busy", "wait for the job")
             .with_problems(vec![
-                Problem::new("protectedItems/web1", "BUSY", "a failover runs", "wait for it"),
-                Problem::new("protectedItems/db1", "NO_POINT", "there is no recovery point", ""),
+                Problem::new("BUSY", "protectedItems/web1", "a failover runs", "wait for it"),
+                Problem::new("NO_POINT", "protectedItems/db1", "there is no recovery point", ""),
             ])
             .with_metadata("job", "jobs/42")
     }
@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn a_long_list_is_cut_to_what_a_header_can_carry_and_says_so() {
         let problems: Vec<_> = (0..1000)
-            .map(|n| Problem::new(format!("items/{n}"), "BAD", "é".repeat(2000), "fix it"))
+            .map(|n| Problem::new("BAD", format!("items/{n}"), "é".repeat(2000), "fix it"))
             .collect();
         let status = Status::from(ApiError::invalid(problems));
         assert!(status.details().len() < 6 * 1024, "{} bytes", status.details().len());

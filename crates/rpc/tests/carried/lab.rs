@@ -271,12 +271,12 @@ pub fn refusal() -> ApiError {
         "the plan cannot start",
         vec![
             Problem::new(
-                "protectedItems/web1",
                 "NO_RECOVERY_POINT",
+                "protectedItems/web1",
                 "it has no point",
                 "wait for the first cycle",
             ),
-            Problem::new("protectedItems/db1", "ITEM_BUSY", "a test runs", ""),
+            Problem::new("ITEM_BUSY", "protectedItems/db1", "a test runs", ""),
         ],
     )
     .with_metadata("job", "jobs/42")

@@ -1,7 +1,7 @@
 //! What callers are told.
 
 use understudy_jobs_api::{Invalid, reason};
-use understudy_rpc::{ApiError, Problem};
+use understudy_rpc::ApiError;
 
 use crate::runtime::Error;
 
@@ -10,16 +10,24 @@ impl From<Error> for ApiError {
         let text = error.to_string();
         match error {
             Error::Database(error) => error.into(),
-            Error::NoJob(_) => ApiError::not_found("NO_SUCH_JOB", text, "List the jobs; old ones are deleted after a while."),
+            Error::NoJob(_) => {
+                ApiError::not_found("NO_SUCH_JOB", text, "List the jobs; old ones are deleted after a while.")
+            }
             Error::NoTask(_) => ApiError::not_found("NO_SUCH_TASK", text, "List the tasks of the job."),
-            Error::JobExists(_) => ApiError::already_exists(reason::JOB_EXISTS, text, "Use a new UUID for a new job."),
-            Error::NoteExists(_) => ApiError::already_exists("NOTE_EXISTS", text, "Use a new UUID for a new note."),
+            Error::JobExists(_) => {
+                ApiError::already_exists(reason::JOB_EXISTS, text, "Use a new UUID for a new job.")
+            }
+            Error::NoteExists(_) => {
+                ApiError::already_exists("NOTE_EXISTS", text, "Use a new UUID for a new note.")
+            }
             Error::TaskIdTaken(_) => {
                 ApiError::already_exists("TASK_ID_TAKEN", text, "Use a new UUID for each new task.")
             }
-            Error::TooManyNotes(_) => {
-                ApiError::resource_exhausted("TOO_MANY_NOTES", text, "Keep longer records elsewhere and link to them.")
-            }
+            Error::TooManyNotes(_) => ApiError::resource_exhausted(
+                "TOO_MANY_NOTES",
+                text,
+                "Keep longer records elsewhere and link to them.",
+            ),
             Error::NotOwner { .. } => {
                 ApiError::permission_denied("NOT_THE_OWNER", text, "Ask the owner of the job to do it.")
             }
@@ -60,11 +68,5 @@ impl From<Error> for ApiError {
 
 /// A request that cannot be taken, with everything that is wrong with it.
 pub fn invalid(invalid: Invalid) -> ApiError {
-    let problem = |p: understudy_ids::Problem| Problem {
-        subject: p.subject,
-        reason: p.reason.into(),
-        message: p.message,
-        remedy: p.remedy,
-    };
-    ApiError::invalid(invalid.problems.into_iter().map(problem).collect())
+    ApiError::invalid(invalid.problems)
 }

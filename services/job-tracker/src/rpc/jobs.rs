@@ -104,7 +104,10 @@ impl JobService for Jobs {
         Ok(Response::new(v1::EnqueueTasksResponse { tasks }))
     }
 
-    async fn cancel_tasks(&self, request: Request<v1::CancelTasksRequest>) -> Answer<v1::CancelTasksResponse> {
+    async fn cancel_tasks(
+        &self,
+        request: Request<v1::CancelTasksRequest>,
+    ) -> Answer<v1::CancelTasksResponse> {
         let caller = peer(&request)?.clone();
         let request = request.into_inner();
         let subject = request.job.clone();
@@ -157,7 +160,10 @@ impl JobService for Jobs {
 
     type WatchEventsStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
 
-    async fn watch_events(&self, request: Request<v1::WatchEventsRequest>) -> Answer<Self::WatchEventsStream> {
+    async fn watch_events(
+        &self,
+        request: Request<v1::WatchEventsRequest>,
+    ) -> Answer<Self::WatchEventsStream> {
         let asked = convert::watch_events(request.into_inner()).map_err(invalid)?;
         let watch = self.0.watch(&asked.from, asked.filter).await.map_err(ApiError::from)?;
         Ok(Response::new(Box::pin(events(self.0.clone(), watch))))

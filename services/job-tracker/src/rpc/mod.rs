@@ -5,7 +5,9 @@ mod error;
 mod jobs;
 mod workers;
 
-use understudy_jobs_api::v1::{job_service_server::JobServiceServer, worker_service_server::WorkerServiceServer};
+use understudy_jobs_api::v1::{
+    job_service_server::JobServiceServer, worker_service_server::WorkerServiceServer,
+};
 use understudy_rpc::Server;
 
 use crate::runtime::Runtime;

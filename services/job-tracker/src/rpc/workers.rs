@@ -53,7 +53,8 @@ impl WorkerService for Workers {
         request: Request<v1::HeartbeatRequest>,
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
         let caller = peer(&request)?.clone();
-        let (task, attempt, progress) = convert::heartbeat_from_wire(request.into_inner()).map_err(invalid)?;
+        let (task, attempt, progress) =
+            convert::heartbeat_from_wire(request.into_inner()).map_err(invalid)?;
         let (term, cancel_requested) =
             self.0.heartbeat(&caller, task, attempt, progress).await.map_err(ApiError::from)?;
         Ok(Response::new(v1::HeartbeatResponse { lease: Some(duration_to_wire(term)), cancel_requested }))

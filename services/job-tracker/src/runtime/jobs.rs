@@ -6,9 +6,7 @@
 use futures::FutureExt;
 use understudy_ids::RunId;
 use understudy_jobs::next_job_state;
-use understudy_jobs_api::{
-    Change, Job, JobFilter, JobUpdate, NewJob, NewNote, NewTask, Note, Page, Task,
-};
+use understudy_jobs_api::{Change, Job, JobFilter, JobUpdate, NewJob, NewNote, NewTask, Note, Page, Task};
 use understudy_pg::PgConnection;
 use understudy_rpc::Identity;
 
@@ -19,7 +17,12 @@ const DONE: &str = "done";
 
 impl Runtime {
     /// Makes a job that `caller` owns, with its first tasks.
-    pub async fn create_job(&self, caller: &Identity, mut job: NewJob, digest: store::job::Digest) -> Result<Job> {
+    pub async fn create_job(
+        &self,
+        caller: &Identity,
+        mut job: NewJob,
+        digest: store::job::Digest,
+    ) -> Result<Job> {
         if job.created_by.is_empty() {
             job.created_by = caller.to_string();
         }
@@ -59,7 +62,12 @@ impl Runtime {
             .await
     }
 
-    pub async fn enqueue_tasks(&self, caller: &Identity, job: RunId, tasks: Vec<NewTask>) -> Result<Vec<Task>> {
+    pub async fn enqueue_tasks(
+        &self,
+        caller: &Identity,
+        job: RunId,
+        tasks: Vec<NewTask>,
+    ) -> Result<Vec<Task>> {
         let caller = caller.to_string();
         self.pool()
             .write(move |db| {
@@ -90,8 +98,8 @@ impl Runtime {
         let after = page.map_or(Ok(0), |page| token::parse_tasks_page(job, page))?;
         self.get_job(job).await?;
         let (items, last) = store::task::page(self.pool().reader(), job, after, size).await?;
-        // A page may be short because tasks are large, so only an empty one is surely the last.
-        let next = (!items.is_empty()).then(|| token::tasks_page(job, last));
+        let more = !items.is_empty() && store::task::any_after(self.pool().reader(), job, last).await?;
+        let next = more.then(|| token::tasks_page(job, last));
         Ok(Page { items, next })
     }
 
@@ -126,7 +134,12 @@ impl Runtime {
     }
 }
 
-async fn create(db: &mut PgConnection, job: &NewJob, owner: &str, digest: &store::job::Digest) -> Result<Job> {
+async fn create(
+    db: &mut PgConnection,
+    job: &NewJob,
+    owner: &str,
+    digest: &store::job::Digest,
+) -> Result<Job> {
     let Some(made) = store::job::insert(db, job, owner, digest).await? else {
         return if store::job::made_from(db, job.id, owner, digest).await? {
             store::job::find(db, job.id).await?.ok_or(Error::NoJob(job.id))
@@ -240,8 +253,11 @@ const LIST_BYTES: usize = 3_000_000;
 
 fn job_bytes(job: &Job) -> usize {
     let texts = job.targets.iter().chain(&job.allowed_actions).map(String::len).sum::<usize>();
-    let problems: usize =
-        job.problems.iter().map(|p| p.reason.len() + p.subject.len() + p.message.len() + p.remedy.len()).sum();
+    let problems: usize = job
+        .problems
+        .iter()
+        .map(|p| p.reason.len() + p.subject.len() + p.message.len() + p.remedy.len())
+        .sum();
     let labels: usize = job.labels.iter().map(|(k, v)| k.len() + v.len()).sum();
     1000 + texts + problems + labels + job.phase.len() + job.waiting_for.len()
 }

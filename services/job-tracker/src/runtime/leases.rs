@@ -7,8 +7,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use understudy_ids::Problem;
 use understudy_jobs::{RETRY_TASK, TaskEvent, TaskState, next_task_state, retried};
 use understudy_jobs_api::{
-    Change, LeasedTask, Outcome, Progress, Queue, Task, TaskName,
-    convert::Completion,
+    Change, LeasedTask, Outcome, Progress, Queue, Task, TaskName, convert::Completion,
 };
 use understudy_pg::PgConnection;
 use understudy_rpc::Identity;
@@ -55,7 +54,8 @@ impl Session {
         let first = credits.acquire().await.ok();
         loop {
             let limit = MAX_BATCH.min(credits.available_permits() + 1);
-            let leased = self.runtime.lease(&self.queue, &self.worker, u32::try_from(limit).unwrap_or(1)).await?;
+            let leased =
+                self.runtime.lease(&self.queue, &self.worker, u32::try_from(limit).unwrap_or(1)).await?;
             if let Some(rest) = leased.len().checked_sub(1) {
                 first.into_iter().for_each(SemaphorePermit::forget);
                 credits.forget_permits(rest);
@@ -143,7 +143,11 @@ impl Runtime {
 
 async fn held_by(db: &mut PgConnection, caller: &Identity, name: TaskName) -> Result<Held> {
     let held = store::task::lock(db, name).await?.ok_or(Error::NoTask(name))?;
-    if held.task.queue.owner() == *caller { Ok(held) } else { Err(Error::NotWorker { queue: held.task.queue }) }
+    if held.task.queue.owner() == *caller {
+        Ok(held)
+    } else {
+        Err(Error::NotWorker { queue: held.task.queue })
+    }
 }
 
 async fn renew(

@@ -35,7 +35,8 @@ pub async fn append(db: &mut PgConnection, changes: Vec<Change>) -> Result<()> {
         return Ok(());
     }
     let jobs: Vec<RunId> = changes.iter().map(job_of).collect();
-    let bodies: Vec<Vec<u8>> = changes.into_iter().map(|c| convert::change_to_bytes(without_payload(c))).collect();
+    let bodies: Vec<Vec<u8>> =
+        changes.into_iter().map(|c| convert::change_to_bytes(without_payload(c))).collect();
     sqlx::query(
         "WITH clock AS (
              UPDATE event_clock SET last_sequence = last_sequence + $3 RETURNING last_sequence - $3 AS before
@@ -87,7 +88,12 @@ struct Row {
 
 /// The events in `(after, through]` that pass the filter, in order: as many as make a page. Fewer than were there when the last one's
 /// number is lower than `through`; an empty page means that there is none.
-pub async fn page(db: impl PgExecutor<'_>, after: i64, through: i64, filter: &WatchFilter) -> Result<Vec<Stored>> {
+pub async fn page(
+    db: impl PgExecutor<'_>,
+    after: i64,
+    through: i64,
+    filter: &WatchFilter,
+) -> Result<Vec<Stored>> {
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT sequence, at, job_id, change FROM (
              SELECT *, sum(length(change)) OVER (ORDER BY sequence) - length(change) AS bytes_before FROM (

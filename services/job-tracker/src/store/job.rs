@@ -80,7 +80,12 @@ macro_rules! columns {
 }
 
 /// Adds a job; nothing when its id is taken.
-pub async fn insert(db: &mut PgConnection, job: &NewJob, owner: &str, digest: &Digest) -> Result<Option<Job>> {
+pub async fn insert(
+    db: &mut PgConnection,
+    job: &NewJob,
+    owner: &str,
+    digest: &Digest,
+) -> Result<Option<Job>> {
     let row = sqlx::query_as(columns!(
         "INSERT INTO jobs (id, kind, targets, created_by, owner, labels, content_digest)
          VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO NOTHING RETURNING",
@@ -110,7 +115,8 @@ pub async fn made_from(db: &mut PgConnection, id: RunId, owner: &str, digest: &D
 }
 
 pub async fn find(db: impl PgExecutor<'_>, id: RunId) -> Result<Option<Job>> {
-    let row = sqlx::query_as(columns!("SELECT", "FROM jobs WHERE id = $1")).bind(id).fetch_optional(db).await?;
+    let row =
+        sqlx::query_as(columns!("SELECT", "FROM jobs WHERE id = $1")).bind(id).fetch_optional(db).await?;
     one(row)
 }
 

@@ -41,10 +41,11 @@ pub async fn insert(db: &mut PgConnection, note: &NewNote) -> Result<Option<Note
 }
 
 pub async fn find(db: impl PgExecutor<'_>, id: Uuid) -> Result<Option<Note>> {
-    let row: Option<Row> = sqlx::query_as("SELECT id, job_id, author, text, created_at FROM notes WHERE id = $1")
-        .bind(id)
-        .fetch_optional(db)
-        .await?;
+    let row: Option<Row> =
+        sqlx::query_as("SELECT id, job_id, author, text, created_at FROM notes WHERE id = $1")
+            .bind(id)
+            .fetch_optional(db)
+            .await?;
     Ok(row.map(Note::from))
 }
 

@@ -190,6 +190,15 @@ pub async fn page(db: impl PgExecutor<'_>, job: RunId, after: i64, limit: u32) -
     Ok((all(rows.into_iter().map(|r| r.row).collect())?, last))
 }
 
+/// Whether the job has tasks that were added after the one with this ordinal.
+pub async fn any_after(db: impl PgExecutor<'_>, job: RunId, ordinal: i64) -> Result<bool> {
+    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM tasks WHERE job_id = $1 AND ordinal > $2)")
+        .bind(job)
+        .bind(ordinal)
+        .fetch_one(db)
+        .await?)
+}
+
 /// Whether a lease would find something. Asked first, because most wake-ups are for other queues and a transaction costs more.
 pub async fn any_due(db: impl PgExecutor<'_>, queue: &Queue) -> Result<bool> {
     Ok(sqlx::query_scalar(
@@ -252,7 +261,11 @@ pub async fn lease(
             lease: term,
             traceparent,
         };
-        leased.push(Leased { given, task, waited: Duration::try_from_secs_f64(waited_s).unwrap_or_default() });
+        leased.push(Leased {
+            given,
+            task,
+            waited: Duration::try_from_secs_f64(waited_s).unwrap_or_default(),
+        });
     }
     Ok(leased)
 }

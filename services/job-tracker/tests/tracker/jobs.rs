@@ -59,7 +59,10 @@ async fn an_owner_moves_its_job_along_the_table_only_and_late_updates_have_no_ef
     second.owner_sequence = Some(2);
     second.problems = vec![Problem::new("X", "web1", "is odd", "Look.")];
     let waiting = jobs.update_job(second.clone()).await.unwrap();
-    assert_eq!((waiting.state, waiting.revision, &waiting.problems), (JobState::Waiting, 2, &second.problems));
+    assert_eq!(
+        (waiting.state, waiting.revision, &waiting.problems),
+        (JobState::Waiting, 2, &second.problems)
+    );
     assert!(waiting.started.is_some() && waiting.ended.is_none());
 
     let mut first = update(id, JobState::Running);
@@ -119,7 +122,8 @@ async fn notes_stay_with_their_job_and_speak_for_who_wrote_them() {
     let tracker = Tracker::start().await;
     let id = tracker.jobs(ORCHESTRATOR).create_job(job(vec![])).await.unwrap().id;
     let user = tracker.jobs(USER);
-    let note = NewNote { job: id, id: Uuid::new_v4(), author: "someone else".into(), text: "looks good".into() };
+    let note =
+        NewNote { job: id, id: Uuid::new_v4(), author: "someone else".into(), text: "looks good".into() };
     let added = user.add_note(note.clone()).await.unwrap();
     assert_eq!(added.author, "spiffe://understudy/user/ops");
     assert_eq!(user.add_note(note.clone()).await.unwrap(), added);
@@ -147,4 +151,65 @@ async fn a_cancelled_task_ends_at_once_when_queued_and_through_its_worker_when_l
     assert!(beat.cancel_requested);
     let ended = crate::leases::complete(&tracker, &leased, crate::leases::retry("stopped")).await.unwrap();
     assert_eq!(ended.state, understudy_jobs_api::v1::TaskState::Cancelled as i32);
+}
+
+/// Invariant 14: a page of large tasks is cut so that it fits into a message, and nothing is left out.
+#[tokio::test]
+async fn tasks_are_listed_in_pages_that_fit_into_a_message() {
+    let tracker = Tracker::start().await;
+    let jobs = tracker.jobs(ORCHESTRATOR);
+    let id = jobs.create_job(job(vec![])).await.unwrap().id;
+    for n in 0..7 {
+        let mut large = task(&format!("t{n}"));
+        large.payload.value = vec![7; 1 << 20];
+        jobs.enqueue_tasks(id, vec![large]).await.unwrap();
+    }
+    let (mut seen, mut token, mut pages) = (Vec::new(), None, 0);
+    loop {
+        let page = jobs.list_tasks(id, 0, token).await.unwrap();
+        assert!(!page.items.is_empty());
+        pages += 1;
+        seen.extend(page.items.into_iter().map(|t| t.key));
+        token = page.next;
+        if token.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, (0..7).map(|n| format!("t{n}")).collect::<Vec<_>>());
+    assert!(pages > 1);
+}
+
+#[tokio::test]
+async fn jobs_that_ended_long_ago_are_deleted_with_all_that_belongs_to_them_and_others_stay() {
+    let mut tracker = Tracker::start().await;
+    let jobs = tracker.jobs(ORCHESTRATOR);
+    let [old, recent, open] = [(); 3].map(|()| job(vec![task("a")]));
+    for new in [&old, &recent, &open] {
+        jobs.create_job(new.clone()).await.unwrap();
+        let note = NewNote { job: new.id, id: Uuid::new_v4(), author: String::new(), text: "n".into() };
+        jobs.add_note(note).await.unwrap();
+    }
+    for ended in [&old, &recent] {
+        jobs.update_job(update(ended.id, JobState::Failed)).await.unwrap();
+    }
+    sqlx::query(
+        "UPDATE jobs SET ended_at = CASE id WHEN $1 THEN now() - interval '91 days' ELSE ended_at END,
+             created_at = now() - interval '100 days'",
+    )
+    .bind(old.id)
+    .execute(tracker.database.pool().reader())
+    .await
+    .unwrap();
+    // A new instance begins with the janitor's work.
+    tracker.stop().await;
+    tracker.serve().await;
+    eventually("the janitor's work", async || tracker.count("SELECT count(*) FROM jobs").await == 2).await;
+    let jobs = tracker.jobs(ORCHESTRATOR);
+    assert_eq!(jobs.get_job(old.id).await.unwrap_err().kind, Kind::NotFound);
+    for kept in [recent.id, open.id] {
+        assert_eq!(jobs.list_notes(kept).await.unwrap().len(), 1);
+        assert_eq!(jobs.list_tasks(kept, 0, None).await.unwrap().items.len(), 1);
+    }
+    assert_eq!(tracker.count("SELECT count(*) FROM tasks").await, 2);
+    assert_eq!(tracker.count("SELECT count(*) FROM notes").await, 2);
 }

@@ -18,7 +18,12 @@ pub struct RawSession {
     pub tasks: tonic::Streaming<v1::LeasedTask>,
 }
 
-pub async fn session(tracker: &Tracker, identity: &str, queue: &str, credits: u32) -> Result<RawSession, ApiError> {
+pub async fn session(
+    tracker: &Tracker,
+    identity: &str,
+    queue: &str,
+    credits: u32,
+) -> Result<RawSession, ApiError> {
     let (demands, demanded) = mpsc::channel(8);
     demands.send(v1::LeaseTasksRequest { queue: queue.into(), credits }).await.unwrap();
     let tasks = tracker.raw_worker(identity).lease_tasks(ReceiverStream::new(demanded)).await?.into_inner();
@@ -27,7 +32,11 @@ pub async fn session(tracker: &Tracker, identity: &str, queue: &str, credits: u3
 
 impl RawSession {
     pub async fn next(&mut self) -> v1::LeasedTask {
-        timeout(Duration::from_secs(20), self.tasks.message()).await.expect("a task in time").unwrap().unwrap()
+        timeout(Duration::from_secs(20), self.tasks.message())
+            .await
+            .expect("a task in time")
+            .unwrap()
+            .unwrap()
     }
 
     pub async fn nothing_for(&mut self, span: Duration) -> bool {
@@ -57,7 +66,11 @@ pub fn retry(message: &str) -> Outcome {
     Outcome::Retry(Problem { reason: "R".into(), message: message.into(), ..Problem::default() })
 }
 
-pub async fn complete(tracker: &Tracker, task: &v1::LeasedTask, outcome: Outcome) -> Result<v1::Task, ApiError> {
+pub async fn complete(
+    tracker: &Tracker,
+    task: &v1::LeasedTask,
+    outcome: Outcome,
+) -> Result<v1::Task, ApiError> {
     let request =
         v1::CompleteTaskRequest { task: task.task.clone(), attempt: task.attempt, outcome: Some(outcome) };
     Ok(tracker.raw_worker(AGENT).complete_task(request).await?.into_inner().task.unwrap())

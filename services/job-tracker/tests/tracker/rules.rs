@@ -1,7 +1,7 @@
 //! Who may do what, and what bad input is told.
 
 use understudy_ids::Uuid;
-use understudy_jobs_api::{JobState, NewNote, WatchFilter, v1};
+use understudy_jobs_api::{JobState, NewNote, v1};
 use understudy_rpc::{ApiError, Kind};
 
 use crate::{leases, support::*};
@@ -47,7 +47,6 @@ async fn each_identity_does_what_it_may_and_nothing_else() {
             assert_eq!(allowed(open).await, caller == worker, "{caller} serves {queue}");
         }
     }
-    let _ = WatchFilter::default();
 }
 
 #[tokio::test]
@@ -182,7 +181,8 @@ async fn bad_updates_notes_pages_and_completions_are_refused() {
         ..v1::UpdateJobRequest::default()
     };
     assert_eq!(told(jobs.update_job(waiting).await.unwrap_err()), ["waiting_for"]);
-    let note = v1::AddNoteRequest { job: id.clone(), text: "x".repeat(16385), ..v1::AddNoteRequest::default() };
+    let note =
+        v1::AddNoteRequest { job: id.clone(), text: "x".repeat(16385), ..v1::AddNoteRequest::default() };
     assert_eq!(told(jobs.add_note(note).await.unwrap_err()), ["request_id", "text"]);
     let list = v1::ListJobsRequest { page_size: 1001, states: vec![0], ..v1::ListJobsRequest::default() };
     assert_eq!(told(jobs.list_jobs(list).await.unwrap_err()), ["states[0].", "page_size"]);
@@ -193,10 +193,14 @@ async fn bad_updates_notes_pages_and_completions_are_refused() {
 
     let mut worker = tracker.raw_worker(AGENT);
     let complete = v1::CompleteTaskRequest::default();
-    assert_eq!(told(worker.complete_task(complete).await.unwrap_err()), ["outcome", "task"]);
+    assert_eq!(told(worker.complete_task(complete).await.unwrap_err()), ["task", "outcome"]);
     let session = |queue, credits| leases::session(&tracker, AGENT, queue, credits);
     for (queue, credits) in [("", 1), ("hosts/alpha", 1), (QUEUE, 1001)] {
-        assert_eq!(session(queue, credits).await.err().unwrap().kind, Kind::InvalidArgument, "{queue} {credits}");
+        assert_eq!(
+            session(queue, credits).await.err().unwrap().kind,
+            Kind::InvalidArgument,
+            "{queue} {credits}"
+        );
     }
 }
 

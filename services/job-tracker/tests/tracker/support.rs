@@ -1,6 +1,6 @@
 //! A job-tracker in this process with a database and certificates of its own.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -13,7 +13,9 @@ use understudy_jobs_api::{
 };
 use understudy_pg::TestDatabase;
 use understudy_pki::{Authority, Identity, Validity};
-use understudy_rpc::{Channel, ClientConfig, ExpectedPeer, Server, ServerConfig, ServiceKind, TlsFiles, connect};
+use understudy_rpc::{
+    Channel, ClientConfig, ExpectedPeer, Server, ServerConfig, ServiceKind, TlsFiles, connect,
+};
 
 pub const ORCHESTRATOR: &str = "service/orchestrator";
 pub const MAPPER: &str = "service/network-mapper";
@@ -23,8 +25,8 @@ pub const USER: &str = "user/ops";
 pub const QUEUE: &str = "hosts/alpha/h1";
 
 pub struct Tracker {
-    pub database: TestDatabase,
-    pki: Pki,
+    pub database: Arc<TestDatabase>,
+    pki: Arc<Pki>,
     leases: config::Leases,
     address: SocketAddr,
     instance: Option<Instance>,
@@ -45,14 +47,42 @@ impl Tracker {
     pub async fn with_lease(lease: Duration) -> Self {
         let lease_ms = u64::try_from(lease.as_millis()).unwrap();
         let mut tracker = Self {
-            database: TestDatabase::new(&MIGRATIONS).await,
-            pki: Pki::new(),
+            database: Arc::new(TestDatabase::new(&MIGRATIONS).await),
+            pki: Arc::new(Pki::new()),
             leases: config::Leases { lease_ms, poll_ms: 100 },
             address: "127.0.0.1:0".parse().unwrap(),
             instance: None,
         };
         tracker.serve().await;
         tracker
+    }
+
+    /// For an instance that runs as a process of its own, with a database that has no schema yet.
+    pub async fn outside(address: SocketAddr) -> Self {
+        Self {
+            database: Arc::new(TestDatabase::empty().await),
+            pki: Arc::new(Pki::new()),
+            leases: config::Leases::default(),
+            address,
+            instance: None,
+        }
+    }
+
+    pub fn tls_files(&self, identity: &str) -> TlsFiles {
+        self.pki.files(identity)
+    }
+
+    /// Another instance with the same database, at an address of its own.
+    pub async fn beside(&self) -> Self {
+        let mut second = Self {
+            database: Arc::clone(&self.database),
+            pki: Arc::clone(&self.pki),
+            leases: self.leases.clone(),
+            address: "127.0.0.1:0".parse().unwrap(),
+            instance: None,
+        };
+        second.serve().await;
+        second
     }
 
     /// Starts an instance where the last one was.
@@ -78,8 +108,14 @@ impl Tracker {
         runtime.stopped().await;
     }
 
-    pub fn runtime(&self) -> &Runtime {
-        &self.instance.as_ref().unwrap().runtime
+    /// Ends the instance as `kill -9` does: nothing is said to anyone, connections just break.
+    pub async fn kill(&mut self) {
+        let Instance { shutdown, runtime, server } = self.instance.take().unwrap();
+        server.abort();
+        let _ = server.await;
+        // What a real kill ends as well.
+        shutdown.cancel();
+        runtime.stopped().await;
     }
 
     pub fn channel(&self, identity: &str) -> Channel {
@@ -129,8 +165,7 @@ struct Pki {
 impl Pki {
     fn new() -> Self {
         let directory = TempDir::new().unwrap();
-        let authority =
-            Authority::create(&directory.path().join("ca"), validity()).unwrap();
+        let authority = Authority::create(&directory.path().join("ca"), validity()).unwrap();
         Self { directory, authority }
     }
 

@@ -89,7 +89,7 @@ async fn a_watch_shows_only_the_job_or_the_owner_that_was_asked_for() {
 
 #[tokio::test]
 async fn tokens_that_are_too_old_or_from_the_future_or_from_nowhere_are_told_apart() {
-    let tracker = Tracker::start().await;
+    let mut tracker = Tracker::start().await;
     for _ in 0..3 {
         tracker.jobs(ORCHESTRATOR).create_job(job(vec![])).await.unwrap();
     }
@@ -97,18 +97,10 @@ async fn tokens_that_are_too_old_or_from_the_future_or_from_nowhere_are_told_apa
         .execute(tracker.database.pool().reader())
         .await
         .unwrap();
-    eventually("the janitor's work", async || {
-        // It sleeps for minutes; a new instance begins with it.
-        let other = understudy_job_tracker::runtime::Runtime::start(
-            tracker.database.pool().clone(),
-            Default::default(),
-            Default::default(),
-            tracker.runtime().shutdown().child_token(),
-        );
-        drop(other);
-        tracker.count("SELECT count(*) FROM events").await == 1
-    })
-    .await;
+    // A new instance begins with the janitor's work.
+    tracker.stop().await;
+    tracker.serve().await;
+    eventually("the janitor's work", async || tracker.count("SELECT count(*) FROM events").await == 1).await;
     let error = |token: &str| {
         let from = WatchFrom::After(token.into());
         let mut events = tracker.jobs(USER).watch_events(from, WatchFilter::default());

@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 
 use sqlx::PgConnection;
 use understudy_ids::{ItemName, RunId};
-use understudy_recovery::{
-    Effect, Event, ItemState, Run, advance,
-    run::ItemChange,
-};
+use understudy_recovery::{Effect, Event, ItemState, Run, advance, run::ItemChange};
 use understudy_recovery_api::Resource;
 use understudy_rpc::ApiError;
 
@@ -51,7 +48,9 @@ pub async fn deliver(tx: &mut PgConnection, id: RunId, event: &Event) -> Result<
     }
     if !runs::update(tx, &next, record.version).await? {
         // The row is locked, so this is another program's doing.
-        return Err(ApiError::aborted("RUN_CHANGED", "the run was changed meanwhile", "Repeat the call.").into());
+        return Err(
+            ApiError::aborted("RUN_CHANGED", "the run was changed meanwhile", "Repeat the call.").into()
+        );
     }
     carry_out(tx, &next, &effects, record.traceparent.as_deref()).await?;
     if !next.is_open() {

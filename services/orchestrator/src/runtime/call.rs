@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use sqlx::PgConnection;
-use understudy_recovery_api::Decision;
+use understudy_recovery_api::{Decision, view::AuditRecord};
 use understudy_rpc::{ApiError, Kind};
 
 use super::Runtime;
@@ -50,15 +50,11 @@ impl Runtime {
         self.write(move |tx| {
             let (call, work) = (for_tx.clone(), work.clone());
             Box::pin(async move {
-                if let Some(subject) = requests::find(&mut *tx, &call.key).await? {
+                if let Some(subject) = requests::find_alone(&mut *tx, &call.key).await? {
                     return Ok(subject);
                 }
                 let subject = work(&mut *tx).await?;
-                if !requests::take(&mut *tx, &call.key, &subject).await? {
-                    // The same request ran beside this one and was faster: this one's work is undone, and its repetition
-                    // finds the answer.
-                    return Err(twin());
-                }
+                requests::insert(&mut *tx, &call.key, &subject).await?;
                 let entry = audit::Entry {
                     who: call.caller.who.clone(),
                     what: call.caller.what,
@@ -71,6 +67,15 @@ impl Runtime {
             })
         })
         .await
+    }
+
+    /// Records before the one numbered `before`, newest first, each with its number.
+    pub async fn list_audit_records(
+        &self,
+        before: i64,
+        limit: i64,
+    ) -> Result<Vec<(i64, AuditRecord)>, ApiError> {
+        Ok(audit::list(&mut *self.reader().await?, before, limit).await?)
     }
 
     /// Records a call that was not done.
@@ -94,15 +99,6 @@ impl Runtime {
             tracing::error!(%failure, who = caller.who, what = caller.what, target = caller.target, %error, "no audit record");
         }
     }
-}
-
-fn twin() -> Failure {
-    ApiError::aborted(
-        "REQUEST_IN_PROGRESS",
-        "the same request is being done at this moment",
-        "Repeat the call: it gets the same answer.",
-    )
-    .into()
 }
 
 /// Errors of ours are not decisions: such a call was let through, and failed.

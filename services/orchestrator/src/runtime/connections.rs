@@ -166,11 +166,15 @@ async fn recall(conn: &mut PgConnection, items: &[ItemView], why: &str) -> Resul
     for item in items {
         let (_, target) = sites(Operation::UnplannedFailover, item);
         match known::recall::<Vec<KnownNic>>(conn, &item.name, target).await? {
-            Some((nics, learnt)) => connections.nics.extend(nics.into_iter().map(|n| remembered(&item.name, n, learnt))),
+            Some((nics, learnt)) => {
+                connections.nics.extend(nics.into_iter().map(|n| remembered(&item.name, n, learnt)))
+            }
             None => connections.problems.push(Problem::new(
                 "NETWORK_MAPPER_AWAY",
                 item.name.to_resource(),
-                format!("network-mapper cannot be asked ({why}), and no earlier answer is known for site {target}"),
+                format!(
+                    "network-mapper cannot be asked ({why}), and no earlier answer is known for site {target}"
+                ),
                 "Start network-mapper and preview again.",
             )),
         }

@@ -7,7 +7,8 @@ use understudy_ids::{HostName, PointSeq, UnixMicros};
 use understudy_recovery::{
     RunSpec,
     plan::{
-        Connections, DiskView, HostView, ItemView, MachineView, NicView, PlanInput, PointView, PolicyView, Power,
+        Connections, DiskView, HostView, ItemView, MachineView, NicView, PlanInput, PointView, PolicyView,
+        Power,
     },
 };
 use understudy_recovery_api::{SiteKind, view::Policy};
@@ -33,31 +34,31 @@ pub fn is_connected(host: &HostRecord, now: UnixMicros) -> bool {
 
 /// Everything for the items of `spec`, without connections.
 pub async fn input(conn: &mut PgConnection, spec: &RunSpec, now: UnixMicros) -> Result<PlanInput, Failure> {
-    let records = items::get(conn, &spec.items).await?;
-    of_items(conn, &records, now).await
+    let mut items = Vec::new();
+    for record in items::get(conn, &spec.items).await? {
+        // The foreign key keeps the policy.
+        if let Some(policy) = policies::get(conn, &record.policy).await? {
+            items.push((record, policy));
+        }
+    }
+    of_items(conn, &items, now).await
 }
 
 /// Everything for these items, without connections.
 pub async fn of_items(
     conn: &mut PgConnection,
-    records: &[ItemRecord],
+    items: &[(ItemRecord, Policy)],
     now: UnixMicros,
 ) -> Result<PlanInput, Failure> {
     let mut hosts = BTreeMap::new();
-    for name in records.iter().flat_map(|item| [&item.active_host, &item.standby_host]) {
+    for name in items.iter().flat_map(|(item, _)| [&item.active_host, &item.standby_host]) {
         if !hosts.contains_key(name)
             && let Some(host) = hosts::get(conn, name).await?
         {
             hosts.insert(name.clone(), host);
         }
     }
-    let mut items = Vec::new();
-    for record in records {
-        // The foreign key keeps the policy.
-        if let Some(policy) = policies::get(conn, &record.policy).await? {
-            items.push(item_view(record, &policy, &hosts, now));
-        }
-    }
+    let items = items.iter().map(|(record, policy)| item_view(record, policy, &hosts, now)).collect();
     let mut views = BTreeMap::new();
     for (name, host) in &hosts {
         if let Some(site) = sites::get(conn, name.site()).await? {
@@ -129,7 +130,7 @@ fn machine_of(record: &ItemRecord, active: Option<&Inventory>, heard_now: bool) 
     view
 }
 
-pub fn machine_view(machine: &Machine) -> MachineView {
+fn machine_view(machine: &Machine) -> MachineView {
     MachineView {
         name: machine.name.clone(),
         uuid: machine.uuid.to_string(),
@@ -146,12 +147,16 @@ pub fn machine_view(machine: &Machine) -> MachineView {
         nics: machine
             .nics
             .iter()
-            .map(|nic| NicView { mac: nic.mac, network: nic.network.clone(), addresses: nic.addresses.clone() })
+            .map(|nic| NicView {
+                mac: nic.mac,
+                network: nic.network.clone(),
+                addresses: nic.addresses.clone(),
+            })
             .collect(),
     }
 }
 
-pub fn policy_view(policy: &Policy) -> PolicyView {
+fn policy_view(policy: &Policy) -> PolicyView {
     PolicyView {
         interval: policy.interval,
         keep_count: policy.keep_count,

@@ -7,7 +7,8 @@ use std::{net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use understudy_ids::{
-    DiskName, Generation, ItemName, MacAddress, MachineName, NetworkName, PointSeq, Problem, RunId, UnixMicros, Uuid,
+    DiskName, Generation, ItemName, MacAddress, MachineName, NetworkName, PointSeq, Problem, RunId,
+    UnixMicros, Uuid,
 };
 use understudy_recovery::plan::Power;
 use understudy_replication_api as facts;

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Any number of instances may run: what must happen once is decided under row locks and compare-and-set, and the background workers
-//! share their work through leases in the database. Nothing is kept in memory that the database does not have.
+//! claim their work in the database. Nothing is kept in memory that the database does not have.
 
 pub mod apply;
 pub mod call;
@@ -35,7 +35,7 @@ use futures::future::BoxFuture;
 use sqlx::{PgConnection, Postgres, pool::PoolConnection};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use understudy_ids::{UnixMicros, Uuid};
+use understudy_ids::UnixMicros;
 use understudy_jobs_api::JobsClient;
 use understudy_network_api::NetworkClient;
 use understudy_pg::Pool;
@@ -65,13 +65,11 @@ struct Inner {
     jobs: JobsClient,
     network: NetworkClient,
     settings: Settings,
-    /// Tells this instance from others where a lease is taken.
-    instance: Uuid,
 }
 
 impl Runtime {
     pub fn new(pool: Pool, jobs: JobsClient, network: NetworkClient, settings: Settings) -> Self {
-        Self(Arc::new(Inner { pool, jobs, network, settings, instance: Uuid::new_v4() }))
+        Self(Arc::new(Inner { pool, jobs, network, settings }))
     }
 
     /// Runs the background workers until `shutdown`.

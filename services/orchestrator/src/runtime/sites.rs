@@ -90,9 +90,11 @@ impl Runtime {
         let mut machines: Vec<Machine> = Vec::new();
         for record in &records {
             let heard = record.heard.iter();
-            machines.extend(heard.flat_map(|h| &h.inventory.machines).map(|machine| {
-                view::machine(&record.name, machine, is_connected(record, now))
-            }));
+            machines.extend(
+                heard
+                    .flat_map(|h| &h.inventory.machines)
+                    .map(|machine| view::machine(&record.name, machine, is_connected(record, now))),
+            );
         }
         machines.sort_by(|a, b| a.name.cmp(&b.name));
         let rest = machines.into_iter().filter(|machine| machine.name.to_string().as_str() > after);
@@ -122,8 +124,12 @@ impl Runtime {
 }
 
 fn taken(reason: &'static str, subject: &str) -> Failure {
-    ApiError::already_exists(reason, format!("{subject} exists already"), "Use it as it is, or choose another name.")
-        .into()
+    ApiError::already_exists(
+        reason,
+        format!("{subject} exists already"),
+        "Use it as it is, or choose another name.",
+    )
+    .into()
 }
 
 pub fn not_found(reason: &'static str, subject: &str) -> ApiError {

@@ -9,7 +9,9 @@ use std::net::IpAddr;
 use understudy_ids::{DiskName, Generation, ItemName, Problem, RunId, UnixMicros};
 use understudy_jobs_api::{Any, Queue, Task, TaskState};
 use understudy_netplan::NetworkRef as VmNetworkRef;
-use understudy_network_api::{NetworkAction, NetworkTask, NetworkTaskResult, ReservedNic, ReservedTestNetwork};
+use understudy_network_api::{
+    NetworkAction, NetworkTask, NetworkTaskResult, ReservedNic, ReservedTestNetwork,
+};
 use understudy_recovery::{
     Event,
     action::{Action, AgentWork, DiskRoot, MachineRef, NetworkRef, NetworkWork, PointRef, StepResult},
@@ -71,7 +73,13 @@ fn agent_action(work: &AgentWork) -> Result<agent::Action, Unsendable> {
             },
         },
         AgentWork::StartReplication { machine, disks, peer_host, peer_endpoint, interval } => {
-            Wire::StartReplication(agent::StartReplication { machine, disks, peer_host, peer_endpoint, interval })
+            Wire::StartReplication(agent::StartReplication {
+                machine,
+                disks,
+                peer_host,
+                peer_endpoint,
+                interval,
+            })
         }
         AgentWork::StopReplication { forget } => Wire::StopReplication { forget },
         AgentWork::RemoveReplica => Wire::RemoveReplica,
@@ -97,7 +105,9 @@ fn agent_action(work: &AgentWork) -> Result<agent::Action, Unsendable> {
             port,
             limit,
         },
-        AgentWork::RemoveTestMachine { machine: name } => Wire::RemoveTestMachine { machine: machine(&name)? },
+        AgentWork::RemoveTestMachine { machine: name } => {
+            Wire::RemoveTestMachine { machine: machine(&name)? }
+        }
         AgentWork::EnsureTestNetwork { name, gateway, prefix_len, reservations } => Wire::EnsureTestNetwork {
             name: network(&name)?.ok_or_else(|| Unsendable("a test network needs a name".to_owned()))?,
             gateway,
@@ -217,7 +227,12 @@ pub fn event(task: &Task, at: UnixMicros) -> Option<Event> {
         TaskState::Cancelled => Some(Event::StepFailed {
             key,
             problem: task.error.clone().unwrap_or_else(|| {
-                Problem::new("CANCELLED", &task.key, "the task was cancelled", "Retry the run if it is still needed.")
+                Problem::new(
+                    "CANCELLED",
+                    &task.key,
+                    "the task was cancelled",
+                    "Retry the run if it is still needed.",
+                )
             }),
             unknown: false,
             at,
@@ -245,7 +260,9 @@ fn agent_result(result: agent::AgentTaskResult) -> StepResult {
         Wire::MachineStopped { by_guest, time } => StepResult::MachineStopped { by_guest, time },
         Wire::FinalPoint { seq, instant, sent_bytes } => StepResult::FinalPoint { seq, instant, sent_bytes },
         Wire::DiskDigests(disks) => StepResult::DiskDigests(disks.into_iter().map(disk_root).collect()),
-        Wire::MachineCreated { machine, seq, instant } => StepResult::MachineCreated { machine, seq, instant },
+        Wire::MachineCreated { machine, seq, instant } => {
+            StepResult::MachineCreated { machine, seq, instant }
+        }
         Wire::MachineStarted { time } => StepResult::MachineStarted { time },
         Wire::ProbeResult { reachable, after } => StepResult::Probe { reachable, after },
         Wire::IsolationResult(agent::IsolationResult { ports, tried, answered, method }) => {

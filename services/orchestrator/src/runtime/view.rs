@@ -217,10 +217,7 @@ fn planned_item(plan: &RunPlan, item: &plan::PlannedItem) -> view::PlannedItem {
 }
 
 /// A plan, or what stands against one.
-pub fn preview(
-    asked: &RunSpec,
-    planned: Result<RunPlan, Vec<understudy_ids::Problem>>,
-) -> view::RunPreview {
+pub fn preview(asked: &RunSpec, planned: Result<RunPlan, Vec<understudy_ids::Problem>>) -> view::RunPreview {
     match planned {
         Ok(plan) => view::RunPreview {
             spec: spec(asked),

@@ -35,11 +35,12 @@ pub async fn insert(
 }
 
 pub async fn of_standby(conn: &mut PgConnection, standby: &HostName) -> Result<Vec<Awaited>, Failure> {
-    let rows: Vec<(RunId, String, i64)> =
-        sqlx::query_as("SELECT run, item, generation FROM awaited_points WHERE standby = $1 ORDER BY run, item")
-            .bind(standby.to_string())
-            .fetch_all(conn)
-            .await?;
+    let rows: Vec<(RunId, String, i64)> = sqlx::query_as(
+        "SELECT run, item, generation FROM awaited_points WHERE standby = $1 ORDER BY run, item",
+    )
+    .bind(standby.to_string())
+    .fetch_all(conn)
+    .await?;
     rows.into_iter()
         .map(|(run, item, generation)| {
             let item = read("awaited_points", item.parse())?;

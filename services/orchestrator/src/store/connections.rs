@@ -30,7 +30,7 @@ pub async fn remember<T: Serialize + Sync>(
 }
 
 /// What was known last, and when it was learnt.
-pub async fn recall<T: DeserializeOwned + Send + Unpin>(
+pub async fn recall<T: DeserializeOwned + Send + Unpin + 'static>(
     conn: &mut PgConnection,
     item: &ItemName,
     target: &SiteName,

@@ -1,51 +1,57 @@
-//! Table `event_cursor`: how far job-tracker's events have been taken in, and by which instance.
-
-use std::time::Duration;
+//! Table `event_cursor`: how far job-tracker's events have been taken in.
+//!
+//! Every instance sees every event in the order of its number, and moves the cursor in the transaction that takes the event in. The one
+//! that comes second finds the cursor moved and skips the event; no instance waits for another that may be dead.
 
 use sqlx::PgConnection;
-use understudy_ids::Uuid;
 
-use super::Failure;
+use super::{Failure, signed};
 
-/// The instance's right to follow the events.
+/// Where following begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
+    pub epoch: i64,
     /// Nothing before the first event ever.
     pub token: Option<String>,
 }
 
-/// Takes or extends the lease. Nothing while another instance has it.
-pub async fn lease(
-    tx: &mut PgConnection,
-    holder: Uuid,
-    lease: Duration,
-) -> Result<Option<Cursor>, Failure> {
-    let token: Option<Option<String>> = sqlx::query_scalar(
-        "UPDATE event_cursor SET holder = $1, held_until = now() + make_interval(secs => $2)
-         WHERE holder IS NULL OR holder = $1 OR held_until < now() RETURNING token",
-    )
-    .bind(holder)
-    .bind(lease.as_secs_f64())
-    .fetch_optional(tx)
-    .await?;
-    Ok(token.map(|token| Cursor { token }))
+/// What became of an attempt to move the cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Move {
+    /// The event is this transaction's.
+    Moved,
+    /// The event was taken in before.
+    Passed,
+    /// The events have begun anew since following began.
+    OtherEpoch,
 }
 
-/// Gives the lease back, so that another instance need not wait for its end.
-pub async fn release(tx: &mut PgConnection, holder: Uuid) -> Result<(), Failure> {
-    sqlx::query("UPDATE event_cursor SET holder = NULL, held_until = NULL WHERE holder = $1")
-        .bind(holder)
+pub async fn read(conn: &mut PgConnection) -> Result<Cursor, Failure> {
+    let (epoch, token) = sqlx::query_as("SELECT epoch, token FROM event_cursor").fetch_one(conn).await?;
+    Ok(Cursor { epoch, token })
+}
+
+/// Moves the cursor to an event. Waits for a transaction that is taking the same event in.
+pub async fn advance(tx: &mut PgConnection, epoch: i64, sequence: u64, token: &str) -> Result<Move, Failure> {
+    let done =
+        sqlx::query("UPDATE event_cursor SET sequence = $2, token = $3 WHERE epoch = $1 AND sequence < $2")
+            .bind(epoch)
+            .bind(signed(sequence))
+            .bind(token)
+            .execute(&mut *tx)
+            .await?;
+    if done.rows_affected() == 1 {
+        return Ok(Move::Moved);
+    }
+    let current = read(tx).await?;
+    Ok(if current.epoch == epoch { Move::Passed } else { Move::OtherEpoch })
+}
+
+/// The events begin anew, unless another instance has found that out already.
+pub async fn start_over(tx: &mut PgConnection, epoch: i64) -> Result<(), Failure> {
+    sqlx::query("UPDATE event_cursor SET epoch = epoch + 1, sequence = 0, token = NULL WHERE epoch = $1")
+        .bind(epoch)
         .execute(tx)
         .await?;
     Ok(())
-}
-
-/// Moves the cursor. False when this instance has lost the lease: then nothing of the transaction may be committed.
-pub async fn advance(tx: &mut PgConnection, holder: Uuid, token: &str) -> Result<bool, Failure> {
-    let done = sqlx::query("UPDATE event_cursor SET token = $2 WHERE holder = $1")
-        .bind(holder)
-        .bind(token)
-        .execute(tx)
-        .await?;
-    Ok(done.rows_affected() == 1)
 }

@@ -149,10 +149,12 @@ pub async fn disconnected(tx: &mut PgConnection, name: &HostName) -> Result<(), 
 
 /// Nothing is left to correct on the host since it was started under this boot id.
 pub async fn settled(tx: &mut PgConnection, name: &HostName, boot_id: &str) -> Result<(), Failure> {
-    sqlx::query("UPDATE host_facts SET settled_boot_id = $2 WHERE host = $1 AND settled_boot_id IS DISTINCT FROM $2")
-        .bind(name.to_string())
-        .bind(boot_id)
-        .execute(tx)
-        .await?;
+    sqlx::query(
+        "UPDATE host_facts SET settled_boot_id = $2 WHERE host = $1 AND settled_boot_id IS DISTINCT FROM $2",
+    )
+    .bind(name.to_string())
+    .bind(boot_id)
+    .execute(tx)
+    .await?;
     Ok(())
 }

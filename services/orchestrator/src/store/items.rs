@@ -237,6 +237,10 @@ pub async fn hold(
 
 /// Takes the item out of the run's hands.
 pub async fn release(tx: &mut PgConnection, name: &ItemName, run: RunId) -> Result<(), Failure> {
-    sqlx::query("DELETE FROM holds WHERE item = $1 AND run = $2").bind(name.as_str()).bind(run).execute(tx).await?;
+    sqlx::query("DELETE FROM holds WHERE item = $1 AND run = $2")
+        .bind(name.as_str())
+        .bind(run)
+        .execute(tx)
+        .await?;
     Ok(())
 }

@@ -33,7 +33,9 @@ pub enum Failure {
     #[error(transparent)]
     Database(#[from] pg::Error),
     /// A row that this program cannot have written.
-    #[error("table {table} holds a row that cannot be read: {cause}. Was it changed by hand, or written by a newer version?")]
+    #[error(
+        "table {table} holds a row that cannot be read: {cause}. Was it changed by hand, or written by a newer version?"
+    )]
     Row { table: &'static str, cause: String },
 }
 
@@ -74,7 +76,8 @@ fn micros(time: OffsetDateTime) -> UnixMicros {
 
 /// Times that no calendar has become the beginning of 1970; they are not made by this program.
 fn stamp(time: UnixMicros) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(time.get()) * 1000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(time.get()) * 1000)
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
 /// Bits are kept, so that a number comes out as it went in.

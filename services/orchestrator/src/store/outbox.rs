@@ -1,9 +1,9 @@
 //! Table `outbox`: what job-tracker is still to be told.
 //!
 //! ```text
-//!   insert (with the decision) ─▶ due ──claim──▶ being sent ──accepted──▶ deleted
-//!                                  ▲                 │ refused, unanswered, sender died
-//!                                  └── due := later ─┘
+//!   insert (with the decision) ─▶ due ──lock──▶ being sent ──accepted──▶ deleted
+//!                                  ▲                │ refused, unanswered
+//!                                  └── due later ◀──┘ (a sender that dies gives its lock back with its connection)
 //! ```
 //! Messages of one job are sent one after another. Sending one twice is harmless: job ids, task keys and update numbers make each
 //! message idempotent at job-tracker.
@@ -19,37 +19,37 @@ use crate::runtime::message::Message;
 /// Wakes the senders of all instances.
 pub const CHANNEL: &str = "orchestrator_outbox";
 
-/// A message that this instance has taken to send.
+/// A message that this transaction has locked to send.
 #[derive(Debug, Clone)]
 pub struct Claimed {
     pub id: i64,
     pub job: RunId,
     pub message: Message,
+    /// How often it was tried before.
     pub attempts: i32,
 }
 
 pub async fn insert(tx: &mut PgConnection, job: RunId, message: &Message) -> Result<(), Failure> {
-    sqlx::query("INSERT INTO outbox (job, message) VALUES ($1, $2)").bind(job).bind(Json(message)).execute(&mut *tx).await?;
+    sqlx::query("INSERT INTO outbox (job, message) VALUES ($1, $2)")
+        .bind(job)
+        .bind(Json(message))
+        .execute(&mut *tx)
+        .await?;
     // Delivered when the transaction commits, and only then.
     sqlx::query("SELECT pg_notify($1, '')").bind(CHANNEL).execute(tx).await?;
     Ok(())
 }
 
-/// Takes the first message of up to `limit` jobs and keeps others from sending it for `lease`.
-pub async fn claim(tx: &mut PgConnection, limit: i64, lease: Duration) -> Result<Vec<Claimed>, Failure> {
-    let rows: Vec<(i64, RunId, Json<Message>, i32)> = sqlx::query_as(
-        "UPDATE outbox SET due = now() + make_interval(secs => $2), attempts = attempts + 1
-         WHERE id IN (
-             SELECT o.id FROM outbox o
-             WHERE o.due <= now() AND NOT EXISTS (SELECT 1 FROM outbox e WHERE e.job = o.job AND e.id < o.id)
-             ORDER BY o.id LIMIT $1 FOR UPDATE SKIP LOCKED)
-         RETURNING id, job, message, attempts",
+/// Locks the oldest message that is due and that no other message of its job has to be sent before.
+pub async fn lock_one(tx: &mut PgConnection) -> Result<Option<Claimed>, Failure> {
+    let row: Option<(i64, RunId, Json<Message>, i32)> = sqlx::query_as(
+        "SELECT o.id, o.job, o.message, o.attempts FROM outbox o
+         WHERE o.due <= now() AND NOT EXISTS (SELECT 1 FROM outbox e WHERE e.job = o.job AND e.id < o.id)
+         ORDER BY o.id LIMIT 1 FOR UPDATE SKIP LOCKED",
     )
-    .bind(limit)
-    .bind(lease.as_secs_f64())
-    .fetch_all(tx)
+    .fetch_optional(tx)
     .await?;
-    Ok(rows.into_iter().map(|(id, job, Json(message), attempts)| Claimed { id, job, message, attempts }).collect())
+    Ok(row.map(|(id, job, Json(message), attempts)| Claimed { id, job, message, attempts }))
 }
 
 /// The message was accepted.
@@ -60,7 +60,11 @@ pub async fn delete(tx: &mut PgConnection, id: i64) -> Result<(), Failure> {
 
 /// The message is sent again after `pause`.
 pub async fn postpone(tx: &mut PgConnection, id: i64, pause: Duration, error: &str) -> Result<(), Failure> {
-    sqlx::query("UPDATE outbox SET due = now() + make_interval(secs => $2), last_error = $3 WHERE id = $1")
+    // By the clock, not by the transaction's beginning: sending may have taken long.
+    sqlx::query(
+        "UPDATE outbox SET due = clock_timestamp() + make_interval(secs => $2), attempts = attempts + 1, last_error = $3
+         WHERE id = $1",
+    )
         .bind(id)
         .bind(pause.as_secs_f64())
         .bind(error)

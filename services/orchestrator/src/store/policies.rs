@@ -69,7 +69,8 @@ pub async fn insert(
     Ok(done.rows_affected() == 1)
 }
 
-const COLUMNS_BY_NAME: &str = "SELECT name, interval_ms, rpo_objective_ms, keep_count, keep_age_ms, shutdown_grace_ms,
+const COLUMNS_BY_NAME: &str =
+    "SELECT name, interval_ms, rpo_objective_ms, keep_count, keep_age_ms, shutdown_grace_ms,
     power_off_after_grace, created FROM policies WHERE name = $1";
 
 pub async fn get(conn: &mut PgConnection, name: &PolicyName) -> Result<Option<Policy>, Failure> {

@@ -42,12 +42,19 @@ fn reused(key: &RequestKey, method: &str) -> ApiError {
     )
 }
 
-/// Takes the id for what is being done in this transaction. A second transaction with the same id waits for the first and then finds
-/// it taken: its work is rolled back, and [`find`] tells it the answer.
-pub async fn take(tx: &mut PgConnection, key: &RequestKey, subject: &str) -> Result<bool, Failure> {
-    let done = sqlx::query(
-        "INSERT INTO requests (who, request_id, method, body_hash, subject) VALUES ($1, $2, $3, $4, $5)
-         ON CONFLICT (who, request_id) DO NOTHING",
+/// As [`find`], and lets no other transaction work on the same request before this one has ended.
+pub async fn find_alone(tx: &mut PgConnection, key: &RequestKey) -> Result<Option<String>, Failure> {
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
+        .bind(format!("{} {}", key.who, key.request_id))
+        .execute(&mut *tx)
+        .await?;
+    find(tx, key).await
+}
+
+/// The request was done in this transaction.
+pub async fn insert(tx: &mut PgConnection, key: &RequestKey, subject: &str) -> Result<(), Failure> {
+    sqlx::query(
+        "INSERT INTO requests (who, request_id, method, body_hash, subject) VALUES ($1, $2, $3, $4, $5)",
     )
     .bind(&key.who)
     .bind(key.request_id.as_str())
@@ -56,5 +63,5 @@ pub async fn take(tx: &mut PgConnection, key: &RequestKey, subject: &str) -> Res
     .bind(subject)
     .execute(tx)
     .await?;
-    Ok(done.rows_affected() == 1)
+    Ok(())
 }

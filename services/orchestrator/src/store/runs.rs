@@ -74,10 +74,11 @@ pub async fn update(tx: &mut PgConnection, run: &Run, version: i64) -> Result<bo
 }
 
 pub async fn get(conn: &mut PgConnection, id: RunId) -> Result<Option<RunRecord>, Failure> {
-    let row: Option<Row> = sqlx::query_as("SELECT run, version, traceparent, created FROM runs WHERE id = $1")
-        .bind(id)
-        .fetch_optional(conn)
-        .await?;
+    let row: Option<Row> =
+        sqlx::query_as("SELECT run, version, traceparent, created FROM runs WHERE id = $1")
+            .bind(id)
+            .fetch_optional(conn)
+            .await?;
     Ok(row.map(RunRecord::from))
 }
 

@@ -46,10 +46,11 @@ pub async fn insert(
 }
 
 pub async fn get(conn: &mut PgConnection, name: &SiteName) -> Result<Option<Site>, Failure> {
-    let row: Option<Row> = sqlx::query_as("SELECT name, kind, description, created FROM sites WHERE name = $1")
-        .bind(name.as_str())
-        .fetch_optional(conn)
-        .await?;
+    let row: Option<Row> =
+        sqlx::query_as("SELECT name, kind, description, created FROM sites WHERE name = $1")
+            .bind(name.as_str())
+            .fetch_optional(conn)
+            .await?;
     row.map(Site::try_from).transpose()
 }
 

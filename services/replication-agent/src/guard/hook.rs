@@ -63,7 +63,10 @@ mod tests {
         install(dir.path(), &program, Path::new("/etc/x.toml")).unwrap();
         let start = Command::new(&hook).args(["web1", "prepare", "begin", "-"]).output().unwrap();
         assert_eq!(start.status.code(), Some(7));
-        assert_eq!(String::from_utf8_lossy(&start.stderr).trim(), "guard --config /etc/x.toml web1 prepare begin");
+        assert_eq!(
+            String::from_utf8_lossy(&start.stderr).trim(),
+            "guard --config /etc/x.toml web1 prepare begin"
+        );
         let end = Command::new(&hook).args(["web1", "release", "end", "-"]).output().unwrap();
         assert_eq!(end.status.code(), Some(0));
     }

@@ -32,8 +32,14 @@ pub use rule::{Facts, Verdict, decide};
 /// A description of a machine with the most devices stays far below.
 const MAX_DESCRIPTION: u64 = 4 << 20;
 
-/// Answers one call of the hook. `Err` is the reason why the machine must not start.
-pub fn answer(config: &Config, operation: &str, sub_operation: &str, description: impl io::Read) -> Result<(), String> {
+/// Answers one call of the hook. `Err` is the reason why the machine must not start. `config` is asked for only when the
+/// machine is ours: a configuration that is broken must not keep strangers' machines from starting.
+pub fn answer(
+    config: impl FnOnce() -> Result<Config, String>,
+    operation: &str,
+    sub_operation: &str,
+    description: impl io::Read,
+) -> Result<(), String> {
     // Every other call of the hook is for something that has been decided, or is the machine's end.
     if (operation, sub_operation) != ("prepare", "begin") {
         return Ok(());
@@ -42,9 +48,9 @@ pub fn answer(config: &Config, operation: &str, sub_operation: &str, description
     description
         .take(MAX_DESCRIPTION)
         .read_to_string(&mut text)
-        .map_err(|e| format!("the machine's description cannot be read: {e}"))?;
-    let tag = libvirt::tag_in_description(&text).map_err(|e| format!("the machine's description: {e}"))?;
-    match decide(tag.as_ref(), || gather(config, tag.as_ref())) {
+        .map_err(|e| format!("its description cannot be read: {e}"))?;
+    let tag = libvirt::tag_in_description(&text).map_err(|e| format!("its description: {e}"))?;
+    match decide(tag.as_ref(), || gather(&config()?, tag.as_ref())) {
         Verdict::MayStart => Ok(()),
         Verdict::Refused(why) => Err(why),
     }

@@ -41,15 +41,17 @@ pub fn decide(tag: Option<&MachineTag>, facts: impl FnOnce() -> Result<Facts, St
 }
 
 fn active(tag: &MachineTag, facts: &Facts) -> Result<(), String> {
-    let record = facts.record.as_ref().ok_or_else(|| format!("this host's agent knows nothing of {}", tag.item))?;
+    let record =
+        facts.record.as_ref().ok_or_else(|| format!("this host's agent knows nothing of {}", tag.item))?;
     record.may_run(tag.generation, &facts.boot_id)?;
     match facts.store {
         Some(store) if store.highest > tag.generation => {
             Err(format!("the replica store has seen generation {} of {}", store.highest, tag.item))
         }
-        Some(store) if store.highest == tag.generation && store.role != StoreRole::Active => {
-            Err(format!("the replica store says that {} is a stand-by here at generation {}", tag.item, store.highest))
-        }
+        Some(store) if store.highest == tag.generation && store.role != StoreRole::Active => Err(format!(
+            "the replica store says that {} is a stand-by here at generation {}",
+            tag.item, store.highest
+        )),
         _ => Ok(()),
     }
 }
@@ -74,6 +76,7 @@ mod tests {
             role,
             confirmed,
             assignment: None,
+            disks: Vec::new(),
             sender: None,
             retention: Default::default(),
         })

@@ -32,9 +32,13 @@ use role::{Seen, first, next};
 pub enum LedgerError {
     #[error("{item} is at generation {seen} here, {offered} is older: the other side has taken over since")]
     Stale { item: ItemName, seen: Generation, offered: Generation },
-    #[error("{item} is active on this host at generation {generation} and cannot be received at the same one")]
+    #[error(
+        "{item} is active on this host at generation {generation} and cannot be received at the same one"
+    )]
     ActiveHere { item: ItemName, generation: Generation },
-    #[error("{item} is fenced on this host at generation {generation}; it becomes active here only at a higher one")]
+    #[error(
+        "{item} is fenced on this host at generation {generation}; it becomes active here only at a higher one"
+    )]
     Fenced { item: ItemName, generation: Generation },
     #[error("this agent knows nothing of {0}")]
     Unknown(ItemName),
@@ -255,7 +259,8 @@ fn items_dir(state_dir: &Path) -> PathBuf {
 
 fn read_file(path: &Path) -> Result<ItemRecord, LedgerError> {
     let bytes = fs::read(path).map_err(io_error("read", path))?;
-    serde_json::from_slice(&bytes).map_err(|e| LedgerError::Record { path: path.to_owned(), why: e.to_string() })
+    serde_json::from_slice(&bytes)
+        .map_err(|e| LedgerError::Record { path: path.to_owned(), why: e.to_string() })
 }
 
 /// The record of one item as it is on disk, for a process beside the agent. `Ok(None)`: there is none.
@@ -288,7 +293,10 @@ mod tests {
         ledger.admit(&item(), generation(3), Verb::Fence).await.unwrap();
         let ledger = Ledger::open(dir.path(), "boot-2".into()).unwrap();
         let refused = ledger.admit(&item(), generation(2), Verb::Activate).await;
-        assert!(matches!(refused, Err(LedgerError::Stale { seen, .. }) if seen == generation(3)), "{refused:?}");
+        assert!(
+            matches!(refused, Err(LedgerError::Stale { seen, .. }) if seen == generation(3)),
+            "{refused:?}"
+        );
         let refused = ledger.admit(&item(), generation(3), Verb::Activate).await;
         assert!(matches!(refused, Err(LedgerError::Fenced { .. })), "{refused:?}");
         assert_eq!(ledger.get(&item()).unwrap().role, Role::Fenced);

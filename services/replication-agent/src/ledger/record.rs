@@ -20,6 +20,9 @@ pub struct ItemRecord {
     /// As source: what to replicate, and where to.
     #[serde(default)]
     pub assignment: Option<Assignment>,
+    /// The disks that were replicated from here last. Kept after the assignment ends: they are what can be adopted.
+    #[serde(default)]
+    pub disks: Vec<DiskName>,
     /// As target: whose points are accepted.
     #[serde(default)]
     pub sender: Option<Sender>,
@@ -66,6 +69,7 @@ impl ItemRecord {
             role,
             confirmed: None,
             assignment: None,
+            disks: Vec::new(),
             sender: None,
             retention: Retention::default(),
         }
@@ -74,10 +78,16 @@ impl ItemRecord {
     /// Whether the item's machine may be started here, at `generation`, by anyone (R-FO-7).
     pub fn may_run(&self, generation: Generation, boot_id: &str) -> Result<(), String> {
         if self.role != Role::Source {
-            return Err(format!("this host is not the active side of {} at generation {}", self.item, self.generation));
+            return Err(format!(
+                "this host is not the active side of {} at generation {}",
+                self.item, self.generation
+            ));
         }
         if generation != self.generation {
-            return Err(format!("the machine is of generation {generation}, {} is at {}", self.item, self.generation));
+            return Err(format!(
+                "the machine is of generation {generation}, {} is at {}",
+                self.item, self.generation
+            ));
         }
         match &self.confirmed {
             Some(c) if c.generation == generation && c.boot_id == boot_id => Ok(()),
@@ -86,7 +96,9 @@ impl ItemRecord {
                  the other side may have taken over meanwhile",
                 self.item
             )),
-            _ => Err(format!("{} was never confirmed to be active here at generation {generation}", self.item)),
+            _ => {
+                Err(format!("{} was never confirmed to be active here at generation {generation}", self.item))
+            }
         }
     }
 }

@@ -17,7 +17,10 @@ use understudy_hypervisor::{Machine, PowerState, SnapshotDisk};
 use understudy_ids::{DiskName, PointSeq, UnixMicros};
 use understudy_replication::{
     DigestTree,
-    cycle::{self, CheckpointName, CycleKind, CyclePlan, Partial, PartialDisk, PartialUse, SourceFacts, TargetFacts, TargetHas},
+    cycle::{
+        self, CheckpointName, CycleKind, CyclePlan, Partial, PartialDisk, PartialUse, SourceFacts,
+        TargetFacts, TargetHas,
+    },
 };
 use understudy_replication_api::{
     ReplicationState,
@@ -150,7 +153,13 @@ impl Source {
     }
 
     /// What only older points knew is not needed any more, now that the target has this one.
-    async fn after(&self, opener: &Opener<'_>, source: &SourceFacts, plan: &CyclePlan, checkpoint: CheckpointName) {
+    async fn after(
+        &self,
+        opener: &Opener<'_>,
+        source: &SourceFacts,
+        plan: &CyclePlan,
+        checkpoint: CheckpointName,
+    ) {
         let has = TargetHas::Point { seq: plan.seq, checkpoint, disks: source.disks.clone() };
         let target = TargetFacts { has, partial: None };
         opener.forget(&cycle::obsolete(&target, source.checkpoints.keys(), None)).await;
@@ -184,7 +193,9 @@ impl Source {
             let known = survey(disk).await?;
             let work = wanted.work(&known.changed);
             let target = match plan.parent {
-                Some(parent) if !work.compare.is_empty() => Some(Arc::new(self.digests(parent, wanted).await?)),
+                Some(parent) if !work.compare.is_empty() => {
+                    Some(Arc::new(self.digests(parent, wanted).await?))
+                }
                 _ => None,
             };
             total += to_read(&work, &known.zero);
@@ -200,16 +211,20 @@ impl Source {
         };
         let (receipt, sent) = ship(&self.client, begin, disks, told).await?;
         if receipt.seq != plan.seq {
-            return Err(CycleError::Protocol(format!("the receipt is for point {}, not {}", receipt.seq, plan.seq)));
+            return Err(CycleError::Protocol(format!(
+                "the receipt is for point {}, not {}",
+                receipt.seq, plan.seq
+            )));
         }
-        metrics::counter!("understudy_replication_sent_bytes_total", "item" => self.item.to_string()).increment(sent);
+        metrics::counter!("understudy_replication_sent_bytes_total", "item" => self.item.to_string())
+            .increment(sent);
         Ok(sent)
     }
 
     fn begin(&self, plan: &CyclePlan, frozen: &Frozen, machine: &Machine) -> Result<Begin, CycleError> {
         let descriptor = MachineDescriptor::of(machine, &self.assignment.disks);
-        let machine_json =
-            serde_json::to_string(&descriptor).map_err(|e| CycleError::Protocol(format!("the machine: {e}")))?;
+        let machine_json = serde_json::to_string(&descriptor)
+            .map_err(|e| CycleError::Protocol(format!("the machine: {e}")))?;
         Ok(Begin {
             item: self.item.clone(),
             generation: self.generation,

@@ -44,14 +44,24 @@ impl CycleError {
 
     pub fn problem(&self, subject: &str) -> Problem {
         let (reason, remedy) = match self {
-            Self::Superseded(_) => ("SUPERSEDED", "Nothing: this side is fenced. Reverse replicate when it is to be the stand-by."),
-            Self::Peer(error) => (error.reason.as_ref(), "It is tried again; if it stays, look at the link and the peer agent."),
-            Self::Hypervisor(_) => ("SNAPSHOT_FAILED", "It is tried again; if it stays, look at the hypervisor's log."),
+            Self::Superseded(_) => (
+                "SUPERSEDED",
+                "Nothing: this side is fenced. Reverse replicate when it is to be the stand-by.",
+            ),
+            Self::Peer(error) => (
+                error.reason.as_ref(),
+                "It is tried again; if it stays, look at the link and the peer agent.",
+            ),
+            Self::Hypervisor(_) => {
+                ("SNAPSHOT_FAILED", "It is tried again; if it stays, look at the hypervisor's log.")
+            }
             Self::NoMachine(_) => ("NO_MACHINE", "Define the machine again, or disable its protection."),
             Self::NoDisk { .. } => ("NO_DISK", "Attach the disk again, or exclude it from protection."),
             Self::NotOff(_) => ("MACHINE_RUNS", "Shut the machine down first."),
             Self::Stopped => ("STOPPED", "Start replication again."),
-            Self::Protocol(_) => ("BROKEN_TRANSFER", "It is tried again; run the same version on both sides."),
+            Self::Protocol(_) => {
+                ("BROKEN_TRANSFER", "It is tried again; run the same version on both sides.")
+            }
         };
         Problem::new(reason, subject, self.to_string(), remedy)
     }

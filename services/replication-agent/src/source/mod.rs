@@ -285,7 +285,9 @@ impl Source {
         let took = began.elapsed();
         let item = self.item.to_string();
         match &result {
-            Ok(None) => self.status.send_modify(|s| (s.state, s.last_error) = (ReplicationState::Steady, None)),
+            Ok(None) => {
+                self.status.send_modify(|s| (s.state, s.last_error) = (ReplicationState::Steady, None))
+            }
             Ok(Some(shipped)) => {
                 metrics::histogram!("understudy_replication_cycle_seconds", "item" => item).record(took);
                 tracing::info!(
@@ -298,7 +300,8 @@ impl Source {
                 metrics::counter!("understudy_replication_cycle_failures_total", "item" => item).increment(1);
                 tracing::warn!(item = %self.item, %error, "cycle failed; its changes are shipped with the next one");
                 let problem = error.problem(&format!("protectedItems/{}", self.item));
-                self.status.send_modify(|s| (s.state, s.last_error) = (ReplicationState::Error, Some(problem)));
+                self.status
+                    .send_modify(|s| (s.state, s.last_error) = (ReplicationState::Error, Some(problem)));
             }
         }
         result

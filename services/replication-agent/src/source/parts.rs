@@ -26,8 +26,7 @@ pub fn of_content(disk: usize, offset: u64, content: Bytes, target: Option<&Dige
     let content = padded(content);
     let blocks = content.len() as u64 / BLOCK_SIZE;
     let first = offset / BLOCK_SIZE;
-    let digests: Vec<BlockDigest> =
-        content.chunks_exact(BLOCK_SIZE as usize).map(BlockDigest::of).collect();
+    let digests: Vec<BlockDigest> = content.chunks_exact(BLOCK_SIZE as usize).map(BlockDigest::of).collect();
     let fate = |n: u64| {
         let digest = digests[n as usize];
         if target.is_some_and(|t| t.get(first + n) == digest) {

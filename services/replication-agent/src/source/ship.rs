@@ -82,11 +82,17 @@ pub async fn ship(
     }
 }
 
-async fn receive(client: &SinkClient, begin: Begin, parts: mpsc::Receiver<Part>) -> Result<Receipt, CycleError> {
+async fn receive(
+    client: &SinkClient,
+    begin: Begin,
+    parts: mpsc::Receiver<Part>,
+) -> Result<Receipt, CycleError> {
     let mut answers = client.push(begin, ReceiverStream::new(parts)).await.map_err(CycleError::from_peer)?;
     while let Some(answer) = answers.next().await {
         match answer.map_err(CycleError::from_peer)? {
-            Answer::Durable(mark) => tracing::debug!(disk = mark.disk, offset = mark.offset, "durable at the target"),
+            Answer::Durable(mark) => {
+                tracing::debug!(disk = mark.disk, offset = mark.offset, "durable at the target")
+            }
             Answer::Receipt(receipt) => return Ok(receipt),
         }
     }
@@ -138,7 +144,8 @@ async fn outcome(
         let why = format!("{} bytes were read at {}", content.len(), piece.range);
         return Err(CycleError::Protocol(why));
     }
-    let digested =
-        tokio::task::spawn_blocking(move || parts::of_content(disk, piece.range.start, content, target.as_deref()));
+    let digested = tokio::task::spawn_blocking(move || {
+        parts::of_content(disk, piece.range.start, content, target.as_deref())
+    });
     digested.await.map_err(|e| CycleError::Protocol(format!("digesting was cut off: {e}")))
 }

@@ -13,9 +13,7 @@ use std::{collections::BTreeMap, time::Instant};
 
 use understudy_hypervisor::{self as hypervisor, Hypervisor, Snapshot, SnapshotRequest};
 use understudy_ids::{DiskName, Generation, ItemName, MachineName};
-use understudy_replication::cycle::{
-    self, CheckpointName, CyclePlan, SourceFacts, TargetFacts, Tracking,
-};
+use understudy_replication::cycle::{self, CheckpointName, CyclePlan, SourceFacts, TargetFacts, Tracking};
 
 use super::error::CycleError;
 
@@ -56,7 +54,8 @@ impl Opener<'_> {
         disks: &BTreeMap<DiskName, u64>,
     ) -> Result<BTreeMap<CheckpointName, BTreeMap<DiskName, Tracking>>, CycleError> {
         let known = self.hypervisor.checkpoints(self.machine).await?;
-        let usable: BTreeMap<DiskName, Tracking> = disks.keys().map(|d| (d.clone(), Tracking::Usable)).collect();
+        let usable: BTreeMap<DiskName, Tracking> =
+            disks.keys().map(|d| (d.clone(), Tracking::Usable)).collect();
         let ours = known.into_iter().filter(|name| name.0.starts_with("understudy-"));
         Ok(ours.map(|name| (CheckpointName::new(name.0), usable.clone())).collect())
     }
@@ -146,7 +145,10 @@ impl Opener<'_> {
         let name = format!("understudy-{}-{}-{}", self.item, self.generation, plan.seq);
         let taken = |name: &CheckpointName| source.checkpoints.contains_key(name);
         let later = (2u32..).map(|n| CheckpointName::new(format!("{name}-{n}")));
-        std::iter::once(CheckpointName::new(&*name)).chain(later).find(|n| !taken(n)).unwrap_or(CheckpointName::new(name))
+        std::iter::once(CheckpointName::new(&*name))
+            .chain(later)
+            .find(|n| !taken(n))
+            .unwrap_or(CheckpointName::new(name))
     }
 }
 

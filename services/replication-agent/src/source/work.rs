@@ -91,7 +91,10 @@ mod tests {
     fn pieces_cover_the_work_once_in_order_and_zeros_are_not_read() {
         let size = 100 * B + 512;
         let work = Work { ship: RangeSet::span(0, 40 * B), compare: RangeSet::span(40 * B, size) };
-        let zero = whole_blocks(&[ByteRange::new(10, 3 * B), ByteRange::new(90 * B + 1, size)].into_iter().collect(), size);
+        let zero = whole_blocks(
+            &[ByteRange::new(10, 3 * B), ByteRange::new(90 * B + 1, size)].into_iter().collect(),
+            size,
+        );
         assert_eq!(zero, [ByteRange::new(B, 3 * B), ByteRange::new(91 * B, size)].into_iter().collect());
         let all: Vec<Piece> = pieces(&work, &zero).collect();
         let covered: RangeSet = all.iter().map(|p| p.range).collect();

@@ -99,7 +99,8 @@ impl Domain {
         };
         let mut array = ptr::null_mut();
         // SAFETY: the handle is alive; libvirt stores a fresh array of interfaces in `array`, which we free below.
-        let count = check(unsafe { raw::virDomainInterfaceAddresses(self.pointer(), &mut array, source, 0) })?;
+        let count =
+            check(unsafe { raw::virDomainInterfaceAddresses(self.pointer(), &mut array, source, 0) })?;
         let mut observed = Vec::new();
         for interface in owned_array(array, count) {
             // SAFETY: each entry is a valid interface with `naddrs` addresses, ours until it is freed here.

@@ -79,11 +79,20 @@ unsafe extern "C" {
 
     pub fn virDomainLookupByName(connection: *mut VirConnect, name: *const c_char) -> *mut VirDomain;
     pub fn virDomainLookupByUUIDString(connection: *mut VirConnect, uuid: *const c_char) -> *mut VirDomain;
-    pub fn virDomainDefineXMLFlags(connection: *mut VirConnect, xml: *const c_char, flags: c_uint) -> *mut VirDomain;
+    pub fn virDomainDefineXMLFlags(
+        connection: *mut VirConnect,
+        xml: *const c_char,
+        flags: c_uint,
+    ) -> *mut VirDomain;
     pub fn virDomainFree(domain: *mut VirDomain) -> c_int;
     pub fn virDomainGetName(domain: *mut VirDomain) -> *const c_char;
     pub fn virDomainGetXMLDesc(domain: *mut VirDomain, flags: c_uint) -> *mut c_char;
-    pub fn virDomainGetState(domain: *mut VirDomain, state: *mut c_int, reason: *mut c_int, flags: c_uint) -> c_int;
+    pub fn virDomainGetState(
+        domain: *mut VirDomain,
+        state: *mut c_int,
+        reason: *mut c_int,
+        flags: c_uint,
+    ) -> c_int;
     pub fn virDomainIsActive(domain: *mut VirDomain) -> c_int;
     pub fn virDomainGetAutostart(domain: *mut VirDomain, autostart: *mut c_int) -> c_int;
     pub fn virDomainSetAutostart(domain: *mut VirDomain, autostart: c_int) -> c_int;

@@ -11,7 +11,10 @@ use super::{
 use crate::{CheckpointName, Error};
 
 impl LibvirtHypervisor {
-    pub(in super::super) async fn list_checkpoints(&self, machine: &MachineName) -> Result<Vec<CheckpointName>, Error> {
+    pub(in super::super) async fn list_checkpoints(
+        &self,
+        machine: &MachineName,
+    ) -> Result<Vec<CheckpointName>, Error> {
         let machine = machine.clone();
         let what = format!("the checkpoints of machine {machine}");
         self.session
@@ -45,7 +48,11 @@ impl LibvirtHypervisor {
     }
 
     /// `false`: the machine does not run, and libvirt cannot do it.
-    async fn remove_from_running(&self, machine: &MachineName, names: &BTreeSet<CheckpointName>) -> Result<bool, Error> {
+    async fn remove_from_running(
+        &self,
+        machine: &MachineName,
+        names: &BTreeSet<CheckpointName>,
+    ) -> Result<bool, Error> {
         let (machine, names) = (machine.clone(), names.clone());
         let what = format!("removing checkpoints of machine {machine}");
         self.session
@@ -70,7 +77,8 @@ impl LibvirtHypervisor {
         let what = format!("removing checkpoint {} of machine {machine}", name.0);
         self.session
             .call(what.clone(), move |connection| {
-                let checkpoints = look_up(connection, &machine)?.checkpoints().map_err(failed(what.clone()))?;
+                let checkpoints =
+                    look_up(connection, &machine)?.checkpoints().map_err(failed(what.clone()))?;
                 let found = checkpoints.iter().find(|checkpoint| checkpoint.name() == name.0);
                 found.map_or(Ok(()), |checkpoint| checkpoint.delete_metadata().map_err(failed(what)))
             })
@@ -87,7 +95,8 @@ async fn remove_bitmap(
 ) -> Result<(), Error> {
     let bitmaps = image::bitmaps(&disk.file).await?;
     let Some(bitmap) = bitmaps.iter().find(|bitmap| bitmap.name == name.0) else { return Ok(()) };
-    let older = older.filter(|older| bitmaps.iter().any(|bitmap| bitmap.name == older.0 && bitmap.is_consistent));
+    let older =
+        older.filter(|older| bitmaps.iter().any(|bitmap| bitmap.name == older.0 && bitmap.is_consistent));
     if let Some(older) = older {
         if bitmap.is_consistent {
             image::merge(&disk.file, &name.0, &older.0).await?;

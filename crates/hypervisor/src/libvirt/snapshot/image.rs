@@ -18,8 +18,10 @@ pub struct Bitmap {
 }
 
 pub async fn bitmaps(file: &Path) -> Result<Vec<Bitmap>, Error> {
-    let text = command::run("qemu-img", &arguments(&["info", "--output=json", "-f", "qcow2", "--"], &[file])).await?;
-    parse(&text).map_err(|why| Error::Failed { what: format!("reading the bitmaps of {}", file.display()), why })
+    let text = command::run("qemu-img", &arguments(&["info", "--output=json", "-f", "qcow2", "--"], &[file]))
+        .await?;
+    parse(&text)
+        .map_err(|why| Error::Failed { what: format!("reading the bitmaps of {}", file.display()), why })
 }
 
 pub async fn add(file: &Path, bitmap: &str) -> Result<(), Error> {
@@ -69,7 +71,10 @@ fn parse(text: &str) -> Result<Vec<Bitmap>, String> {
     let info: Info = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let entries = info.specific.data.bitmaps.into_iter();
     Ok(entries
-        .map(|entry| Bitmap { is_consistent: !entry.flags.iter().any(|flag| flag == "in-use"), name: entry.name })
+        .map(|entry| Bitmap {
+            is_consistent: !entry.flags.iter().any(|flag| flag == "in-use"),
+            name: entry.name,
+        })
         .collect())
 }
 
@@ -83,7 +88,8 @@ mod tests {
             {"flags":["auto"],"name":"a","granularity":65536},
             {"flags":["in-use","auto"],"name":"b","granularity":65536}]}}}"#;
         let bitmaps = parse(text).unwrap();
-        let found: Vec<_> = bitmaps.iter().map(|bitmap| (bitmap.name.as_str(), bitmap.is_consistent)).collect();
+        let found: Vec<_> =
+            bitmaps.iter().map(|bitmap| (bitmap.name.as_str(), bitmap.is_consistent)).collect();
         assert_eq!(found, [("a", true), ("b", false)]);
         assert_eq!(parse(r#"{"format-specific":{"data":{}}}"#).unwrap(), []);
     }

@@ -62,10 +62,14 @@ impl Place {
     }
 
     async fn remove(&self) -> Result<(), Error> {
-        for result in [tokio::fs::remove_dir_all(&self.dir).await, tokio::fs::remove_file(&self.socket).await] {
+        for result in [tokio::fs::remove_dir_all(&self.dir).await, tokio::fs::remove_file(&self.socket).await]
+        {
             match result {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(files(format!("removing the snapshot files in {}", self.dir.display()), &error));
+                    return Err(files(
+                        format!("removing the snapshot files in {}", self.dir.display()),
+                        &error,
+                    ));
                 }
                 _ => {}
             }
@@ -98,7 +102,8 @@ impl LibvirtHypervisor {
         check_name(&request.checkpoint.0)?;
         self.close_left_behind(&request.machine).await?;
         let machine = self.read_machine(&request.machine).await?;
-        let machine = machine.ok_or_else(|| Error::NotFound { what: format!("machine {}", request.machine) })?;
+        let machine =
+            machine.ok_or_else(|| Error::NotFound { what: format!("machine {}", request.machine) })?;
         match machine.power {
             PowerState::Running | PowerState::Paused => self.open_running(request).await,
             PowerState::ShutOff => self.open_shut_off(request).await,
@@ -135,11 +140,13 @@ fn check_name(name: &str) -> Result<(), Error> {
 fn disks_of(domain: &Domain, wanted: &[DiskName]) -> Result<(Vec<TrackedDisk>, Vec<String>), Error> {
     let description = describe::description(domain, false)?;
     let what = || format!("the disks of machine {}", domain.name());
-    let hardware = describe::hardware(&description, &[]).map_err(|why| Error::Failed { what: what(), why })?;
+    let hardware =
+        describe::hardware(&description, &[]).map_err(|why| Error::Failed { what: what(), why })?;
     let mut disks = Vec::new();
     for name in wanted {
         let disk = hardware.disks.iter().find(|disk| disk.name == *name);
-        let disk = disk.ok_or_else(|| Error::NotFound { what: format!("disk {name} of machine {}", domain.name()) })?;
+        let disk = disk
+            .ok_or_else(|| Error::NotFound { what: format!("disk {name} of machine {}", domain.name()) })?;
         let file = disk.file.clone().ok_or_else(|| Error::WrongState {
             what: format!("a snapshot of disk {name} of machine {}", domain.name()),
             why: "it is not a file; exclude it from protection".to_owned(),

@@ -54,7 +54,8 @@ impl NbdReader {
 impl DiskReader for NbdReader {
     async fn extents(&self, range: ByteRange) -> Result<Vec<Extent>, Error> {
         let length = u32::try_from(range.len().min(MAX_STATUS)).unwrap_or(u32::MAX);
-        let status = self.client.block_status(range.start, length).await.map_err(|error| self.failed(error))?;
+        let status =
+            self.client.block_status(range.start, length).await.map_err(|error| self.failed(error))?;
         merge(range.start, &status, self.change_contexts).map_err(|why| self.failed(why))
     }
 
@@ -67,7 +68,9 @@ impl DiskReader for NbdReader {
 fn merge(start: u64, status: &[ContextStatus], change_contexts: usize) -> Result<Vec<Extent>, String> {
     let runs = |context: usize| {
         let answer = status.iter().find(|answer| answer.context == context);
-        answer.map(|answer| Runs::new(&answer.extents)).ok_or_else(|| "a context was not answered for".to_owned())
+        answer
+            .map(|answer| Runs::new(&answer.extents))
+            .ok_or_else(|| "a context was not answered for".to_owned())
     };
     let mut allocation = runs(ALLOCATION)?;
     let mut changes = (1..=change_contexts).map(runs).collect::<Result<Vec<_>, _>>()?;
@@ -101,7 +104,8 @@ struct Runs<'a> {
 
 impl<'a> Runs<'a> {
     fn new(extents: &'a [understudy_nbd::StatusExtent]) -> Self {
-        let mut runs = Self { rest: extents.iter(), present: understudy_nbd::StatusExtent { length: 0, flags: 0 } };
+        let mut runs =
+            Self { rest: extents.iter(), present: understudy_nbd::StatusExtent { length: 0, flags: 0 } };
         runs.advance(0);
         runs
     }

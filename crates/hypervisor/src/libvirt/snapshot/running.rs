@@ -10,13 +10,7 @@ use async_trait::async_trait;
 use understudy_ids::{DiskName, MachineName, UnixMicros};
 
 use super::{
-    super::{
-        LibvirtHypervisor,
-        ffi::Domain,
-        machines::look_up,
-        session::failed,
-        xml::Element,
-    },
+    super::{LibvirtHypervisor, ffi::Domain, machines::look_up, session::failed, xml::Element},
     Place, TrackedDisk, disks_of, reader,
 };
 use crate::{Error, Snapshot, SnapshotDisk, SnapshotRequest};
@@ -24,6 +18,8 @@ use crate::{Error, Snapshot, SnapshotDisk, SnapshotRequest};
 /// The exports' name for the bitmap of what changed since the base.
 const EXPORTED_BITMAP: &str = "changed";
 const POLL: Duration = Duration::from_millis(20);
+/// For the end of a job that was begun only to see whether it can be.
+const TRIAL_LIMIT: Duration = Duration::from_secs(10);
 
 pub struct RunningSnapshot {
     hypervisor: LibvirtHypervisor,
@@ -48,7 +44,9 @@ impl LibvirtHypervisor {
         let begun = {
             let (request, place) = (request.clone(), place.clone());
             let what = format!("beginning a snapshot of machine {}", request.machine);
-            self.session.call(what, move |connection| begin(&look_up(connection, &request.machine)?, &request, &place))
+            self.session.call(what, move |connection| {
+                begin(&look_up(connection, &request.machine)?, &request, &place)
+            })
         }
         .await?;
 
@@ -89,20 +87,25 @@ impl LibvirtHypervisor {
                     let why = "a backup of another program is running; wait for it or end it with virsh domjobabort";
                     return Err(Error::WrongState { what, why: why.to_owned() });
                 }
-                let aborted = domain.abort_job();
-                let deadline = Instant::now() + give_up;
-                // libvirt ends the job in the background and has no call to wait for that.
-                while backup_job(&domain)?.is_some() {
-                    if Instant::now() > deadline {
-                        aborted.map_err(failed(what.clone()))?;
-                        return Err(Error::Unknown { what, why: "the backup job does not end".to_owned() });
-                    }
-                    std::thread::sleep(POLL);
-                }
-                Ok(())
+                end_job(&domain, give_up)
             })
             .await
     }
+}
+
+/// Aborts the backup job and waits until it is gone: libvirt ends it in the background and has no call to wait for that.
+fn end_job(domain: &Domain, give_up: Duration) -> Result<(), Error> {
+    let what = format!("ending the backup job of machine {}", domain.name());
+    let aborted = domain.abort_job();
+    let deadline = Instant::now() + give_up;
+    while backup_job(domain)?.is_some() {
+        if Instant::now() > deadline {
+            aborted.map_err(failed(what.clone()))?;
+            return Err(Error::Unknown { what, why: "the backup job does not end".to_owned() });
+        }
+        std::thread::sleep(POLL);
+    }
+    Ok(())
 }
 
 fn backup_job(domain: &Domain) -> Result<Option<Element>, Error> {
@@ -135,14 +138,17 @@ fn begin(domain: &Domain, request: &SnapshotRequest, place: &Place) -> Result<Be
     let trackable: BTreeSet<DiskName> = trackable.collect();
     let mut tracked = if base.is_some() { trackable.clone() } else { BTreeSet::new() };
     let base = base.unwrap_or_default();
-    let checkpoint = (!trackable.is_empty()).then(|| checkpoint_xml(&request.checkpoint.0, &trackable, &targets));
+    let checkpoint =
+        (!trackable.is_empty()).then(|| checkpoint_xml(&request.checkpoint.0, &trackable, &targets));
 
     let mut instant = UnixMicros::from(SystemTime::now());
-    let mut attempt = domain.begin_backup(&backup_xml(&disks, &targets, &tracked, &base, place), checkpoint.as_deref());
+    let mut attempt =
+        domain.begin_backup(&backup_xml(&disks, &targets, &tracked, &base, place), checkpoint.as_deref());
     if attempt.as_ref().is_err_and(super::super::ffi::CallError::is_checkpoint_inconsistent) {
         tracked = usable(domain, &disks, &targets, &tracked, &base, place)?;
         instant = UnixMicros::from(SystemTime::now());
-        attempt = domain.begin_backup(&backup_xml(&disks, &targets, &tracked, &base, place), checkpoint.as_deref());
+        attempt =
+            domain.begin_backup(&backup_xml(&disks, &targets, &tracked, &base, place), checkpoint.as_deref());
     }
     attempt.map_err(failed(what))?;
     Ok(Begun { instant, checkpoint_made: checkpoint.is_some(), tracked })
@@ -161,13 +167,11 @@ fn usable(
     let mut usable = BTreeSet::new();
     for disk in disks.iter().filter(|disk| candidates.contains(&disk.name)) {
         let alone = BTreeSet::from([disk.name.clone()]);
-        match domain.begin_backup(&backup_xml(std::slice::from_ref(disk), targets, &alone, base, place), None) {
+        match domain.begin_backup(&backup_xml(std::slice::from_ref(disk), targets, &alone, base, place), None)
+        {
             Ok(()) => {
                 usable.insert(disk.name.clone());
-                domain.abort_job().map_err(failed(what.clone()))?;
-                while backup_job(domain)?.is_some() {
-                    std::thread::sleep(POLL);
-                }
+                end_job(domain, TRIAL_LIMIT)?;
                 // libvirt wants to make the scratch file itself.
                 drop(std::fs::remove_file(place.scratch(disk.name.as_str())));
             }
@@ -203,7 +207,10 @@ fn backup_xml(
         };
         let entry = entry.with("backup", "yes").with("type", "file").with("exportname", target);
         let entry = if tracked.contains(&disk.name) {
-            entry.with("backupmode", "incremental").with("incremental", base).with("exportbitmap", EXPORTED_BITMAP)
+            entry
+                .with("backupmode", "incremental")
+                .with("incremental", base)
+                .with("exportbitmap", EXPORTED_BITMAP)
         } else {
             entry.with("backupmode", "full")
         };
@@ -211,7 +218,9 @@ fn backup_xml(
     });
     Element::new("domainbackup")
         .with("mode", "pull")
-        .child(Element::new("server").with("transport", "unix").with("socket", place.socket.to_string_lossy()))
+        .child(
+            Element::new("server").with("transport", "unix").with("socket", place.socket.to_string_lossy()),
+        )
         .child(Element::new("disks").children(entries))
         .write()
 }

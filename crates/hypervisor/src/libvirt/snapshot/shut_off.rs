@@ -88,7 +88,11 @@ impl LibvirtHypervisor {
     }
 
     /// Whether the checkpoint could be made: some disk can hold a bitmap.
-    async fn checkpoint_shut_off(&self, request: &SnapshotRequest, disks: &[TrackedDisk]) -> Result<bool, Error> {
+    async fn checkpoint_shut_off(
+        &self,
+        request: &SnapshotRequest,
+        disks: &[TrackedDisk],
+    ) -> Result<bool, Error> {
         let known = self.list_checkpoints(&request.machine).await?;
         if known.contains(&request.checkpoint) {
             // An attempt before this one got as far as that; nothing has been written since, the machine being off.
@@ -185,9 +189,13 @@ async fn serve(
         let file = json!({ "driver": "file", "filename": text(&disk.file) });
         let block = json!({ "driver": disk.format, "node-name": node, "read-only": true, "file": file });
         let bitmaps = bitmaps.clone().unwrap_or_default();
-        let export =
-            json!({ "type": "nbd", "id": node, "node-name": node, "name": disk.name.as_str(), "bitmaps": bitmaps });
-        arguments.extend(["--blockdev".to_owned(), block.to_string(), "--export".to_owned(), export.to_string()]);
+        let export = json!({ "type": "nbd", "id": node, "node-name": node, "name": disk.name.as_str(), "bitmaps": bitmaps });
+        arguments.extend([
+            "--blockdev".to_owned(),
+            block.to_string(),
+            "--export".to_owned(),
+            export.to_string(),
+        ]);
     }
     command::run(SERVER, &arguments).await.map(drop).map_err(|error| Error::Failed {
         what: format!("serving the disks of machine {machine}"),
@@ -197,9 +205,9 @@ async fn serve(
 
 /// Ends the server that an earlier snapshot started, if it still runs.
 pub(super) async fn end_server(place: &Place) -> Result<(), Error> {
-    super::super::process::end(&place.pid_file(), SERVER).await.map_err(|error| {
-        files(format!("ending the server of {}", place.dir.display()), &error)
-    })
+    super::super::process::end(&place.pid_file(), SERVER)
+        .await
+        .map_err(|error| files(format!("ending the server of {}", place.dir.display()), &error))
 }
 
 #[async_trait]

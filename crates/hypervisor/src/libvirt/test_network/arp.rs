@@ -40,7 +40,8 @@ pub fn probe(
             let mut frame = [0; 128];
             match socket.read(&mut frame) {
                 Ok(size) => answered.extend(reply(&frame[..size]).filter(|sender| targets.contains(sender))),
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -52,7 +53,8 @@ pub fn probe(
 fn open(interface_index: i32) -> io::Result<File> {
     let protocol = ETHERTYPE.to_be();
     // SAFETY: socket takes plain numbers.
-    let number = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(protocol)) };
+    let number =
+        unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, i32::from(protocol)) };
     if number < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -72,7 +74,8 @@ fn open(interface_index: i32) -> io::Result<File> {
     let size = mem::size_of_val(&patience) as libc::socklen_t;
     let (level, option) = (libc::SOL_SOCKET, libc::SO_RCVTIMEO);
     // SAFETY: the option takes a timeval of the size that is given.
-    if unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const patience).cast(), size) } < 0 {
+    if unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const patience).cast(), size) } < 0
+    {
         return Err(io::Error::last_os_error());
     }
     Ok(File::from(socket))
@@ -94,6 +97,8 @@ fn request(own: MacAddress, target: Ipv4Addr) -> [u8; FRAME] {
 
 /// The address that a frame answers for, when it is an answer.
 fn reply(frame: &[u8]) -> Option<Ipv4Addr> {
-    let is_reply = frame.len() >= FRAME && frame[12..14] == ETHERTYPE.to_be_bytes() && frame[20..22] == REPLY.to_be_bytes();
+    let is_reply = frame.len() >= FRAME
+        && frame[12..14] == ETHERTYPE.to_be_bytes()
+        && frame[20..22] == REPLY.to_be_bytes();
     is_reply.then(|| Ipv4Addr::new(frame[28], frame[29], frame[30], frame[31]))
 }

@@ -155,7 +155,8 @@ impl LibvirtHypervisor {
                 }
                 for domain in connection.domains().map_err(failed(what.clone()))? {
                     let description = describe::description(&domain, false)?;
-                    let mut nics = description.find("devices").into_iter().flat_map(|devices| devices.all("interface"));
+                    let mut nics =
+                        description.find("devices").into_iter().flat_map(|devices| devices.all("interface"));
                     if nics.any(|nic| nic.attribute_at("source", "network") == Some(name.as_str())) {
                         let why = format!("machine {} is connected to it", domain.name());
                         return Err(Error::WrongState { what, why });
@@ -181,7 +182,9 @@ fn bridge_xml(definition: &TestNetworkDefinition, parts: &Parts) -> String {
     Element::new("network")
         .child(Element::new("name").text(definition.name.as_str()))
         .child(Element::new("metadata").child(tag::network(definition)))
-        .child(Element::new("bridge").with("name", parts.bridge.as_str()).with("stp", "off").with("delay", "0"))
+        .child(
+            Element::new("bridge").with("name", parts.bridge.as_str()).with("stp", "off").with("delay", "0"),
+        )
         .child(Element::new("dns").with("enable", "no"))
         .write()
 }
@@ -194,18 +197,31 @@ async fn connect_services(definition: &TestNetworkDefinition, parts: &Parts) -> 
         if link_exists(&parts.port).await? {
             command::run("ip", &["link", "delete", &parts.port]).await?;
         }
-        let pair = ["link", "add", &parts.port, "type", "veth", "peer", "name", SERVICES_INTERFACE, "netns", namespace];
+        let pair = [
+            "link",
+            "add",
+            &parts.port,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            SERVICES_INTERFACE,
+            "netns",
+            namespace,
+        ];
         command::run("ip", &pair).await?;
     }
     // The host must not get an address on the segment, not even a link-local one.
     let switch = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", parts.port);
     if tokio::fs::try_exists(&switch).await.unwrap_or(false) {
         let written = tokio::fs::write(&switch, "1").await;
-        written.map_err(|error| Error::Failed { what: format!("writing {switch}"), why: error.to_string() })?;
+        written
+            .map_err(|error| Error::Failed { what: format!("writing {switch}"), why: error.to_string() })?;
     }
     // With checksums left to hardware that does not exist, guests on emulated cards drop what they are sent.
     command::run("ethtool", &["-K", &parts.port, "tx", "off"]).await?;
-    command::run("ip", &["netns", "exec", namespace, "ethtool", "-K", SERVICES_INTERFACE, "tx", "off"]).await?;
+    command::run("ip", &["netns", "exec", namespace, "ethtool", "-K", SERVICES_INTERFACE, "tx", "off"])
+        .await?;
     command::run("ip", &["link", "set", &parts.port, "master", &parts.bridge, "up"]).await?;
     let address = format!("{}/{}", definition.gateway, definition.prefix_len);
     command::run("ip", &["-n", namespace, "address", "replace", &address, "dev", SERVICES_INTERFACE]).await?;

@@ -93,7 +93,8 @@ impl Namespace {
             drop(sender.send(result));
         };
         std::thread::Builder::new().name("netns".to_owned()).spawn(thread).map_err(failed)?;
-        let result = answer.await.map_err(|_| failed(io::Error::other("its thread ended without an answer")))?;
+        let result =
+            answer.await.map_err(|_| failed(io::Error::other("its thread ended without an answer")))?;
         result.map_err(failed)
     }
 }
@@ -101,5 +102,9 @@ impl Namespace {
 /// Asks once a second until there is an answer.
 pub fn ping_arguments(address: std::net::IpAddr, limit: Duration) -> Vec<String> {
     let seconds = limit.as_secs().max(1).to_string();
-    ["-n", "-q", "-c", "1", "-w", &seconds].into_iter().map(str::to_owned).chain([address.to_string()]).collect()
+    ["-n", "-q", "-c", "1", "-w", &seconds]
+        .into_iter()
+        .map(str::to_owned)
+        .chain([address.to_string()])
+        .collect()
 }

@@ -75,7 +75,9 @@ impl LibvirtHypervisor {
                     let owner = owned.iter().find(|(name, _)| *name == port).map(|(_, owner)| owner);
                     let owner = owner.ok_or_else(|| Error::WrongState {
                         what: format!("test network {network}"),
-                        why: format!("it is not isolated: port {port} of its bridge belongs to nothing of this run"),
+                        why: format!(
+                            "it is not isolated: port {port} of its bridge belongs to nothing of this run"
+                        ),
                     })?;
                     ports.push(format!("{port}: {owner}"));
                 }
@@ -98,11 +100,16 @@ impl LibvirtHypervisor {
             (Some(namespace), Some(port)) => namespace.run(move || Ok(connects(address, port, limit))).await,
             (None, None) => {
                 let arguments = namespace::ping_arguments(address, limit);
-                command::attempt("ping", &arguments, limit + command::LIMIT).await.map(|(answered, _)| answered)
+                command::attempt("ping", &arguments, limit + command::LIMIT)
+                    .await
+                    .map(|(answered, _)| answered)
             }
             (None, Some(port)) => {
                 let connected = tokio::task::spawn_blocking(move || connects(address, port, limit)).await;
-                connected.map_err(|error| Error::Failed { what: format!("probing {address}"), why: error.to_string() })
+                connected.map_err(|error| Error::Failed {
+                    what: format!("probing {address}"),
+                    why: error.to_string(),
+                })
             }
         }
     }
@@ -110,7 +117,8 @@ impl LibvirtHypervisor {
 
 /// The taps of a running machine that was made for `run`, with the machine's name.
 fn taps(description: &Element, run: Uuid) -> Vec<(String, String)> {
-    let of_run = tag::read_machine(description).ok().flatten().is_some_and(|tag| tag.role == TagRole::Test { run });
+    let of_run =
+        tag::read_machine(description).ok().flatten().is_some_and(|tag| tag.role == TagRole::Test { run });
     let devices = description.find("devices").filter(|_| of_run);
     let taps = devices.into_iter().flat_map(|devices| devices.all("interface"));
     let taps = taps.filter_map(|nic| nic.attribute_at("target", "dev"));
@@ -131,7 +139,8 @@ async fn answering(namespace: &Namespace, targets: &[IpAddr]) -> Result<BTreeSet
     let routed: Vec<IpAddr> = targets.iter().copied().filter(|target| !local.contains(target)).collect();
     for target in routed.iter().filter(|target| target.is_ipv4()) {
         let route = [&format!("{target}/32"), "dev", SERVICES_INTERFACE, "scope", "link"];
-        let arguments: Vec<&str> = ["-n", namespace.name(), "route", "replace"].into_iter().chain(route).collect();
+        let arguments: Vec<&str> =
+            ["-n", namespace.name(), "route", "replace"].into_iter().chain(route).collect();
         command::run("ip", &arguments).await?;
     }
     let answered = probe_all(namespace, index, own, targets, &routed).await;
@@ -164,7 +173,8 @@ async fn probe_all(
     }
     while let Some(ping) = pings.join_next().await {
         let what = || format!("pinging from {}", namespace.name());
-        let (target, heard) = ping.map_err(|error| Error::Failed { what: what(), why: error.to_string() })??;
+        let (target, heard) =
+            ping.map_err(|error| Error::Failed { what: what(), why: error.to_string() })??;
         answered.extend(heard.then_some(target));
     }
     Ok(answered)
@@ -172,7 +182,8 @@ async fn probe_all(
 
 /// Number and Ethernet address of the services' interface, out of `ip -o link`.
 async fn interface(namespace: &Namespace) -> Result<(i32, MacAddress), Error> {
-    let text = command::run("ip", &["-n", namespace.name(), "-o", "link", "show", "dev", SERVICES_INTERFACE]).await?;
+    let text = command::run("ip", &["-n", namespace.name(), "-o", "link", "show", "dev", SERVICES_INTERFACE])
+        .await?;
     let index = text.split(':').next().and_then(|index| index.trim().parse().ok());
     let mut words = text.split_whitespace();
     let mac = words.find(|word| *word == "link/ether").and(words.next()).and_then(|mac| mac.parse().ok());
@@ -190,16 +201,22 @@ async fn local_addresses(namespace: &Namespace) -> Result<BTreeSet<IpAddr>, Erro
 
 /// Those of `targets` that accept or refuse a connection: a refusal is an answer, too.
 fn any_port(targets: &[IpAddr]) -> Vec<IpAddr> {
-    let answers = |target: IpAddr, port: u16| match TcpStream::connect_timeout(&SocketAddr::new(target, port), PATIENCE) {
+    let answers = |target: IpAddr, port: u16| match TcpStream::connect_timeout(
+        &SocketAddr::new(target, port),
+        PATIENCE,
+    ) {
         Ok(_) => true,
-        Err(error) => matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset),
+        Err(error) => {
+            matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset)
+        }
     };
     std::thread::scope(|scope| {
         // Threads made here are inside the namespace as well.
         let probe = |target: IpAddr| scope.spawn(move || PORTS.iter().any(|port| answers(target, *port)));
         let probes: Vec<_> = targets.iter().map(|target| (*target, probe(*target))).collect();
         // A probe that panicked has not shown that nobody answers.
-        let heard = probes.into_iter().filter_map(|(target, probe)| probe.join().unwrap_or(true).then_some(target));
+        let heard =
+            probes.into_iter().filter_map(|(target, probe)| probe.join().unwrap_or(true).then_some(target));
         heard.collect()
     })
 }

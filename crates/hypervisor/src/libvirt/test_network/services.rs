@@ -10,7 +10,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{super::{command, process}, Namespace, SERVICES_INTERFACE};
+use super::{
+    super::{command, process},
+    Namespace, SERVICES_INTERFACE,
+};
 use crate::{Error, TestNetworkDefinition};
 
 const PROGRAM: &str = "dnsmasq";
@@ -25,8 +28,12 @@ pub fn check(definition: &TestNetworkDefinition) -> Result<(), Error> {
     let mut macs = BTreeSet::new();
     for reservation in &definition.reservations {
         let address = reservation.address;
-        if network_of(address, definition.prefix_len) != network_of(definition.gateway, definition.prefix_len) {
-            wrong.push(format!("{address} is not in the subnet of {}/{}", definition.gateway, definition.prefix_len));
+        if network_of(address, definition.prefix_len) != network_of(definition.gateway, definition.prefix_len)
+        {
+            wrong.push(format!(
+                "{address} is not in the subnet of {}/{}",
+                definition.gateway, definition.prefix_len
+            ));
         }
         if !addresses.insert(address) {
             wrong.push(format!("{address} is given twice"));
@@ -35,7 +42,10 @@ pub fn check(definition: &TestNetworkDefinition) -> Result<(), Error> {
             wrong.push(format!("{} has two addresses", reservation.mac));
         }
         if !is_host_name(&reservation.host_name) {
-            wrong.push(format!("{:?} is not a host name", reservation.host_name.chars().take(80).collect::<String>()));
+            wrong.push(format!(
+                "{:?} is not a host name",
+                reservation.host_name.chars().take(80).collect::<String>()
+            ));
         }
     }
     if wrong.is_empty() {
@@ -64,7 +74,11 @@ fn mask(prefix_len: u8) -> Ipv4Addr {
 }
 
 /// dnsmasq runs with exactly this definition.
-pub async fn ensure(definition: &TestNetworkDefinition, namespace: &Namespace, dir: &Path) -> Result<(), Error> {
+pub async fn ensure(
+    definition: &TestNetworkDefinition,
+    namespace: &Namespace,
+    dir: &Path,
+) -> Result<(), Error> {
     let what = format!("the services of test network {}", definition.name);
     let failed = |error: std::io::Error| Error::Failed { what: what.clone(), why: error.to_string() };
     tokio::fs::create_dir_all(dir).await.map_err(failed)?;
@@ -150,7 +164,9 @@ mod tests {
             ("52:54:00:00:00:02", "10.8.3.9", "-x"),
         ]);
         let error = check(&bad).unwrap_err().to_string();
-        for part in ["10.7.3.1 is given twice", "has two addresses", "dhcp-script", "10.8.3.9 is not in", "\"-x\""] {
+        for part in
+            ["10.7.3.1 is given twice", "has two addresses", "dhcp-script", "10.8.3.9 is not in", "\"-x\""]
+        {
             assert!(error.contains(part), "{part:?} is not in {error}");
         }
     }
@@ -159,7 +175,10 @@ mod tests {
     fn the_configuration_gives_out_nothing_but_the_reservations() {
         let text = configuration(&definition(&[("52:54:00:00:00:01", "10.7.3.9", "web1")]), Path::new("/d"));
         assert!(text.contains("dhcp-range=10.7.3.0,static,255.255.255.0,1h\n"), "{text}");
-        assert!(text.contains("dhcp-host=52:54:00:00:00:01,10.7.3.9,web1\nhost-record=web1,10.7.3.9\n"), "{text}");
+        assert!(
+            text.contains("dhcp-host=52:54:00:00:00:01,10.7.3.9,web1\nhost-record=web1,10.7.3.9\n"),
+            "{text}"
+        );
         assert!(text.contains("no-resolv\n"), "{text}");
     }
 }

@@ -1,14 +1,12 @@
 //! Our qcow2 against QEMU's (R-REP-5: points are files that plain `qemu-img` can check, boot and read).
 
-mod support;
-
 use std::{
     path::{Path, PathBuf},
     process::Command,
     time::Instant,
 };
 
-use support::{Random, check, compare};
+use crate::support::{Random, check, compare};
 use understudy_replica_store::{
     DiskFormat,
     qcow2::{Backing, Chain, Source, Writer, create_overlay},

@@ -1,10 +1,8 @@
 //! What the store promises when nothing fails but its callers.
 
-mod support;
-
 use std::{collections::BTreeMap, process::Command};
 
-use support::*;
+use crate::support::*;
 use understudy_ids::{UnixMicros, Uuid};
 use understudy_replica_store::{
     Adopt, AdoptDisk, Begin, DiskFormat, DiskSpec, Pin, PointKind, Role, Store, StoreError,
@@ -83,6 +81,11 @@ fn r_rep_5_a_block_is_checked_on_arrival_and_must_lie_on_the_disk() {
     }
     assert!(matches!(writer.write_zero(&vda, 5, 31), Err(StoreError::OutOfRange { .. })));
     assert!(matches!(writer.write_zero(&disk("sda"), 0, 1), Err(StoreError::NoDisk { .. })));
+    let disks = |sizes: &[u64]| sizes.iter().map(|s| DiskSpec { name: disk("vda"), size: *s }).collect();
+    for sizes in [&[512u64, 512][..], &[0], &[513], &[1 << 63]] {
+        let begin = Begin { item: "other".parse().unwrap(), disks: disks(sizes), ..begin(1, None, &NONE) };
+        assert!(matches!(lab.store.begin(begin), Err(StoreError::InvalidDisk { .. })), "{sizes:?}");
+    }
     // None of it spoilt the transfer.
     writer.finish(&roots(&lab.now), UnixMicros::new(1)).unwrap();
 }
@@ -154,7 +157,8 @@ fn r_rep_4_retention_merges_and_tests_hold_their_points() {
     assert_eq!(lab.store.merge_oldest(&item()).unwrap(), None);
 
     let policy = RetentionPolicy { keep_count: Some(1), keep_age: None };
-    let leaving = |lab: &Lab| expired(&lab.store.retention_facts(&item()).unwrap(), policy, UnixMicros::new(0));
+    let leaving =
+        |lab: &Lab| expired(&lab.store.retention_facts(&item()).unwrap(), policy, UnixMicros::new(0));
     assert_eq!(leaving(&lab), [seq(4), seq(5)]);
     for point in leaving(&lab) {
         lab.store.merge_away(&item(), point).unwrap();
@@ -258,8 +262,7 @@ fn r_rep_7_a_foreign_disk_is_adopted_without_copying_or_touching_it() {
     let stamp = std::fs::metadata(&raw).unwrap().modified().unwrap();
     let disks = vec![AdoptDisk { name: disk("vda"), path: raw.clone(), format: DiskFormat::Raw }];
     let (machine, now_at) = (serde_json::Value::Null, UnixMicros::new(1));
-    let adopt =
-        Adopt { item: item(), generation: generation(2), seq: seq(5), disks, machine, now: now_at };
+    let adopt = Adopt { item: item(), generation: generation(2), seq: seq(5), disks, machine, now: now_at };
     let base = lab.store.adopt(&adopt).unwrap();
     assert!(base.disks[0].stored_bytes < 10 << 16);
     let mut model: BTreeMap<u64, Disks> = [(5, now.clone())].into();
@@ -304,7 +307,9 @@ fn r_rep_5_a_scrub_finds_a_flipped_bit_and_the_point_is_not_offered() {
 fn r_rep_5_garbage_in_the_store_is_passed_over_and_what_may_be_data_stays() {
     let lab = Lab::new(3);
     let points = lab.store.root().join("items/web1/points");
-    for garbage in ["items/Not A Name", "items/web1/points/007", "items/web1/points/9", "items/web1/branches/x"] {
+    for garbage in
+        ["items/Not A Name", "items/web1/points/007", "items/web1/points/9", "items/web1/branches/x"]
+    {
         std::fs::create_dir_all(lab.store.root().join(garbage)).unwrap();
     }
     std::fs::write(points.join("9/disk-vda.qcow2"), b"half").unwrap();

@@ -5,8 +5,6 @@
 //! the "power" goes too: of what was written to a file and not synced since, some sectors go back to what they were, and what
 //! had made the file longer becomes garbage. In a third round only the n-th change fails and the process lives on.
 
-mod support;
-
 use std::{
     collections::BTreeMap,
     fs::OpenOptions,
@@ -17,9 +15,9 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use support::*;
+use crate::support::*;
 use understudy_ids::UnixMicros;
-use understudy_replica_store::{Change, Store, Watch};
+use understudy_replica_store::{Adopt, AdoptDisk, Change, DiskFormat, Store, StoreError, Watch};
 
 /// A write that a power cut undoes: what was there before, and how much of it was past the file's end.
 struct Lost {
@@ -89,15 +87,15 @@ impl Killer {
         Ok(())
     }
 
-    /// Half of the sectors that were not synced are lost, and all of the file's growth.
-    fn lose(&self) {
+    /// Of the sectors that were written over and not synced, `reverted` in 100 are lost; all of a file's growth is.
+    fn lose(&self, reverted: u64) {
         for (path, ranges) in &self.unsynced {
             let Ok(file) = OpenOptions::new().write(true).open(path) else { continue };
             let mut random = Random(self.seen * 2 + 1);
             for Lost { offset, old, beyond } in ranges.iter().rev() {
                 file.write_all_at(&vec![0xa5; *beyond], *offset + old.len() as u64).unwrap();
                 for (at, sector) in (0..).step_by(512).zip(old.chunks(512)) {
-                    if random.next(2) == 0 {
+                    if random.next(100) < reverted {
                         file.write_all_at(sector, offset + at).unwrap();
                     }
                 }
@@ -137,7 +135,7 @@ fn kill_everywhere(
     let (origin, work) = (dir.path().join("origin"), dir.path().join("work"));
     let model = prepare(&origin);
     let mut cases = 0;
-    for (once, loss) in [(false, false), (false, true), (true, false)] {
+    for (once, loss) in [(false, None), (false, Some(0)), (false, Some(50)), (true, None)] {
         for at in 0.. {
             copy(&origin, &work);
             let killer = Arc::new(Mutex::new(Killer::default()));
@@ -150,8 +148,8 @@ fn kill_everywhere(
             drop(store);
             let reached = {
                 let killer = killer.lock().unwrap();
-                if loss && killer.dead {
-                    killer.lose();
+                if let Some(reverted) = loss.filter(|_| killer.dead) {
+                    killer.lose(reverted);
                 }
                 killer.dead
             };
@@ -246,6 +244,43 @@ fn r_rep_4_killed_at_any_change_while_merging_the_other_points_stay_byte_identic
     assert!(cases > 80, "{cases}");
 }
 
+/// A foreign disk as the base of two points: merging has to make tables in a file that has none.
+fn prepare_adopted(root: &Path) -> BTreeMap<u64, Disks> {
+    let store = Store::open(root).unwrap();
+    let mut random = Random(17);
+    let name = disk("vda");
+    let mut now: Disks = [(name.clone(), vec![0; 12 << 16])].into();
+    mutate(&mut now, &mut random, 9);
+    let path = root.with_file_name("guest.raw");
+    std::fs::write(&path, &now[&name]).unwrap();
+    let disks = vec![AdoptDisk { name, path, format: DiskFormat::Raw }];
+    let (machine, at) = (serde_json::Value::Null, UnixMicros::new(1));
+    let adopt = Adopt { item: item(), generation: generation(1), seq: seq(1), disks, machine, now: at };
+    store.adopt(&adopt).unwrap();
+    let mut model: BTreeMap<u64, Disks> = [(1, now.clone())].into();
+    for number in 2..=3 {
+        let before = now.clone();
+        mutate(&mut now, &mut random, 5);
+        receive(&store, number, Some(number - 1), &before, &now).unwrap();
+        model.insert(number, now.clone());
+    }
+    model
+}
+
+#[test]
+fn r_rep_4_and_7_killed_at_any_change_while_merging_into_an_adopted_base() {
+    let act = |store: &Store, _: &BTreeMap<u64, Disks>| store.merge_oldest(&item()).is_ok();
+    let judge = |store: &Store, model: &BTreeMap<u64, Disks>, _: bool| {
+        assert_points(store, model, true);
+        while store.merge_oldest(&item()).unwrap().is_some() {}
+        assert_eq!(store.points(&item()).unwrap().len(), 1);
+        assert_points(store, model, true);
+    };
+    let cases = kill_everywhere(prepare_adopted, act, judge);
+    eprintln!("merging into a base: {cases} faults");
+    assert!(cases > 60, "{cases}");
+}
+
 #[test]
 fn r_fo_4_killed_at_any_change_while_promoting_and_committing_the_machine_keeps_its_disks() {
     let act = |store: &Store, _: &BTreeMap<u64, Disks>| {
@@ -270,4 +305,38 @@ fn r_fo_4_killed_at_any_change_while_promoting_and_committing_the_machine_keeps_
     let cases = kill_everywhere(prepare, act, judge);
     eprintln!("promoting: {cases} faults");
     assert!(cases > 60, "{cases}");
+}
+
+#[test]
+fn r_rep_5_a_transfer_whose_sync_failed_once_is_never_trusted_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = prepare(dir.path());
+    let now = fourth(&model);
+    let armed = Arc::new(Mutex::new(false));
+    let watch: Watch = {
+        let armed = armed.clone();
+        Arc::new(move |change| match change {
+            Change::SyncFile(path) if path.ends_with("incoming/point/disk-vdb.qcow2") => {
+                if std::mem::take(&mut *armed.lock().unwrap()) {
+                    Err(io::Error::other("EIO"))
+                } else {
+                    Ok(())
+                }
+            }
+            _ => Ok(()),
+        })
+    };
+    let store = Store::open_watched(dir.path(), watch).unwrap();
+    let mut writer = store.begin(begin(4, Some(3), &now)).unwrap();
+    send(&mut writer, &model[&3], &now, 0, 12).unwrap();
+    writer.sync().unwrap();
+    assert!(store.partial(&item()).unwrap().is_some());
+    send(&mut writer, &model[&3], &now, 12, u64::MAX).unwrap();
+    *armed.lock().unwrap() = true;
+    assert!(matches!(writer.sync(), Err(StoreError::Io { .. })));
+    // The kernel would now say that all is well.
+    assert!(matches!(writer.sync(), Err(StoreError::Untrusted(_))));
+    assert!(matches!(writer.finish(&roots(&now), UnixMicros::new(9)), Err(StoreError::Untrusted(_))));
+    assert_eq!(store.partial(&item()).unwrap(), None);
+    assert_points(&store, &model, false);
 }

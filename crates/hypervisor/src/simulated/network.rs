@@ -1,0 +1,79 @@
+//! Test networks of a simulated host: who is on them, and what they would answer.
+
+use std::net::IpAddr;
+
+use understudy_ids::NetworkName;
+
+use super::{Config, Host, machine::SimulatedMachine, record};
+use crate::{Error, IsolationEvidence, TagRole, TestNetworkDefinition};
+
+impl Host {
+    pub(super) fn ensure_network(
+        &mut self,
+        definition: &TestNetworkDefinition,
+        config: &Config,
+    ) -> Result<(), Error> {
+        let what = format!("network {}", definition.name);
+        let other_run =
+            self.test_networks.get(&definition.name).is_some_and(|known| known.run != definition.run);
+        if other_run || config.networks.contains(&definition.name) {
+            return Err(Error::Conflict {
+                what,
+                why: "a network of that name was not made for this run".to_owned(),
+            });
+        }
+        self.test_networks.insert(definition.name.clone(), definition.clone());
+        record::save_networks(&config.state_dir, &self.test_networks)
+    }
+
+    pub(super) fn remove_network(&mut self, name: &NetworkName, config: &Config) -> Result<(), Error> {
+        if config.networks.contains(name) {
+            let why = "it is not a test network".to_owned();
+            return Err(Error::Conflict { what: format!("network {name}"), why });
+        }
+        if let Some(machine) = self.machines.values().find(|machine| is_on(machine, name)) {
+            let why = format!("machine {} is connected to it", machine.record.name);
+            return Err(Error::WrongState { what: format!("removing test network {name}"), why });
+        }
+        self.test_networks.remove(name);
+        record::save_networks(&config.state_dir, &self.test_networks)
+    }
+
+    pub(super) fn prove_isolation(
+        &self,
+        name: &NetworkName,
+        targets: &[IpAddr],
+    ) -> Result<IsolationEvidence, Error> {
+        let network = self.test_networks.get(name);
+        let network = network.ok_or_else(|| Error::NotFound { what: format!("network {name}") })?;
+        let mut ports = vec!["services".to_owned()];
+        for machine in self.machines.values().filter(|machine| machine.is_running() && is_on(machine, name)) {
+            let role = machine.record.tag.as_ref().map(|tag| &tag.role);
+            if role != Some(&TagRole::Test { run: network.run }) {
+                let why = format!("it is not isolated: machine {} is not of this run", machine.record.name);
+                return Err(Error::WrongState { what: format!("test network {name}"), why });
+            }
+            ports.push(format!("machine {}", machine.record.name));
+        }
+        let answered = targets.iter().copied().filter(|target| self.machine_answers(name, *target)).collect();
+        let method = "simulated: machines on the network that have the address".to_owned();
+        Ok(IsolationEvidence { ports, tried: targets.to_vec(), answered, method })
+    }
+
+    /// Whether a running machine, or the network's own services, have the address.
+    pub(super) fn answers(&self, name: &NetworkName, address: IpAddr) -> bool {
+        let services =
+            self.test_networks.get(name).is_some_and(|network| IpAddr::V4(network.gateway) == address);
+        services || self.machine_answers(name, address)
+    }
+
+    fn machine_answers(&self, name: &NetworkName, address: IpAddr) -> bool {
+        let running = self.machines.values().filter(|machine| machine.is_running());
+        let mut nics = running.flat_map(|machine| self.describe(machine).hardware.nics);
+        nics.any(|nic| nic.network.as_ref() == Some(name) && nic.addresses.contains(&address))
+    }
+}
+
+fn is_on(machine: &SimulatedMachine, name: &NetworkName) -> bool {
+    machine.record.hardware.nics.iter().any(|nic| nic.network.as_ref() == Some(name))
+}

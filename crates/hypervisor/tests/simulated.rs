@@ -1,0 +1,148 @@
+//! The simulated driver: the conformance suite, and what survives its process.
+
+mod conformance;
+
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+
+use async_trait::async_trait;
+use conformance::{Bench, MIB, changed, definition, disk, filling, name, network, open};
+use understudy_hypervisor::{
+    Error, Hypervisor, PowerState,
+    simulated::{
+        Config, SimulatedHypervisor,
+        journal::{Record, SECTOR},
+    },
+};
+use understudy_ids::{DiskName, MachineName};
+use understudy_replica_store::qcow2::{Chain, Writer};
+
+struct SimulatedHost {
+    dir: tempfile::TempDir,
+    driver: SimulatedHypervisor,
+}
+
+impl SimulatedHost {
+    fn new(change: impl FnOnce(&mut Config)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::new(dir.path().join("state"));
+        change(&mut config);
+        let driver = SimulatedHypervisor::open(config).unwrap();
+        Self { dir, driver }
+    }
+
+    /// As a new process finds it.
+    fn reopen(&mut self) {
+        self.driver = SimulatedHypervisor::open(Config::new(self.dir.path().join("state"))).unwrap();
+    }
+}
+
+#[async_trait]
+impl Bench for SimulatedHost {
+    fn hypervisor(&self) -> &dyn Hypervisor {
+        &self.driver
+    }
+
+    async fn disk_file(&self, name: &str, size: u64) -> PathBuf {
+        let file = self.dir.path().join(format!("{name}.qcow2"));
+        Writer::create(&file, size, None).unwrap().finish().unwrap();
+        file
+    }
+
+    async fn guest_write(&self, machine: &MachineName, disk: &DiskName, offset: u64, byte: u8) {
+        self.driver.guest_write(machine, disk, offset, &[byte; 64 << 10]).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn machine_lifecycle() {
+    conformance::machine_lifecycle(&SimulatedHost::new(|_| {})).await;
+}
+
+/// R-REP-3
+#[tokio::test]
+async fn snapshots_of_a_running_machine() {
+    conformance::snapshots_of_a_running_machine(&SimulatedHost::new(|_| {})).await;
+}
+
+/// R-REP-3
+#[tokio::test]
+async fn snapshots_of_a_machine_that_is_shut_off() {
+    conformance::snapshots_of_a_machine_that_is_shut_off(&SimulatedHost::new(|_| {})).await;
+}
+
+/// R-NET-9
+#[tokio::test]
+async fn test_network_lifecycle() {
+    conformance::test_network_lifecycle(&SimulatedHost::new(|_| {})).await;
+}
+
+#[tokio::test]
+async fn a_process_that_dies_loses_no_acknowledged_write_but_its_change_tracking() {
+    let mut host = SimulatedHost::new(|_| {});
+    let db1 = name("db1");
+    host.driver.define(&definition(&host, "db1").await).await.unwrap();
+    host.driver.ensure_test_network(&network("test-lan", 5)).await.unwrap();
+    host.driver.start(&db1).await.unwrap();
+    open(&host.driver, "db1", 1, None).await.close().await.unwrap();
+    host.guest_write(&db1, &disk("vda"), MIB, 1).await;
+    host.reopen();
+    assert_eq!(host.driver.machine(&db1).await.unwrap().unwrap().power, PowerState::ShutOff);
+    assert_eq!(host.driver.test_networks().await.unwrap().len(), 1);
+    assert!(host.driver.checkpoints(&db1).await.unwrap().is_empty());
+    let after = open(&host.driver, "db1", 2, Some(1)).await;
+    assert!(!after.disks()[0].changes_known);
+    assert_eq!(filling(&after.disks()[0], MIB).await, 1);
+
+    host.driver.start(&db1).await.unwrap();
+    host.guest_write(&db1, &disk("vda"), 2 * MIB, 2).await;
+    host.driver.power_off(&db1).await.unwrap();
+    host.reopen();
+    let orderly = open(&host.driver, "db1", 3, Some(2)).await;
+    assert_eq!(changed(&orderly.disks()[0]).await, BTreeSet::from([2 * MIB]));
+    let mut byte = [0];
+    Chain::open(&host.dir.path().join("db1-vda.qcow2")).unwrap().read(2 * MIB, &mut byte).unwrap();
+    assert_eq!(byte, [2], "the qcow2 file does not hold what was written");
+}
+
+/// R-REP-3: the journal alternates between the disks, so a cut between them would show.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disks_of_one_snapshot_are_of_one_instant() {
+    let host = SimulatedHost::new(|config| config.write_interval_ms = 1);
+    let db1 = name("db1");
+    host.driver.define(&definition(&host, "db1").await).await.unwrap();
+    host.driver.start(&db1).await.unwrap();
+    for number in 1..6 {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let snapshot = open(&host.driver, "db1", number, None).await;
+        let mut records = 0;
+        let mut ended = false;
+        for number in 0..2000u64 {
+            let disk = &snapshot.disks()[(number % 2) as usize];
+            let sector = disk.reader.read(Record::offset(number, 2, disk.size), SECTOR as u32).await.unwrap();
+            match Record::decode(&sector) {
+                Some(record) => {
+                    assert!(!ended, "record {} is there and one before it is not", record.number);
+                    assert_eq!(record.number, number);
+                    assert!(record.written_at <= snapshot.instant());
+                    records += 1;
+                }
+                None => ended = true,
+            }
+        }
+        assert!(records > 5 && ended, "{records} records");
+        snapshot.close().await.unwrap();
+    }
+    host.driver.power_off(&db1).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_guest_that_takes_longer_than_the_grace_still_runs() {
+    let host = SimulatedHost::new(|config| config.shut_down_ms = 200);
+    let db1 = name("db1");
+    host.driver.define(&definition(&host, "db1").await).await.unwrap();
+    host.driver.start(&db1).await.unwrap();
+    assert!(!host.driver.shut_down(&db1, Duration::from_millis(20)).await.unwrap());
+    assert_eq!(host.driver.machine(&db1).await.unwrap().unwrap().power, PowerState::Running);
+    assert!(host.driver.shut_down(&db1, Duration::from_secs(5)).await.unwrap());
+    assert!(matches!(host.driver.guest_write(&db1, &disk("vda"), 0, &[1]), Err(Error::WrongState { .. })));
+}

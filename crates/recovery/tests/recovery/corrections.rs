@@ -1,0 +1,220 @@
+//! What reconciliation asks for, and what it leaves alone.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use understudy_ids::{Generation, RunId};
+use understudy_recovery::{
+    Operation,
+    action::{Action, AgentWork, test_network_name},
+    conflict::OpenRun,
+    item::ItemState,
+    plan::Power,
+    reconcile::{
+        Correction, CorrectionKind, HostFacts, ItemFact, ItemRecord, MachineFact, Role, corrections,
+    },
+};
+
+use crate::world::{RUN, alpha, bravo, item};
+
+/// web1 after an unplanned failover to bravo, and both hosts in order.
+struct Scene {
+    record: ItemRecord,
+    alpha: HostFacts,
+    bravo: HostFacts,
+    open: Vec<OpenRun>,
+}
+
+fn scene() -> Scene {
+    let fact = |role, replicating| ItemFact {
+        item: item("web1"),
+        generation: Generation::new(2),
+        role,
+        replicating,
+        latest_point: None,
+    };
+    let facts = |host, machines, fact| HostFacts {
+        host,
+        boot_id: "boot-1".to_owned(),
+        settled_boot_id: Some("boot-1".to_owned()),
+        machines,
+        items: vec![fact],
+        test_networks: Vec::new(),
+    };
+    let machine = MachineFact {
+        name: "web1".parse().unwrap(),
+        power: Power::Running,
+        item: Some(item("web1")),
+        generation: Some(Generation::new(2)),
+        test_run: None,
+    };
+    Scene {
+        record: ItemRecord {
+            name: item("web1"),
+            state: ItemState::Protected,
+            generation: Generation::new(2),
+            active_host: bravo(),
+            standby_host: alpha(),
+            machine: "web1".parse().unwrap(),
+            disks: vec!["vda".parse().unwrap()],
+            interval: Duration::from_secs(5),
+            peer_endpoint: "https://10.0.0.1:7443".to_owned(),
+        },
+        alpha: facts(alpha(), Vec::new(), fact(Role::Target, false)),
+        bravo: facts(bravo(), vec![machine], fact(Role::Source, true)),
+        open: Vec::new(),
+    }
+}
+
+impl Scene {
+    fn corrections(&self) -> Vec<Correction> {
+        let facts = [self.alpha.clone(), self.bravo.clone()].map(|facts| (facts.host.clone(), facts));
+        corrections(std::slice::from_ref(&self.record), &BTreeMap::from(facts), &self.open)
+    }
+
+    fn kinds(&self) -> Vec<CorrectionKind> {
+        self.corrections().iter().map(|correction| correction.kind).collect()
+    }
+
+    fn open(&mut self, operation: Operation) {
+        self.open = vec![OpenRun { id: RUN, operation, items: vec![item("web1")] }];
+    }
+}
+
+#[test]
+fn what_is_in_order_is_left_alone() {
+    assert_eq!(scene().kinds(), []);
+}
+
+/// R-FO-7: the old side comes back with an old generation, or with the idea that it is the source.
+#[test]
+fn a_side_that_does_not_know_its_place_is_told_at_the_present_generation() {
+    for (generation, role) in [(1, Role::Source), (1, Role::Target), (1, Role::Fenced), (2, Role::Source)] {
+        let mut scene = scene();
+        scene.record.state = ItemState::NotProtected;
+        (scene.alpha.items[0].generation, scene.alpha.items[0].role) = (Generation::new(generation), role);
+        let found = scene.corrections();
+        assert_eq!(found.len(), 1, "{generation} {role:?}");
+        assert_eq!((found[0].kind, &found[0].host), (CorrectionKind::Fence, &alpha()));
+        let work = AgentWork::Fence { power_off: true };
+        let expected = Action::Agent { item: item("web1"), generation: Generation::new(2), work };
+        assert_eq!(found[0].action, expected);
+        assert_eq!(scene.corrections()[0].key, found[0].key, "the same fact asks under the same key");
+    }
+}
+
+/// Steps of these runs tell the old side its place themselves; only an unplanned failover never speaks to it.
+#[test]
+fn a_fence_overtakes_no_run_that_speaks_to_the_old_side() {
+    for (operation, asks) in [
+        (Operation::UnplannedFailover, true),
+        (Operation::TestFailover, true),
+        (Operation::PlannedFailover, false),
+        (Operation::ReverseReplicate, false),
+        (Operation::Unprotect, false),
+    ] {
+        let mut scene = scene();
+        scene.record.state = ItemState::CommitPending;
+        scene.alpha.items[0].generation = Generation::FIRST;
+        scene.open(operation);
+        assert_eq!(!scene.kinds().is_empty(), asks, "{operation}");
+    }
+}
+
+/// Invariant 4: a record that is older than what a host knows (restored from a backup) corrects nothing.
+#[test]
+fn a_host_that_knows_a_higher_generation_is_left_alone() {
+    let mut scene = scene();
+    scene.alpha.items[0] =
+        ItemFact { generation: Generation::new(3), role: Role::Source, ..scene.alpha.items[0].clone() };
+    scene.bravo.items[0].generation = Generation::new(3);
+    scene.bravo.items[0].replicating = false;
+    assert_eq!(scene.kinds(), []);
+}
+
+#[test]
+fn a_machine_that_its_hosts_restart_left_off_is_started_where_it_may_run() {
+    let restarted = || {
+        let mut scene = scene();
+        scene.bravo.boot_id = "boot-2".to_owned();
+        scene.bravo.machines[0].power = Power::ShutOff;
+        scene
+    };
+    use ItemState::*;
+    for state in ItemState::ALL {
+        let mut scene = restarted();
+        scene.record.state = state;
+        let runs =
+            [InitialReplication, Protected, NotProtected, CommitPending, ReverseReplication].contains(&state);
+        assert_eq!(scene.kinds().contains(&CorrectionKind::StartMachine), runs, "{state}");
+    }
+    let found = restarted().corrections();
+    assert_eq!(found[0].key, "start-machine.bravo/bravo-h1.web1.boot-2");
+
+    let not = |change: &dyn Fn(&mut Scene)| {
+        let mut scene = restarted();
+        change(&mut scene);
+        assert!(!scene.kinds().contains(&CorrectionKind::StartMachine));
+    };
+    not(&|scene| scene.bravo.boot_id = "boot-1".to_owned());
+    not(&|scene| scene.bravo.settled_boot_id = None);
+    not(&|scene| scene.bravo.machines[0].power = Power::Unknown);
+    not(&|scene| scene.bravo.items[0].generation = Generation::FIRST);
+    not(&|scene| scene.bravo.items[0].role = Role::Fenced);
+    not(&|scene| (scene.record.active_host, scene.record.standby_host) = (alpha(), bravo()));
+}
+
+/// R-TF-5, invariant 6
+#[test]
+fn what_a_test_left_behind_is_removed_machines_first() {
+    let network = test_network_name(RUN, 0);
+    let mut scene = scene();
+    scene.bravo.test_networks = vec![network.clone()];
+    scene.bravo.machines.push(MachineFact {
+        name: "web1-test-0a1b2c3d".parse().unwrap(),
+        test_run: Some(RUN),
+        ..scene.bravo.machines[0].clone()
+    });
+    scene.open(Operation::TestFailover);
+    assert_eq!(scene.kinds(), [], "its test runs");
+
+    scene.open = vec![OpenRun {
+        id: RunId::from_u128(9),
+        operation: Operation::TestFailover,
+        items: vec![item("web1")],
+    }];
+    assert_eq!(scene.kinds(), [CorrectionKind::RemoveOrphanTestMachine], "another test is none of theirs");
+    scene.bravo.machines.pop();
+    let found = scene.corrections();
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].kind, CorrectionKind::RemoveOrphanTestNetwork);
+    assert_eq!(found[0].key, format!("remove-orphan-test-network.bravo/bravo-h1.{network}"));
+}
+
+/// Invariant 13: a source that forgot its replication is told again, unless a run has it in hand.
+#[test]
+fn replication_that_its_source_forgot_is_assigned_again() {
+    let mut scene = scene();
+    scene.bravo.items[0].replicating = false;
+    let found = scene.corrections();
+    assert_eq!(found.len(), 1);
+    let Action::Agent { work: AgentWork::StartReplication { peer_host, peer_endpoint, .. }, .. } =
+        &found[0].action
+    else {
+        panic!("{found:?}")
+    };
+    assert_eq!((peer_host, peer_endpoint.as_str()), (&alpha(), "https://10.0.0.1:7443"));
+    scene.bravo.items.clear();
+    assert_eq!(scene.kinds(), [CorrectionKind::EnsureReplication], "nothing is known of it there");
+
+    scene.open(Operation::TestFailover);
+    assert_eq!(
+        scene.kinds(),
+        [CorrectionKind::EnsureReplication],
+        "a test changes nothing about replication"
+    );
+    scene.open(Operation::Unprotect);
+    assert_eq!(scene.kinds(), []);
+    scene.open.clear();
+    scene.record.state = ItemState::NotProtected;
+    assert_eq!(scene.kinds(), []);
+}

@@ -1,0 +1,251 @@
+//! What plans consist of.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use understudy_ids::{Generation, PointSeq};
+use understudy_recovery::{
+    Operation, PlanInput, RunPlan, RunSpec,
+    action::{Action, AgentWork, Internal, NetworkRef, PointRef},
+    item::ItemState,
+    plan::{Executor, Flaw, Power, lint, plan},
+};
+
+use crate::world::{alpha, bravo, input, item, planned, spec};
+
+/// Every operation with every option that changes its plan.
+fn all() -> Vec<(RunSpec, PlanInput)> {
+    let mut all: Vec<_> = Operation::ALL.into_iter().map(|op| (spec(op), input(op))).collect();
+    let with = |op, change: &dyn Fn(&mut RunSpec, &mut PlanInput)| {
+        let (mut spec, mut input) = (spec(op), input(op));
+        change(&mut spec, &mut input);
+        (spec, input)
+    };
+    all.push(with(Operation::Unprotect, &|spec, _| spec.delete_replica = true));
+    all.push(with(Operation::Unprotect, &|_, facts| {
+        facts.items.iter_mut().for_each(|item| item.state = ItemState::NotProtected);
+    }));
+    all.push(with(Operation::TestFailover, &|spec, _| spec.without_network = true));
+    all.push(with(Operation::TestFailover, &|spec, _| {
+        spec.points = [(item("web1"), PointSeq::new(19))].into();
+    }));
+    all.push(with(Operation::PlannedFailover, &|spec, _| spec.no_reverse_replication = true));
+    all.push(with(Operation::PlannedFailover, &|_, facts| facts.items[0].machine.power = Power::ShutOff));
+    all.push(with(Operation::PlannedFailover, &|_, facts| facts.connections = Default::default()));
+    all.push(with(Operation::UnplannedFailover, &|_, facts| facts.connections = Default::default()));
+    all.push(with(Operation::UnplannedFailover, &|_, facts| {
+        for item in &mut facts.items {
+            item.state = ItemState::Failed;
+            item.generation = Generation::new(2);
+            (item.active_host, item.standby_host) = (bravo(), alpha());
+        }
+    }));
+    all
+}
+
+#[test]
+fn every_plan_is_in_order() {
+    for (spec, input) in all() {
+        let plan = plan(&spec, &input).unwrap_or_else(|problems| panic!("{spec:?}: {problems:#?}"));
+        assert_eq!(lint(&plan), [], "{spec:?}");
+        assert!(plan.steps.len() >= spec.items.len());
+        for planned in &plan.items {
+            assert!(plan.steps.iter().any(|step| step.item.as_ref() == Some(&planned.item)));
+        }
+    }
+}
+
+/// The lint is worth something: it finds what is taken out of a plan that was in order.
+#[test]
+fn the_lint_finds_what_is_wrong() {
+    let broken = |change: &dyn Fn(&mut RunPlan)| {
+        let mut plan = planned(Operation::PlannedFailover);
+        change(&mut plan);
+        lint(&plan)
+    };
+    let index = |plan: &RunPlan, id: &str| plan.steps.iter().position(|step| step.id.as_str() == id).unwrap();
+
+    let flaws = broken(&|plan| plan.steps.retain(|step| step.id.as_str() != "release-addresses"));
+    assert_eq!(flaws, [Flaw::NoCleanUp("reserve-addresses".parse().unwrap())]);
+    let flaws = broken(&|plan| {
+        let raise = index(plan, "web1.raise-generation");
+        plan.steps[raise].point_of_no_return = false;
+    });
+    assert_eq!(flaws, [Flaw::WronglyMarked("web1.raise-generation".parse().unwrap())]);
+    let flaws = broken(&|plan| {
+        let first = index(plan, "web1.shut-down");
+        plan.steps[first].after.push("web1.start".parse().unwrap());
+    });
+    assert!(flaws.iter().any(|flaw| matches!(flaw, Flaw::NotBefore { .. })), "a cycle: {flaws:?}");
+    let flaws = broken(&|plan| {
+        let copy = plan.steps[0].clone();
+        plan.steps.push(copy);
+    });
+    assert_eq!(flaws, [Flaw::Twice("reserve-addresses".parse().unwrap())]);
+    let flaws = broken(&|plan| plan.steps[0].executor = Executor::Operator);
+    assert_eq!(flaws, [Flaw::WrongExecutor("reserve-addresses".parse().unwrap())]);
+    let flaws = broken(&|plan| plan.steps[0].time_out = None);
+    assert_eq!(flaws, [Flaw::NoTimeOut("reserve-addresses".parse().unwrap())]);
+}
+
+/// R-FO-2: the digest names what will be done. Time passing and points arriving do not change it; what is done does.
+#[test]
+fn the_digest_is_about_what_will_be_done_only() {
+    for operation in Operation::ALL {
+        let (spec, facts) = (spec(operation), input(operation));
+        let digest = |facts: &PlanInput| plan(&spec, facts).unwrap().digest();
+        let first = digest(&facts);
+        assert_eq!((first.len(), &first), (64, &digest(&facts)));
+        let mut later = facts.clone();
+        later.now = later.now.plus(Duration::from_secs(60));
+        for item in &mut later.items {
+            item.highest_point = Some(PointSeq::new(40));
+            if let Some(last) = item.points.last().cloned() {
+                item.points.push(understudy_recovery::plan::PointView { seq: PointSeq::new(39), ..last });
+            }
+        }
+        assert_eq!(digest(&later), first, "{operation}: points arrive all the time");
+        let mut other = facts.clone();
+        other.items[0].generation = other.items[0].generation.next();
+        assert_ne!(digest(&other), first, "{operation}");
+    }
+    let operation = Operation::PlannedFailover;
+    let mut moved = input(operation);
+    moved.connections.nics[0].address = Some([192, 168, 50, 99].into());
+    assert_ne!(plan(&spec(operation), &moved).unwrap().digest(), planned(operation).digest());
+}
+
+/// Invariant 7: every source is off, shipped and compared before the first generation is raised.
+#[test]
+fn nothing_irreversible_comes_before_the_last_possible_error_of_any_item() {
+    let plan = planned(Operation::PlannedFailover);
+    let raises: Vec<_> = plan
+        .steps
+        .iter()
+        .filter(|step| matches!(step.action, Action::Internal(Internal::RaiseGeneration { .. })))
+        .collect();
+    assert_eq!(raises.len(), 2);
+    for raise in raises {
+        let mut before = BTreeSet::new();
+        let mut open = vec![raise.id.clone()];
+        while let Some(id) = open.pop() {
+            if before.insert(id.clone()) {
+                open.extend(plan.step(&id).unwrap().after.iter().cloned());
+            }
+        }
+        for item in ["web1", "db1"] {
+            for what in ["shut-down", "sync-final", "digest", "verify", "compare-digests", "stop-replication"]
+            {
+                assert!(
+                    before.contains(&format!("{item}.{what}").parse().unwrap()),
+                    "{} before {what}",
+                    raise.id
+                );
+            }
+        }
+    }
+}
+
+/// R-FO-7: every step behind the switch carries the new generation, every step before it the old one.
+#[test]
+fn steps_carry_the_generation_of_their_side_of_the_switch() {
+    for operation in [Operation::PlannedFailover, Operation::UnplannedFailover] {
+        for step in planned(operation).steps {
+            if let Action::Agent { generation, .. } = step.action {
+                let expected = if step.point_of_no_return { 2 } else { 1 };
+                assert_eq!(generation.get(), expected, "{}", step.id);
+            }
+        }
+    }
+}
+
+/// R-UF-1
+#[test]
+fn an_unplanned_failover_has_no_step_at_the_old_side() {
+    for step in planned(Operation::UnplannedFailover).steps {
+        assert_ne!(step.executor, Executor::Host(alpha()), "{}", step.id);
+    }
+}
+
+/// R-TF-1, R-TF-3, R-TF-4, invariant 5: at the replica's host only, on a network of its own, from the chosen point.
+#[test]
+fn a_test_touches_the_standby_side_only() {
+    let mut spec = spec(Operation::TestFailover);
+    spec.points = [(item("web1"), PointSeq::new(19))].into();
+    let plan = plan(&spec, &input(Operation::TestFailover)).unwrap();
+    let mut created = 0;
+    for step in &plan.steps {
+        assert_ne!(step.executor, Executor::Host(alpha()), "{}", step.id);
+        let Action::Agent { item: of, work, .. } = &step.action else { continue };
+        match work {
+            AgentWork::CreateTestMachine { point, nics, .. } => {
+                let chosen = PointRef::Seq(PointSeq::new(19));
+                let expected = if *of == item("web1") { chosen } else { PointRef::Latest };
+                assert_eq!((point, nics.as_slice()), (&expected, [NetworkRef::Test(0)].as_slice()));
+                created += 1;
+            }
+            AgentWork::EnsureTestNetwork { reservations, .. } => {
+                let addresses: Vec<String> = reservations.iter().map(|r| r.address.to_string()).collect();
+                assert_eq!(addresses, ["192.168.50.11", "192.168.50.12"], "as a real failover would give");
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(created, 2);
+    assert_eq!(plan.items[0].connections[0].network, "test network standing for sites/bravo/networks/prod");
+}
+
+/// R-FO-6: NICs keep their order, and one that nothing is planned for stays unconnected instead of shifting the others.
+#[test]
+fn nics_keep_their_order() {
+    let mut facts = input(Operation::PlannedFailover);
+    let nic = facts.items[0].machine.nics[0].clone();
+    facts.items[0].machine.nics.push(nic);
+    facts.connections.nics[0].index = 1;
+    let plan = plan(&spec(Operation::PlannedFailover), &facts).unwrap();
+    let promote = plan.step(&"web1.promote".parse().unwrap()).unwrap();
+    let Action::Agent { work: AgentWork::PromotePoint { nics, .. }, .. } = &promote.action else { panic!() };
+    assert_eq!(*nics, [NetworkRef::Unconnected, NetworkRef::Named("prod".parse().unwrap())]);
+}
+
+#[test]
+fn a_machine_that_was_off_is_not_started_by_a_cancel() {
+    let mut facts = input(Operation::PlannedFailover);
+    facts.items[0].machine.power = Power::ShutOff;
+    let plan = plan(&spec(Operation::PlannedFailover), &facts).unwrap();
+    assert!(plan.step(&"web1.restart".parse().unwrap()).is_none());
+    assert!(plan.step(&"db1.restart".parse().unwrap()).is_some());
+}
+
+/// R-PF-3, R-UF-4: a planned failover stops at every error before the switch; an unplanned one stops at none.
+#[test]
+fn error_policies_are_those_of_the_operation() {
+    use understudy_recovery::plan::ErrorPolicy::*;
+    let policies = |operation| {
+        let steps = planned(operation).steps.into_iter();
+        steps.filter(|step| step.undoes.is_empty()).map(|step| (step.id.to_string(), step))
+    };
+    for (id, step) in policies(Operation::PlannedFailover).filter(|(_, step)| !step.point_of_no_return) {
+        assert_eq!(step.on_error, StopRun, "{id}");
+    }
+    let remote = |step: &understudy_recovery::plan::Step| {
+        matches!(step.executor, Executor::Host(_) | Executor::NetworkMapper)
+    };
+    for (id, step) in policies(Operation::UnplannedFailover).filter(|(_, step)| remote(step)) {
+        let ends_item = id.ends_with(".promote") || id.ends_with(".start");
+        assert_eq!(step.on_error, if ends_item { SkipItem } else { GoOn }, "{id}");
+    }
+    for (id, step) in policies(Operation::TestFailover) {
+        assert_eq!(step.on_error, if id.ends_with(".probe") { GoOn } else { StopRun }, "{id}");
+    }
+}
+
+/// A source goes on replicating until every item of the run has proved to be equal at both sides.
+#[test]
+fn no_replication_is_stopped_before_all_are_compared() {
+    let plan = planned(Operation::PlannedFailover);
+    for item in ["web1", "db1"] {
+        let stop = plan.step(&format!("{item}.stop-replication").parse().unwrap()).unwrap();
+        let compared: Vec<String> = stop.after.iter().map(ToString::to_string).collect();
+        assert_eq!(compared, ["web1.compare-digests", "db1.compare-digests"]);
+    }
+}

@@ -1,0 +1,253 @@
+//! Every reason for which a plan is refused, and that all of them are told at once (R-REP-1, R-FO-2).
+
+use understudy_ids::{PointSeq, Problem, RunId};
+use understudy_recovery::{
+    Operation, PlanInput, RunSpec,
+    conflict::OpenRun,
+    direction::SiteKind,
+    item::ItemState,
+    plan::{Power, plan},
+};
+
+use crate::world::{alpha, bravo, input, item, spec};
+
+fn refusals(operation: Operation, change: impl FnOnce(&mut RunSpec, &mut PlanInput)) -> Vec<Problem> {
+    let (mut spec, mut input) = (spec(operation), input(operation));
+    change(&mut spec, &mut input);
+    plan(&spec, &input).map(|plan| panic!("planned: {plan:#?}")).unwrap_err()
+}
+
+#[track_caller]
+fn assert_refused(operation: Operation, reason: &str, change: impl FnOnce(&mut RunSpec, &mut PlanInput)) {
+    let problems = refusals(operation, change);
+    let reasons: Vec<&str> = problems.iter().map(|problem| problem.reason.as_str()).collect();
+    assert!(
+        !reasons.is_empty() && reasons.iter().all(|found| *found == reason),
+        "{operation}: {problems:#?}"
+    );
+    for problem in &problems {
+        let told = [&problem.subject, &problem.message, &problem.remedy];
+        assert!(told.into_iter().all(|text| !text.is_empty()), "{problem:?}");
+    }
+}
+
+#[test]
+fn options_that_the_operation_would_ignore() {
+    use Operation::*;
+    type Set = fn(&mut RunSpec);
+    let options: [(Set, &[Operation]); 5] = [
+        (|spec| spec.points = [(item("web1"), PointSeq::new(19))].into(), &[TestFailover, UnplannedFailover]),
+        (|spec| spec.primary_down_assertion = Some("dark".to_owned()), &[UnplannedFailover]),
+        (|spec| spec.without_network = true, &[TestFailover]),
+        (|spec| spec.no_reverse_replication = true, &[PlannedFailover]),
+        (|spec| spec.delete_replica = true, &[Unprotect]),
+    ];
+    for (set, used_by) in options {
+        for operation in Operation::ALL {
+            if used_by.contains(&operation) {
+                let mut spec = spec(operation);
+                set(&mut spec);
+                assert!(plan(&spec, &input(operation)).is_ok(), "{operation}");
+            } else {
+                assert_refused(operation, "OPTION_NOT_APPLICABLE", |spec, _| set(spec));
+            }
+        }
+    }
+}
+
+#[test]
+fn requests_that_name_the_wrong_things() {
+    use Operation::*;
+    assert_refused(TestFailover, "INVALID_ITEM_COUNT", |spec, _| spec.items.clear());
+    assert_refused(TestFailover, "DUPLICATE_ITEM", |spec, _| spec.items.push(item("web1")));
+    assert_refused(TestFailover, "ITEM_NOT_FOUND", |spec, _| spec.items.push(item("ghost")));
+    assert_refused(TestFailover, "POINT_WITHOUT_ITEM", |spec, _| {
+        spec.points.insert(item("other"), PointSeq::new(1));
+    });
+    assert_refused(UnplannedFailover, "INVALID_ASSERTION", |spec, _| {
+        spec.primary_down_assertion = Some("  ".to_owned());
+    });
+}
+
+/// Invariant 10: an operation in a state whose row does not exist.
+#[test]
+fn items_in_the_wrong_state() {
+    for operation in Operation::ALL {
+        for state in ItemState::ALL {
+            let fits = match operation.verb() {
+                Some(verb) => understudy_recovery::item::next(state, verb).is_ok(),
+                None => state == ItemState::InitialReplication,
+            };
+            if !fits {
+                let problems = refusals(operation, |_, facts| facts.items[0].state = state);
+                assert!(problems.iter().any(|p| p.reason == "WRONG_ITEM_STATE"), "{operation} of {state}");
+            }
+        }
+    }
+}
+
+/// Invariant 11, R-TF-7: the run in the way is named.
+#[test]
+fn runs_in_the_way_are_named() {
+    let id = RunId::from_u128(7);
+    for running in Operation::ALL {
+        for operation in Operation::ALL {
+            let problems = refusals(operation, |_, facts| {
+                facts.open_runs = vec![OpenRun { id, operation: running, items: vec![item("db1")] }];
+            });
+            assert_eq!(problems.len(), 1);
+            assert_eq!(
+                (problems[0].reason.as_str(), problems[0].subject.as_str()),
+                ("RUN_IN_THE_WAY", "protectedItems/db1")
+            );
+            assert!(problems[0].remedy.contains(&format!("jobs/{id}")), "{}", problems[0]);
+        }
+    }
+}
+
+/// R-UF-1: an unplanned failover and a test need the standby side only; invariant 16 for the rest.
+#[test]
+fn hosts_that_are_needed_and_cannot_be_heard() {
+    use Operation::*;
+    for (operation, at_alpha, at_bravo) in [
+        (Protect, true, true),
+        (Unprotect, true, false),
+        (TestFailover, false, true),
+        (PlannedFailover, true, true),
+        (UnplannedFailover, false, true),
+        (ReverseReplicate, true, true),
+    ] {
+        for (host, needed) in [(alpha(), at_alpha), (bravo(), at_bravo)] {
+            let mut facts = input(operation);
+            facts.hosts.get_mut(&host).unwrap().connected = false;
+            let refused = plan(&spec(operation), &facts).err().unwrap_or_default();
+            let silent = refused.iter().any(|problem| problem.reason == "HOST_NOT_CONNECTED");
+            assert_eq!(silent, needed, "{operation} without {host}: {refused:?}");
+        }
+    }
+    let problems = refusals(Protect, |_, facts| _ = facts.hosts.remove(&bravo()));
+    assert!(problems.iter().any(|problem| problem.reason == "HOST_NOT_FOUND"));
+}
+
+#[test]
+fn directions_that_do_not_exist() {
+    let kinds = |source, target| {
+        move |_: &mut RunSpec, facts: &mut PlanInput| {
+            facts.hosts.get_mut(&alpha()).unwrap().site_kind = source;
+            facts.hosts.get_mut(&bravo()).unwrap().site_kind = target;
+        }
+    };
+    let reason = "DIRECTION_NOT_SUPPORTED";
+    assert_refused(Operation::PlannedFailover, reason, kinds(SiteKind::Vmware, SiteKind::PublicCloud));
+    assert_refused(Operation::TestFailover, reason, kinds(SiteKind::PublicCloud, SiteKind::Hypervisor));
+    assert_refused(Operation::Protect, reason, kinds(SiteKind::Hypervisor, SiteKind::Physical));
+    assert_refused(Operation::TestFailover, "MIXED_DIRECTIONS", |_, facts| {
+        let view = &mut facts.items[0];
+        (view.active_host, view.standby_host) = (bravo(), alpha());
+        view.points.iter_mut().for_each(|point| point.host = alpha());
+    });
+    assert_refused(Operation::Protect, "SAME_HOST", |_, facts| facts.items[0].standby_host = alpha());
+}
+
+/// R-PF-1, R-UF-3
+#[test]
+fn points_that_are_not_there_or_are_no_recovery_points() {
+    use Operation::*;
+    for operation in [TestFailover, PlannedFailover, UnplannedFailover] {
+        assert_refused(operation, "NO_RECOVERY_POINT", |_, facts| facts.items[0].points.clear());
+        assert_refused(operation, "NO_RECOVERY_POINT", |_, facts| {
+            facts.items[0].points.iter_mut().for_each(|point| point.is_base = true);
+        });
+    }
+    for operation in [TestFailover, UnplannedFailover] {
+        assert_refused(operation, "POINT_NOT_FOUND", |spec, _| {
+            spec.points.insert(item("web1"), PointSeq::new(7));
+        });
+    }
+}
+
+/// Invariant 16: silence is not *off*. Only a host that is heard and says so, or a person on record, will do.
+#[test]
+fn an_unplanned_failover_needs_to_know_that_the_primary_is_down() {
+    let operation = Operation::UnplannedFailover;
+    for (connected, power) in
+        [(false, Power::ShutOff), (true, Power::Running), (true, Power::Unknown), (true, Power::Paused)]
+    {
+        assert_refused(operation, "PRIMARY_DOWN_ASSERTION_REQUIRED", |spec, facts| {
+            spec.primary_down_assertion = None;
+            facts.hosts.get_mut(&alpha()).unwrap().connected = connected;
+            facts.items.iter_mut().for_each(|item| item.machine.power = power);
+        });
+    }
+    let (mut spec, mut facts) = (spec(operation), input(operation));
+    spec.primary_down_assertion = None;
+    facts.hosts.get_mut(&alpha()).unwrap().connected = true;
+    facts.items.iter_mut().for_each(|item| item.machine.power = Power::ShutOff);
+    assert!(plan(&spec, &facts).is_ok());
+}
+
+#[test]
+fn machines_disks_and_targets_that_do_not_fit() {
+    use Operation::*;
+    for power in [Power::Paused, Power::Unknown] {
+        assert_refused(PlannedFailover, "MACHINE_STATE_UNSUITABLE", |_, facts| {
+            facts.items[1].machine.power = power
+        });
+    }
+    assert_refused(Protect, "NO_DISKS", |_, facts| facts.items[0].disks.clear());
+    assert_refused(Protect, "DISK_NOT_FOUND", |_, facts| facts.items[0].disks.push("vdz".parse().unwrap()));
+    assert_refused(Protect, "DISK_NOT_REPLICABLE", |_, facts| {
+        facts.items[1].machine.disks[1].replicable = false
+    });
+    assert_refused(Protect, "NOT_ENOUGH_SPACE", |_, facts| {
+        facts.hosts.get_mut(&bravo()).unwrap().store_free_bytes = (1 << 30) - 1;
+    });
+    for operation in [Protect, PlannedFailover, UnplannedFailover] {
+        assert_refused(operation, "NAME_IN_USE", |_, facts| {
+            let machines = &mut facts.hosts.get_mut(&bravo()).unwrap().machines;
+            machines.insert("web1".parse().unwrap(), None);
+            machines.insert("db1".parse().unwrap(), Some(item("db1")));
+        });
+    }
+    assert_refused(TestFailover, "NAME_TOO_LONG", |_, facts| {
+        facts.items[0].machine.name = "x".repeat(60).parse().unwrap();
+    });
+}
+
+/// The network's problems are those of the run, where the run connects anything.
+#[test]
+fn problems_of_the_network_count_where_it_is_used() {
+    let problem = Problem::new("NO_MAPPING", "sites/alpha/networks/prod", "not mapped", "Map it.");
+    for operation in [Operation::TestFailover, Operation::PlannedFailover, Operation::UnplannedFailover] {
+        assert_refused(operation, "NO_MAPPING", |_, facts| facts.connections.problems.push(problem.clone()));
+    }
+    let mut facts = input(Operation::TestFailover);
+    facts.connections.problems.push(problem);
+    let unconnected = RunSpec { without_network: true, ..spec(Operation::TestFailover) };
+    assert!(plan(&unconnected, &facts).is_ok());
+}
+
+#[test]
+fn everything_that_is_wrong_is_told_at_once() {
+    let problems = refusals(Operation::PlannedFailover, |spec, facts| {
+        spec.without_network = true;
+        spec.items.push(item("ghost"));
+        facts.items[0].points.clear();
+        facts.items[1].machine.power = Power::Unknown;
+        facts.hosts.get_mut(&bravo()).unwrap().connected = false;
+        facts.open_runs =
+            vec![OpenRun { id: RunId::nil(), operation: Operation::TestFailover, items: vec![item("web1")] }];
+    });
+    let mut reasons: Vec<&str> = problems.iter().map(|problem| problem.reason.as_str()).collect();
+    reasons.sort_unstable();
+    reasons.dedup();
+    let expected = [
+        "HOST_NOT_CONNECTED",
+        "ITEM_NOT_FOUND",
+        "MACHINE_STATE_UNSUITABLE",
+        "NO_RECOVERY_POINT",
+        "OPTION_NOT_APPLICABLE",
+        "RUN_IN_THE_WAY",
+    ];
+    assert_eq!(reasons, expected);
+}

@@ -1,0 +1,479 @@
+//! A model of hosts, network-mapper, item records and job-tracker that carries a run's effects out and watches the invariants.
+//!
+//! ```text
+//!   effects ──▶ queue ──next──▶ done to the model (or not, as the script says) ──▶ event ──▶ advance ──▶ effects
+//! ```
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use understudy_ids::{
+    Generation, HostName, ItemName, MachineName, NetworkName, PointSeq, Problem, StepName, UnixMicros,
+};
+use understudy_recovery::{
+    Effect, Event, ItemState, Operation, Run,
+    action::{Action, AgentWork, DiskRoot, MachineRef, NetworkRef, NetworkWork, PointRef, StepResult},
+    advance, item,
+    plan::{Executor, RunPlan, RunSpec},
+    run::{self, ItemChange, JobState, RunState, RunVerb},
+    start,
+};
+
+use crate::world::{NOW, RUN, alpha, bravo};
+
+/// What happens to a step when its turn comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    Succeed,
+    /// Done, told twice.
+    Twice,
+    Fail,
+    /// Not done, and nobody knows.
+    UnknownUndone,
+    /// Done, and nobody knows.
+    UnknownDone,
+    /// Nobody answers at all.
+    Silence,
+}
+
+#[derive(Debug, Default)]
+pub struct HostModel {
+    pub dead: bool,
+    pub seen: BTreeMap<ItemName, Generation>,
+    pub running: BTreeSet<MachineName>,
+    pub replicating: BTreeSet<ItemName>,
+    pub replicas: BTreeSet<ItemName>,
+    pub test_machines: BTreeSet<MachineName>,
+    pub test_networks: BTreeSet<NetworkName>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub state: ItemState,
+    pub generation: Generation,
+    pub active: HostName,
+    pub held: bool,
+    pub tested: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Task {
+    pub key: String,
+    pub step: StepName,
+    executor: Executor,
+    action: Action,
+}
+
+pub struct Theatre {
+    pub run: Run,
+    pub hosts: BTreeMap<HostName, HostModel>,
+    pub records: BTreeMap<ItemName, Record>,
+    pub leases: bool,
+    pub queue: VecDeque<Task>,
+    pub now: UnixMicros,
+    /// Every step that was carried out, in order.
+    pub done: Vec<StepName>,
+    /// Keys of tasks that were called back and have not answered.
+    cancelled: VecDeque<String>,
+    keys: BTreeSet<String>,
+    sequence: u64,
+    job: Option<JobState>,
+}
+
+impl Theatre {
+    pub fn new(plan: RunPlan, spec: RunSpec) -> Self {
+        let operation = spec.operation;
+        let (run, effects) = start(RUN, plan.clone(), spec, "ann", NOW);
+        let mut theatre = Self {
+            run,
+            hosts: BTreeMap::from([(alpha(), HostModel::default()), (bravo(), HostModel::default())]),
+            records: BTreeMap::new(),
+            leases: false,
+            queue: VecDeque::new(),
+            now: NOW,
+            done: Vec::new(),
+            cancelled: VecDeque::new(),
+            keys: BTreeSet::new(),
+            sequence: 0,
+            job: None,
+        };
+        theatre.furnish(operation, &plan);
+        theatre.carry_out(effects);
+        theatre
+    }
+
+    fn furnish(&mut self, operation: Operation, plan: &RunPlan) {
+        for planned in &plan.items {
+            let reverse = operation == Operation::ReverseReplicate;
+            let active = if reverse { bravo() } else { alpha() };
+            let generation = Generation::new(if reverse { 2 } else { 1 });
+            let record = Record {
+                state: planned.state,
+                generation,
+                active: active.clone(),
+                held: false,
+                tested: false,
+            };
+            self.records.insert(planned.item.clone(), record);
+            self.host(&active).running.insert(planned.machine.clone());
+            if planned.state == ItemState::Protected {
+                self.host(&alpha()).replicating.insert(planned.item.clone());
+                self.host(&bravo()).replicas.insert(planned.item.clone());
+            }
+        }
+        if operation == Operation::UnplannedFailover {
+            *self.host(&alpha()) = HostModel { dead: true, ..HostModel::default() };
+        }
+    }
+
+    pub fn host(&mut self, name: &HostName) -> &mut HostModel {
+        self.hosts.get_mut(name).unwrap()
+    }
+
+    /// Tells the run; a refusal is the test's mistake.
+    pub fn tell(&mut self, event: &Event) {
+        let (run, effects) = advance(&self.run, event).unwrap_or_else(|refusal| panic!("{refusal}"));
+        self.run = run;
+        self.carry_out(effects);
+    }
+
+    pub fn ask(&mut self, verb: RunVerb) {
+        self.tick(1);
+        self.tell(&Event::Operator { verb, by: "ann".to_owned(), at: self.now });
+    }
+
+    pub fn tick(&mut self, seconds: u64) {
+        self.now = self.now.plus(Duration::from_secs(seconds));
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Enqueue { key, step, executor, action, .. } => {
+                    assert!(self.keys.insert(key.clone()), "{key} was enqueued twice");
+                    assert!(self.run.plan.step(&step).is_some());
+                    self.queue.push_back(Task { key, step, executor, action });
+                }
+                Effect::CancelTasks { keys } => {
+                    let queued = self.queue.iter().filter(|task| keys.contains(&task.key));
+                    self.cancelled.extend(queued.map(|task| task.key.clone()));
+                    self.queue.retain(|task| !keys.contains(&task.key));
+                }
+                Effect::Item { item, change } => self.change_item(&item, change),
+                Effect::AwaitFirstPoint { .. } => {}
+                Effect::Job(view) => {
+                    // A job that has ended never goes on (job-tracker's table).
+                    let ended = [
+                        JobState::Succeeded,
+                        JobState::CompletedWithErrors,
+                        JobState::Failed,
+                        JobState::Cancelled,
+                    ];
+                    assert!(
+                        self.job.is_none_or(|job| !ended.contains(&job)),
+                        "the job goes on after its end"
+                    );
+                    let from_running = self.job == Some(JobState::Running);
+                    assert!(
+                        view.state != JobState::Cancelled || !from_running,
+                        "cancelled without cancelling"
+                    );
+                    assert_eq!(ended.contains(&view.state), view.report.is_some());
+                    assert!(view.sequence > self.sequence);
+                    (self.sequence, self.job) = (view.sequence, Some(view.state));
+                }
+            }
+        }
+        self.check();
+    }
+
+    fn change_item(&mut self, name: &ItemName, change: ItemChange) {
+        let record = self.records.get_mut(name).unwrap();
+        match change {
+            ItemChange::Verb { verb, from, to } => {
+                assert_eq!(record.state, from, "{name}: {verb} was told of another state");
+                assert_eq!(item::next(from, verb), Ok(to), "invariant 10");
+                record.state = to;
+            }
+            ItemChange::SwitchSides { generation, active, standby } => {
+                assert!(generation > record.generation, "invariant 4: generations only grow");
+                assert_eq!(standby, record.active);
+                (record.generation, record.active) = (generation, active);
+            }
+            ItemChange::HoldRun(run) => {
+                assert!(run == RUN && !record.held);
+                record.held = true;
+            }
+            ItemChange::ReleaseRun(run) => {
+                assert!(run == RUN && record.held);
+                record.held = false;
+            }
+            ItemChange::HoldTest(run) => {
+                assert!(run == RUN && !record.tested);
+                record.tested = true;
+            }
+            ItemChange::ReleaseTest(run) => {
+                assert!(run == RUN && record.tested);
+                record.tested = false;
+            }
+        }
+    }
+
+    /// What must hold after every single event.
+    fn check(&self) {
+        for name in self.records.keys() {
+            let machine: MachineName = name.as_str().parse().unwrap();
+            let copies = self.hosts.values().filter(|host| host.running.contains(&machine)).count();
+            assert!(copies <= 1, "invariant 1: {name} runs twice");
+            let senders = self.hosts.values().filter(|host| host.replicating.contains(name)).count();
+            assert!(senders <= 1, "{name} is replicated both ways");
+        }
+        let actions = run::allowed_actions(&self.run);
+        if run::state(&self.run) == RunState::Failed && self.run.is_open() {
+            assert!(!actions.is_empty(), "invariant 10: a failed run that nobody can move");
+            assert!(!run::waiting_for(&self.run).is_empty());
+        }
+        if !self.run.is_open() {
+            assert!(actions.is_empty());
+        }
+    }
+
+    /// Takes the next task from the queue and does to it what `act` says.
+    pub fn perform(&mut self, act: Act) -> StepName {
+        let task = self.queue.pop_front().expect("a task is due");
+        self.perform_task(task, act)
+    }
+
+    pub fn perform_task(&mut self, task: Task, act: Act) -> StepName {
+        self.tick(1);
+        let done = matches!(act, Act::Succeed | Act::Twice | Act::UnknownDone);
+        let outcome = if done { self.work(&task) } else { Ok(StepResult::Done) };
+        let (key, at) = (task.key.clone(), self.now);
+        match (act, outcome) {
+            (Act::Silence, _) => {
+                self.tick(7 * 3600);
+                let given_up = self.run.task_key(&task.step) == Some(key);
+                let overdue = run::overdue(&self.run, self.now).contains(&task.step);
+                assert!(overdue || !given_up || !self.run.is_open(), "{} waits for ever", task.step);
+                // Of the others this time has not been awaited.
+                self.tell(&Event::StepTimedOut { step: task.step.clone(), at: self.now });
+            }
+            (Act::Succeed | Act::Twice, Ok(result)) => {
+                self.done.push(task.step.clone());
+                let event = Event::StepSucceeded { key, result, at };
+                self.tell(&event);
+                if act == Act::Twice {
+                    let before = self.run.clone();
+                    let (run, effects) = advance(&self.run, &event).unwrap();
+                    assert_eq!((run, effects.as_slice()), (before, [].as_slice()), "told twice, done twice");
+                    let again = self.work(&task);
+                    assert!(again.is_ok(), "{} is not idempotent: {again:?}", task.step);
+                }
+            }
+            (Act::Succeed | Act::Twice | Act::UnknownDone, Err(problem)) => {
+                self.tell(&Event::StepFailed { key, problem, unknown: false, at });
+            }
+            (Act::Fail | Act::UnknownUndone | Act::UnknownDone, _) => {
+                let problem = Problem::new("BROKEN", task.step.as_str(), "it broke", "Try again.");
+                self.tell(&Event::StepFailed { key, problem, unknown: act != Act::Fail, at });
+            }
+        }
+        task.step
+    }
+
+    /// What the workers do, and what they refuse.
+    fn work(&mut self, task: &Task) -> Result<StepResult, Problem> {
+        match (&task.executor, &task.action) {
+            (Executor::NetworkMapper, Action::Network(work)) => {
+                self.leases = matches!(work, NetworkWork::ReserveAddresses { .. });
+                Ok(StepResult::Done)
+            }
+            (Executor::Host(host), Action::Agent { item, generation, work }) => {
+                let now = self.now;
+                let host = self.host(host);
+                assert!(!host.dead, "{} was sent to a dead host", task.step);
+                let seen = host.seen.entry(item.clone()).or_insert(*generation);
+                if *seen > *generation {
+                    return Err(Problem::new("STALE_GENERATION", task.step.as_str(), "stale", "Nothing."));
+                }
+                *seen = *generation;
+                agent(host, item, work, now)
+            }
+            other => panic!("{} has no worker: {other:?}", task.step),
+        }
+    }
+
+    /// Lets everything succeed until the run waits for somebody or has ended.
+    pub fn until_quiet(&mut self) {
+        self.play(|_, _| Act::Succeed);
+    }
+
+    /// Performs what is due, each as `script` says of its step and key, until nothing is due.
+    pub fn play(&mut self, mut script: impl FnMut(&StepName, &str) -> Act) {
+        for _ in 0..500 {
+            if self.cancellation_answered() {
+                continue;
+            }
+            if let Some(task) = self.queue.front() {
+                let act = script(&task.step, &task.key);
+                self.perform(act);
+            } else if !self.first_points_arrive() {
+                return;
+            }
+        }
+        panic!("the run goes round in circles: {:#?}", self.run.steps);
+    }
+
+    /// A worker that was told to end its task says that it has.
+    pub fn cancellation_answered(&mut self) -> bool {
+        let Some(key) = self.cancelled.pop_front() else { return false };
+        let problem = Problem::new("TASK_CANCELLED", "task", "the task was cancelled", "Nothing to do.");
+        self.tell(&Event::StepFailed { key, problem, unknown: false, at: self.now });
+        true
+    }
+
+    /// Where replication is on and a first point is awaited, it arrives.
+    pub fn first_points_arrive(&mut self) -> bool {
+        let before = self.run.sequence;
+        for (name, record) in self.records.clone() {
+            if self.hosts[&record.active].replicating.contains(&name) {
+                let event = Event::FirstPoint {
+                    item: name,
+                    seq: PointSeq::new(40),
+                    generation: record.generation,
+                    at: self.now,
+                };
+                self.tell(&event);
+            }
+        }
+        self.run.sequence > before
+    }
+
+    /// Plays on to the run's end as an operator would who, at an error, prefers `at_error` where that is allowed.
+    pub fn play_to_the_end(&mut self, at_error: RunVerb, mut script: impl FnMut(&StepName, &str) -> Act) {
+        for _ in 0..40 {
+            self.play(&mut script);
+            if !self.run.is_open() {
+                return;
+            }
+            let allowed = run::allowed_actions(&self.run);
+            let approval =
+                [RunVerb::CompleteTest, RunVerb::Commit].into_iter().find(|verb| allowed.contains(verb));
+            let verb = approval.or_else(|| Some(at_error).filter(|verb| allowed.contains(verb)));
+            let verb = verb.or_else(|| Some(RunVerb::Retry).filter(|verb| allowed.contains(verb)));
+            self.ask(verb.unwrap_or_else(|| panic!("nobody can move the run: {:#?}", self.run.steps)));
+        }
+        panic!("the run does not end: {:#?}", self.run.steps);
+    }
+
+    /// Invariant 6: nothing of a test is left, and the run holds nothing.
+    pub fn assert_clean(&self) {
+        for host in self.hosts.values() {
+            assert_eq!((host.test_machines.len(), host.test_networks.len()), (0, 0), "left behind");
+        }
+        assert!(!self.leases, "addresses are still held");
+        assert!(self.records.values().all(|record| !record.held && !record.tested));
+    }
+}
+
+fn agent(
+    host: &mut HostModel,
+    item: &ItemName,
+    work: &AgentWork,
+    now: UnixMicros,
+) -> Result<StepResult, Problem> {
+    let production: MachineName = item.as_str().parse().unwrap();
+    Ok(match work {
+        AgentWork::PrepareReplica { .. } => {
+            host.replicas.insert(item.clone());
+            StepResult::Done
+        }
+        AgentWork::StartReplication { .. } => {
+            host.replicating.insert(item.clone());
+            StepResult::Done
+        }
+        AgentWork::StopReplication { .. } => {
+            host.replicating.remove(item);
+            StepResult::Done
+        }
+        AgentWork::RemoveReplica => {
+            host.replicas.remove(item);
+            StepResult::Done
+        }
+        AgentWork::Fence { .. } => {
+            host.running.remove(&production);
+            host.replicating.remove(item);
+            StepResult::Done
+        }
+        AgentWork::ShutDownMachine { machine, .. } => {
+            let by_guest = host.running.remove(machine);
+            StepResult::MachineStopped { by_guest, time: now }
+        }
+        AgentWork::SyncFinal { machine } => {
+            assert!(!host.running.contains(machine), "{machine} still writes");
+            StepResult::FinalPoint { seq: PointSeq::new(22), instant: now, sent_bytes: 65_536 }
+        }
+        AgentWork::DigestDisks { machine } => {
+            assert!(!host.running.contains(machine), "{machine} still writes");
+            digests()
+        }
+        AgentWork::VerifyPoint { point } => {
+            assert_eq!(*point, PointRef::Seq(PointSeq::new(22)));
+            digests()
+        }
+        AgentWork::CreateTestMachine { name: MachineRef::Named(name), nics, .. } => {
+            for nic in nics {
+                let known = matches!(nic, NetworkRef::Named(network) if host.test_networks.contains(network));
+                assert!(known || *nic == NetworkRef::Unconnected, "connected to {nic:?}");
+            }
+            host.test_machines.insert(name.clone());
+            StepResult::MachineCreated { machine: name.clone(), seq: PointSeq::new(20), instant: now }
+        }
+        AgentWork::PromotePoint { point: PointRef::Seq(seq), .. } => {
+            let instant = NOW.minus(Duration::from_secs(10));
+            StepResult::MachineCreated { machine: production, seq: *seq, instant }
+        }
+        AgentWork::StartMachine { machine: MachineRef::Named(machine) } => {
+            if !host.test_machines.contains(machine) {
+                assert_eq!(*machine, production);
+                host.running.insert(machine.clone());
+            }
+            StepResult::MachineStarted { time: now }
+        }
+        AgentWork::ProbeMachine { .. } => {
+            StepResult::Probe { reachable: true, after: Duration::from_secs(3) }
+        }
+        AgentWork::RemoveTestMachine { machine: MachineRef::Named(machine) } => {
+            host.test_machines.remove(machine);
+            StepResult::Done
+        }
+        AgentWork::EnsureTestNetwork { name: NetworkRef::Named(name), .. } => {
+            host.test_networks.insert(name.clone());
+            StepResult::Done
+        }
+        AgentWork::ProbeIsolation { network: NetworkRef::Named(_), targets } => StepResult::Isolation {
+            ports: vec!["tap0".to_owned()],
+            tried: targets.clone(),
+            answered: Vec::new(),
+            method: "arp and ping".to_owned(),
+        },
+        AgentWork::RemoveTestNetwork { name: NetworkRef::Named(name) } => {
+            assert!(host.test_machines.is_empty(), "a network is removed from under a machine");
+            host.test_networks.remove(name);
+            StepResult::Done
+        }
+        AgentWork::AdoptDisks { point: PointRef::Seq(seq), .. } => {
+            assert!(*seq > PointSeq::new(21), "the base's number is in use");
+            assert!(!host.running.contains(&production));
+            StepResult::Adopted { seq: *seq, bytes_read: 1 << 30 }
+        }
+        AgentWork::CommitItem => StepResult::Done,
+        other => panic!("sent with a reference that was not filled in: {other:?}"),
+    })
+}
+
+fn digests() -> StepResult {
+    StepResult::DiskDigests(vec![DiskRoot { disk: "vda".parse().unwrap(), root: "ab".repeat(32) }])
+}

@@ -1,0 +1,150 @@
+//! Facts of two small sites: web1 and db1 (two disks) at alpha, replicated to bravo.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use understudy_ids::{Generation, HostName, ItemName, PointSeq, RunId, UnixMicros};
+use understudy_recovery::{
+    Operation, PlanInput, RunPlan, RunSpec,
+    direction::SiteKind,
+    item::ItemState,
+    plan::{
+        Connections, DiskView, HealthLevel, HostView, ItemView, MachineView, NicView, PlannedNic,
+        PlannedTestNetwork, PointView, PolicyView, Power, plan,
+    },
+};
+
+pub const RUN: RunId = RunId::from_u128(0x0a1b_2c3d_4e5f_4000_8000_0000_0000_0001);
+pub const NOW: UnixMicros = UnixMicros::new(1_000_000_000);
+
+pub fn alpha() -> HostName {
+    "alpha/alpha-h1".parse().unwrap()
+}
+
+pub fn bravo() -> HostName {
+    "bravo/bravo-h1".parse().unwrap()
+}
+
+pub fn item(name: &str) -> ItemName {
+    name.parse().unwrap()
+}
+
+pub fn spec(operation: Operation) -> RunSpec {
+    let mut spec = RunSpec::new(operation, vec![item("web1"), item("db1")]);
+    if operation == Operation::UnplannedFailover {
+        spec.primary_down_assertion = Some("the building is dark".to_owned());
+    }
+    spec
+}
+
+/// The facts under which the operation is possible.
+pub fn input(operation: Operation) -> PlanInput {
+    let mut items = vec![view("web1", &["vda"], 11), view("db1", &["vda", "vdb"], 12)];
+    for item in &mut items {
+        match operation {
+            Operation::Protect => {
+                item.state = ItemState::InitialReplication;
+                item.points.clear();
+                item.highest_point = None;
+            }
+            Operation::ReverseReplicate => {
+                item.state = ItemState::NotProtected;
+                item.generation = Generation::new(2);
+                (item.active_host, item.standby_host) = (bravo(), alpha());
+            }
+            _ => {}
+        }
+    }
+    let dead = operation == Operation::UnplannedFailover;
+    if dead {
+        items.iter_mut().for_each(|item| item.machine.power = Power::Unknown);
+    }
+    let test = operation == Operation::TestFailover;
+    PlanInput {
+        now: NOW,
+        connections: connections(&items, test),
+        items,
+        hosts: BTreeMap::from([(alpha(), host(!dead, 1)), (bravo(), host(true, 2))]),
+        open_runs: Vec::new(),
+    }
+}
+
+fn view(name: &str, disks: &[&str], last_octet: u8) -> ItemView {
+    let disk = |name: &&str| DiskView { name: name.parse().unwrap(), size_bytes: 1 << 30, replicable: true };
+    let mac = format!("52:54:00:00:00:{last_octet:02x}").parse().unwrap();
+    let nic = NicView {
+        mac,
+        network: Some("prod".parse().unwrap()),
+        addresses: vec![[192, 168, 50, last_octet].into()],
+    };
+    let point = |seq| PointView {
+        host: bravo(),
+        seq: PointSeq::new(seq),
+        instant: NOW.minus(Duration::from_secs(30 - seq)),
+        is_base: false,
+    };
+    ItemView {
+        name: item(name),
+        machine: MachineView {
+            name: name.parse().unwrap(),
+            uuid: format!("uuid-{name}"),
+            power: Power::Running,
+            disks: disks.iter().map(disk).collect(),
+            nics: vec![nic],
+        },
+        active_host: alpha(),
+        standby_host: bravo(),
+        disks: disks.iter().map(|disk| disk.parse().unwrap()).collect(),
+        policy: PolicyView {
+            interval: Duration::from_secs(5),
+            keep_count: 24,
+            keep_age: Duration::from_secs(86_400),
+            shutdown_grace: Duration::from_secs(60),
+            power_off_after_grace: true,
+        },
+        state: ItemState::Protected,
+        generation: Generation::FIRST,
+        points: vec![point(19), point(20)],
+        highest_point: Some(PointSeq::new(21)),
+        health: HealthLevel::Ok,
+    }
+}
+
+fn host(connected: bool, number: u8) -> HostView {
+    HostView {
+        site_kind: SiteKind::Hypervisor,
+        connected,
+        sink_endpoint: format!("https://10.0.0.{number}:7443"),
+        store_free_bytes: 100 << 30,
+        machines: BTreeMap::new(),
+        test_machines: Default::default(),
+    }
+}
+
+fn connections(items: &[ItemView], test: bool) -> Connections {
+    let network = "sites/bravo/networks/prod".to_owned();
+    let nic = |item: &ItemView| PlannedNic {
+        item: item.name.clone(),
+        index: 0,
+        mac: item.machine.nics[0].mac,
+        network: Some(network.clone()),
+        hypervisor_network: (!test).then(|| "prod".parse().unwrap()),
+        test_network: test.then_some(0),
+        address: Some(item.machine.nics[0].addresses[0]),
+        reason: "reserved by the network's DHCP".to_owned(),
+    };
+    let made = PlannedTestNetwork {
+        stands_for: network.clone(),
+        gateway: [192, 168, 50, 1].into(),
+        prefix_len: 24,
+        isolation_targets: vec![[192, 168, 50, 1].into()],
+    };
+    Connections {
+        nics: items.iter().map(nic).collect(),
+        test_networks: if test { vec![made] } else { Vec::new() },
+        problems: Vec::new(),
+    }
+}
+
+pub fn planned(operation: Operation) -> RunPlan {
+    plan(&spec(operation), &input(operation)).unwrap_or_else(|problems| panic!("{problems:#?}"))
+}

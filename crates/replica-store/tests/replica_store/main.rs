@@ -1,0 +1,6 @@
+//! Tests of the store from outside, in one binary so that it is linked once.
+
+mod faults;
+mod qcow2;
+mod store;
+mod support;

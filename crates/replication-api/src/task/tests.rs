@@ -1,0 +1,133 @@
+//! Every action goes out and comes back; everything outside the contract stays out.
+
+use std::time::Duration;
+
+use understudy_ids::{Generation, PointSeq, Uuid};
+
+use super::*;
+use crate::v1::{self, agent_task::Action as Wire};
+
+fn task(action: Action) -> AgentTask {
+    AgentTask {
+        item: "web1".parse().unwrap(),
+        generation: Generation::new(3),
+        run: Uuid::from_u128(9),
+        action,
+    }
+}
+
+fn all() -> Vec<Action> {
+    let machine: MachineName = "web1".parse().unwrap();
+    let network: NetworkName = "prod".parse().unwrap();
+    let seq = PointSeq::new(7);
+    vec![
+        Action::PrepareReplica {
+            disks: vec![DiskSize { name: "vda".parse().unwrap(), size: 1 << 40 }],
+            retention: Retention { keep_count: Some(5), keep_age: None },
+        },
+        Action::StartReplication(StartReplication {
+            machine: machine.clone(),
+            disks: vec!["vda".parse().unwrap()],
+            peer_host: "bravo/bravo-h1".parse().unwrap(),
+            peer_endpoint: "https://10.0.0.2:7452".to_owned(),
+            interval: Duration::from_millis(5000),
+        }),
+        Action::StopReplication { forget: true },
+        Action::RemoveReplica,
+        Action::Fence { power_off: true },
+        Action::ShutDownMachine {
+            machine: machine.clone(),
+            grace: Duration::from_secs(60),
+            then_power_off: true,
+        },
+        Action::SyncFinal { machine: machine.clone() },
+        Action::DigestDisks { machine: machine.clone() },
+        Action::VerifyPoint { seq },
+        Action::CreateTestMachine {
+            seq: None,
+            name: machine.clone(),
+            nics: vec![Some(network.clone()), None],
+        },
+        Action::CreateTestMachine { seq: Some(seq), name: machine.clone(), nics: Vec::new() },
+        Action::PromotePoint { seq, nics: vec![None] },
+        Action::StartMachine { machine: machine.clone() },
+        Action::ProbeMachine {
+            machine: machine.clone(),
+            network: network.clone(),
+            address: "192.168.50.9".parse().unwrap(),
+            port: Some(80),
+            limit: Duration::from_secs(30),
+        },
+        Action::RemoveTestMachine { machine: machine.clone() },
+        Action::EnsureTestNetwork {
+            name: network.clone(),
+            gateway: "192.168.50.1".parse().unwrap(),
+            prefix_len: 24,
+            reservations: vec![DhcpReservation {
+                mac: "52:54:00:00:00:01".parse().unwrap(),
+                address: "192.168.50.9".parse().unwrap(),
+                host_name: "web1".to_owned(),
+            }],
+        },
+        Action::ProbeIsolation { network: network.clone(), targets: vec!["10.0.0.1".parse().unwrap()] },
+        Action::RemoveTestNetwork { name: network },
+        Action::AdoptDisks { machine, seq },
+        Action::CommitItem,
+    ]
+}
+
+#[test]
+fn every_action_comes_back_as_it_went_out() {
+    for action in all() {
+        let task = task(action);
+        assert_eq!(AgentTask::from_any(&task.to_any()), Ok(task));
+    }
+}
+
+/// Bad input is refused with the field that is wrong, before any effect.
+#[test]
+fn tasks_outside_the_contract_are_refused_by_field() {
+    let wire =
+        |action| v1::AgentTask { action: Some(action), ..v1::AgentTask::from(task(Action::CommitItem)) };
+    let start = |change: fn(&mut v1::StartReplication)| {
+        let Wire::StartReplication(mut start) = Wire::from(all()[1].clone()) else { unreachable!() };
+        change(&mut start);
+        wire(Wire::StartReplication(start))
+    };
+    let cases = [
+        (v1::AgentTask { item: "../web1".into(), ..wire(Wire::CommitItem(v1::CommitItem {})) }, "item"),
+        (v1::AgentTask { generation: 0, ..wire(Wire::CommitItem(v1::CommitItem {})) }, "generation"),
+        (v1::AgentTask { run: "x".into(), ..wire(Wire::CommitItem(v1::CommitItem {})) }, "run"),
+        (v1::AgentTask { action: None, ..v1::AgentTask::from(task(Action::CommitItem)) }, "action"),
+        (wire(Wire::VerifyPoint(v1::VerifyPoint { seq: 0 })), "verify_point.seq"),
+        (wire(Wire::PrepareReplica(v1::PrepareReplica::default())), "prepare_replica.disks"),
+        (wire(Wire::SyncFinal(v1::SyncFinal { machine: "a b".into() })), "sync_final.machine"),
+        (start(|s| s.interval = None), "start_replication.interval"),
+        (
+            start(|s| s.interval = Some(prost_types::Duration { seconds: 0, nanos: 1 })),
+            "start_replication.interval",
+        ),
+        (start(|s| s.peer_endpoint = "http://x:1".into()), "start_replication.peer_endpoint"),
+        (start(|s| s.peer_host = "bravo-h1".into()), "start_replication.peer_host"),
+        (start(|s| s.disks = vec!["vda".into(), "/dev/sda".into()]), "start_replication.disks[1]"),
+        (start(|s| s.disks = vec!["vda".into(); 65]), "start_replication.disks"),
+        (
+            wire(Wire::EnsureTestNetwork(v1::EnsureTestNetwork {
+                name: "n".into(),
+                gateway: "10.0.0.1".into(),
+                ..Default::default()
+            })),
+            "ensure_test_network.gateway",
+        ),
+    ];
+    for (wire, field) in cases {
+        let found = AgentTask::try_from(wire.clone()).unwrap_err();
+        assert_eq!(found.field, field, "{wire:?}: {found}");
+    }
+}
+
+#[test]
+fn another_message_is_not_taken_for_a_task() {
+    let any = understudy_types_api::pack(&v1::AgentTaskResult::from(crate::AgentTaskResult::Done));
+    assert_eq!(AgentTask::from_any(&any).unwrap_err().field, "payload");
+}

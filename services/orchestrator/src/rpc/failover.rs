@@ -1,0 +1,124 @@
+//! `understudy.recovery.v1.FailoverService`.
+
+use tonic::{Request, Response, Status, async_trait};
+use understudy_ids::{ItemName, RunId, UnixMicros};
+use understudy_recovery::run::RunVerb as Verb;
+use understudy_recovery_api::{
+    request::{CompleteTest, Page, RunSpec, RunVerb, StartRun, name_from_wire, optional_name_from_wire},
+    v1::{self, failover_service_server::FailoverService},
+    view::Run,
+};
+use understudy_rpc::ApiError;
+
+use super::{
+    Api,
+    mutation::Mutation,
+    paging::{after, bad_token, cut, sql_limit},
+};
+use crate::store::runs::Before;
+
+impl Api {
+    /// Commit, cancel and retry differ only in the verb.
+    async fn steer(
+        &self,
+        mutation: Mutation,
+        verb: Verb,
+        name: &str,
+        request_id: &str,
+    ) -> Result<Response<v1::Run>, Status> {
+        let outcome = async {
+            let RunVerb { run, request_id } = RunVerb::from_wire(name, request_id)?;
+            self.runtime.verb(&mutation.call(&request_id), run, verb).await
+        };
+        let run = self.recorded(&mutation, outcome.await).await?;
+        Ok(Response::new(run.into_wire()))
+    }
+}
+
+#[async_trait]
+impl FailoverService for Api {
+    async fn preview_run(
+        &self,
+        request: Request<v1::PreviewRunRequest>,
+    ) -> Result<Response<v1::RunPreview>, Status> {
+        let spec = RunSpec::from_wire(request.into_inner().spec).map_err(ApiError::from)?;
+        Ok(Response::new(self.runtime.preview_run(spec).await?.into_wire()))
+    }
+
+    async fn start_run(&self, request: Request<v1::StartRunRequest>) -> Result<Response<v1::Run>, Status> {
+        let target = |r: &v1::StartRunRequest| r.spec.as_ref().map(|s| s.items.join(" ")).unwrap_or_default();
+        let mutation = Mutation::new(&request, "FailoverService/StartRun", target)?;
+        let outcome = async {
+            let request = StartRun::from_wire(request.into_inner())?;
+            let call = mutation.call(&request.request_id);
+            self.runtime.start_run(&call, request).await
+        };
+        let run = self.recorded(&mutation, outcome.await).await?;
+        Ok(Response::new(run.into_wire()))
+    }
+
+    async fn get_run(&self, request: Request<v1::GetRunRequest>) -> Result<Response<v1::Run>, Status> {
+        let run: RunId = name_from_wire("name", &request.into_inner().name).map_err(ApiError::from)?;
+        Ok(Response::new(self.runtime.get_run(run).await?.into_wire()))
+    }
+
+    async fn list_runs(
+        &self,
+        request: Request<v1::ListRunsRequest>,
+    ) -> Result<Response<v1::ListRunsResponse>, Status> {
+        let v1::ListRunsRequest { item, page_size, page_token } = request.into_inner();
+        let item: Option<ItemName> = optional_name_from_wire("item", &item).map_err(ApiError::from)?;
+        let page = Page::from_wire(page_size, page_token).map_err(ApiError::from)?;
+        let before = place(&after(&page)?)?;
+        let item = item.as_ref().map_or("", ItemName::as_str);
+        let runs = self.runtime.list_runs(item, before, sql_limit(&page)).await?;
+        let key = |(place, _): &(Before, Run)| format!("{} {}", place.created.get(), place.id);
+        let (runs, next_page_token) = cut(&page, runs, key);
+        let runs = runs.into_iter().map(|(_, run)| run.into_wire()).collect();
+        Ok(Response::new(v1::ListRunsResponse { runs, next_page_token }))
+    }
+
+    async fn complete_test(
+        &self,
+        request: Request<v1::CompleteTestRequest>,
+    ) -> Result<Response<v1::Run>, Status> {
+        let mutation = Mutation::new(&request, "FailoverService/CompleteTest", |r| r.name.clone())?;
+        let outcome = async {
+            let request = CompleteTest::from_wire(request.into_inner())?;
+            let call = mutation.call(&request.request_id);
+            self.runtime.complete_test(&call, request).await
+        };
+        let run = self.recorded(&mutation, outcome.await).await?;
+        Ok(Response::new(run.into_wire()))
+    }
+
+    async fn commit_run(&self, request: Request<v1::CommitRunRequest>) -> Result<Response<v1::Run>, Status> {
+        let mutation = Mutation::new(&request, "FailoverService/CommitRun", |r| r.name.clone())?;
+        let v1::CommitRunRequest { name, request_id } = request.into_inner();
+        self.steer(mutation, Verb::Commit, &name, &request_id).await
+    }
+
+    async fn cancel_run(&self, request: Request<v1::CancelRunRequest>) -> Result<Response<v1::Run>, Status> {
+        let mutation = Mutation::new(&request, "FailoverService/CancelRun", |r| r.name.clone())?;
+        let v1::CancelRunRequest { name, request_id } = request.into_inner();
+        self.steer(mutation, Verb::Cancel, &name, &request_id).await
+    }
+
+    async fn retry_run(&self, request: Request<v1::RetryRunRequest>) -> Result<Response<v1::Run>, Status> {
+        let mutation = Mutation::new(&request, "FailoverService/RetryRun", |r| r.name.clone())?;
+        let v1::RetryRunRequest { name, request_id } = request.into_inner();
+        self.steer(mutation, Verb::Retry, &name, &request_id).await
+    }
+}
+
+/// Where a list of runs goes on: time and identifier of the last one shown.
+fn place(key: &str) -> Result<Option<Before>, ApiError> {
+    if key.is_empty() {
+        return Ok(None);
+    }
+    let read = || {
+        let (created, id) = key.split_once(' ')?;
+        Some(Before { created: UnixMicros::new(created.parse().ok()?), id: id.parse().ok()? })
+    };
+    read().map(Some).ok_or_else(|| bad_token("is not a token that this list returned"))
+}

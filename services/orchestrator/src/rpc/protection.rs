@@ -1,0 +1,109 @@
+//! `understudy.recovery.v1.ProtectionService`.
+
+use tonic::{Request, Response, Status, async_trait};
+use understudy_ids::{ItemName, PointSeq};
+use understudy_recovery_api::{
+    request::{CreatePolicy, Page, ProtectMachine, Unprotect, name_from_wire},
+    v1::{self, protection_service_server::ProtectionService},
+    view::{Policy, ProtectedItem, RecoveryPoint},
+};
+use understudy_rpc::ApiError;
+
+use super::{
+    Api,
+    mutation::Mutation,
+    paging::{after, after_key, cut, limit, sql_limit},
+};
+
+#[async_trait]
+impl ProtectionService for Api {
+    async fn create_policy(
+        &self,
+        request: Request<v1::CreatePolicyRequest>,
+    ) -> Result<Response<v1::Policy>, Status> {
+        let target = |r: &v1::CreatePolicyRequest| format!("policies/{}", r.policy_id);
+        let mutation = Mutation::new(&request, "ProtectionService/CreatePolicy", target)?;
+        let outcome = async {
+            let request = CreatePolicy::from_wire(request.into_inner())?;
+            let call = mutation.call(&request.request_id);
+            self.runtime.create_policy(&call, request).await
+        };
+        let policy = self.recorded(&mutation, outcome.await).await?;
+        Ok(Response::new(policy.into_wire()))
+    }
+
+    async fn list_policies(
+        &self,
+        request: Request<v1::ListPoliciesRequest>,
+    ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
+        let v1::ListPoliciesRequest { page_size, page_token } = request.into_inner();
+        let page = Page::from_wire(page_size, page_token).map_err(ApiError::from)?;
+        let policies = self.runtime.list_policies(&after(&page)?, sql_limit(&page)).await?;
+        let (policies, next_page_token) = cut(&page, policies, |policy| policy.name.to_string());
+        let policies = policies.into_iter().map(Policy::into_wire).collect();
+        Ok(Response::new(v1::ListPoliciesResponse { policies, next_page_token }))
+    }
+
+    async fn protect_machine(
+        &self,
+        request: Request<v1::ProtectMachineRequest>,
+    ) -> Result<Response<v1::ProtectMachineResponse>, Status> {
+        let target = |r: &v1::ProtectMachineRequest| format!("protectedItems/{}", r.item_id);
+        let mutation = Mutation::new(&request, "ProtectionService/ProtectMachine", target)?;
+        let outcome = async {
+            let request = ProtectMachine::from_wire(request.into_inner())?;
+            let call = mutation.call(&request.request_id);
+            self.runtime.protect_machine(&call, request).await
+        };
+        let protection = self.recorded(&mutation, outcome.await).await?;
+        Ok(Response::new(protection.into_wire()))
+    }
+
+    async fn get_protected_item(
+        &self,
+        request: Request<v1::GetProtectedItemRequest>,
+    ) -> Result<Response<v1::ProtectedItem>, Status> {
+        let name: ItemName = name_from_wire("name", &request.into_inner().name).map_err(ApiError::from)?;
+        Ok(Response::new(self.runtime.get_item(&name).await?.into_wire()))
+    }
+
+    async fn list_protected_items(
+        &self,
+        request: Request<v1::ListProtectedItemsRequest>,
+    ) -> Result<Response<v1::ListProtectedItemsResponse>, Status> {
+        let v1::ListProtectedItemsRequest { page_size, page_token } = request.into_inner();
+        let page = Page::from_wire(page_size, page_token).map_err(ApiError::from)?;
+        let items = self.runtime.list_items(&after(&page)?, sql_limit(&page)).await?;
+        let (items, next_page_token) = cut(&page, items, |item| item.name.to_string());
+        let items = items.into_iter().map(ProtectedItem::into_wire).collect();
+        Ok(Response::new(v1::ListProtectedItemsResponse { items, next_page_token }))
+    }
+
+    async fn list_recovery_points(
+        &self,
+        request: Request<v1::ListRecoveryPointsRequest>,
+    ) -> Result<Response<v1::ListRecoveryPointsResponse>, Status> {
+        let v1::ListRecoveryPointsRequest { parent, page_size, page_token } = request.into_inner();
+        let item: ItemName = name_from_wire("parent", &parent).map_err(ApiError::from)?;
+        let page = Page::from_wire(page_size, page_token).map_err(ApiError::from)?;
+        let before = after_key::<u64>(&page)?.map(PointSeq::new);
+        let points = self.runtime.list_points(&item, before, limit(&page)).await?;
+        let (points, next_page_token) = cut(&page, points, |point| point.seq.to_string());
+        let points = points.into_iter().map(RecoveryPoint::into_wire).collect();
+        Ok(Response::new(v1::ListRecoveryPointsResponse { points, next_page_token }))
+    }
+
+    async fn unprotect_item(
+        &self,
+        request: Request<v1::UnprotectItemRequest>,
+    ) -> Result<Response<v1::Run>, Status> {
+        let mutation = Mutation::new(&request, "ProtectionService/UnprotectItem", |r| r.name.clone())?;
+        let outcome = async {
+            let request = Unprotect::from_wire(request.into_inner())?;
+            let call = mutation.call(&request.request_id);
+            self.runtime.unprotect_item(&call, request).await
+        };
+        let run = self.recorded(&mutation, outcome.await).await?;
+        Ok(Response::new(run.into_wire()))
+    }
+}

@@ -1,0 +1,222 @@
+//! Follows job-tracker's events and tells each run what became of its tasks.
+//!
+//! ```text
+//!   watch from the stored token ─▶ a task ended ─▶ transaction: cursor moved? run' + effects : skipped
+//!        ▲                           others ─▶ place kept in memory, stored now and then
+//!        └── broken, too old ◀────────┘
+//! ```
+//! Every instance follows. The cursor is moved in the transaction that takes an event in, so an event is taken in once, whichever instance dies
+//! when; and an event that comes again all the same changes nothing (invariants 3 and 15).
+
+use std::{sync::Arc, time::Duration};
+
+use futures::StreamExt;
+use sqlx::PgConnection;
+use tokio_util::sync::CancellationToken;
+use understudy_ids::RunId;
+use understudy_jobs_api::{Change, Event, Task, TaskState, WatchFilter, WatchFrom, reason};
+use understudy_recovery::run::{JobState, JobView};
+use understudy_rpc::{ApiError, Kind};
+
+use super::{Runtime, apply, message::Message, now, task};
+use crate::store::{
+    Failure, corrections,
+    cursor::{self, Move},
+    outbox, runs,
+};
+
+/// How often the place in the stream is stored while nothing comes of the events.
+const KEEP: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(500);
+/// Tasks that are read at once when runs are compared with their jobs.
+const PAGE: u32 = 500;
+
+/// Why following stopped.
+enum Stopped {
+    Shutdown,
+    /// To be begun again from the stored place.
+    Broken,
+    /// Events after our token are gone.
+    TooOld,
+}
+
+/// A place in the stream of events.
+struct Place {
+    sequence: u64,
+    token: String,
+}
+
+pub async fn run(runtime: Runtime, shutdown: CancellationToken) {
+    while !shutdown.is_cancelled() {
+        if let Err(failure) = round(&runtime, &shutdown).await {
+            tracing::warn!(%failure, "the events of job-tracker cannot be followed; trying again");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+}
+
+async fn round(runtime: &Runtime, shutdown: &CancellationToken) -> Result<(), Failure> {
+    let cursor = cursor::read(&mut *runtime.reader().await?).await?;
+    match follow(runtime, &cursor, shutdown).await {
+        Stopped::Shutdown | Stopped::Broken => Ok(()),
+        Stopped::TooOld => start_over(runtime, cursor.epoch).await,
+    }
+}
+
+async fn follow(runtime: &Runtime, cursor: &cursor::Cursor, shutdown: &CancellationToken) -> Stopped {
+    let from = cursor.token.clone().map_or(WatchFrom::Start, WatchFrom::After);
+    let filter = WatchFilter { job: None, owner: Some(runtime.0.settings.identity.clone()) };
+    let mut events = runtime.0.jobs.watch_events(from, filter);
+    let mut keeping = tokio::time::interval(KEEP);
+    // The newest place that is not stored, because nothing came of its event.
+    let mut passed: Option<Place> = None;
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => {
+                keep(runtime, cursor.epoch, passed).await;
+                return Stopped::Shutdown;
+            }
+            _ = keeping.tick() => keep(runtime, cursor.epoch, passed.take()).await,
+            event = events.next() => match event {
+                Some(Ok(event)) => {
+                    passed = Some(Place { sequence: event.sequence, token: event.resume_token.clone() });
+                    match take_in(runtime, cursor.epoch, event).await {
+                        Ok(Move::Moved) => passed = None,
+                        Ok(Move::Passed) => {}
+                        Ok(Move::OtherEpoch) => return Stopped::Broken,
+                        Err(failure) => {
+                            tracing::warn!(%failure, "an event was not taken in; it will be read again");
+                            return Stopped::Broken;
+                        }
+                    }
+                }
+                Some(Err(error)) if is_useless(&error) => return Stopped::TooOld,
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "the watch of job-tracker's events broke");
+                    return Stopped::Broken;
+                }
+                None => return Stopped::Broken,
+            }
+        }
+    }
+}
+
+/// Whether following from our token will never be possible again: it is too old, ahead of a log that was restored, or no token at all
+/// to the job-tracker that runs now.
+fn is_useless(error: &ApiError) -> bool {
+    error.kind == Kind::InvalidArgument
+        || error.reason == reason::RESUME_TOKEN_TOO_OLD
+        || error.reason == reason::RESUME_TOKEN_UNKNOWN
+}
+
+/// Losing this costs reading a few events again.
+async fn keep(runtime: &Runtime, epoch: i64, place: Option<Place>) {
+    let Some(place) = place.map(Arc::new) else { return };
+    let stored = runtime
+        .write(move |tx| {
+            let place = place.clone();
+            Box::pin(async move { cursor::advance(tx, epoch, place.sequence, &place.token).await })
+        })
+        .await;
+    if let Err(failure) = stored {
+        tracing::debug!(%failure, "the event cursor was not moved");
+    }
+}
+
+/// Takes an event in. [`Move::Passed`] also for events that are nothing to us.
+async fn take_in(runtime: &Runtime, epoch: i64, event: Event) -> Result<Move, Failure> {
+    let Event { sequence, resume_token, change, .. } = event;
+    let Change::Task(task) = change else { return Ok(Move::Passed) };
+    if !has_ended(&task) {
+        return Ok(Move::Passed);
+    }
+    metrics::counter!("orchestrator_task_events_total", "state" => task.state.to_string()).increment(1);
+    let what = Arc::new((resume_token, task));
+    let for_tx = what.clone();
+    let done = runtime
+        .write(move |tx| {
+            let what = for_tx.clone();
+            Box::pin(async move {
+                let (token, task) = &*what;
+                let moved = cursor::advance(&mut *tx, epoch, sequence, token).await?;
+                if moved == Move::Moved {
+                    tell(tx, task).await?;
+                }
+                Ok(moved)
+            })
+        })
+        .await;
+    match done {
+        // Every event behind one that cannot be taken in would wait for ever; the run's step times out instead.
+        Err(Failure::Refused(error)) => {
+            tracing::error!(%error, task = %what.1.name(), "a task's end does not fit its run");
+            metrics::counter!("orchestrator_task_events_refused_total").increment(1);
+            Ok(Move::Passed)
+        }
+        other => other,
+    }
+}
+
+fn has_ended(task: &Task) -> bool {
+    !matches!(task.state, TaskState::Queued | TaskState::Leased)
+}
+
+/// Tells the run, or the correction, that the task belongs to. A job of neither kind is nothing to us.
+async fn tell(tx: &mut PgConnection, task: &Task) -> Result<(), Failure> {
+    let Some(event) = task::event(task, now()) else { return Ok(()) };
+    if apply::deliver(&mut *tx, task.job, &event).await?.is_some() {
+        return Ok(());
+    }
+    if let Some(reason) = corrections::ended(&mut *tx, task.job).await? {
+        outbox::insert(tx, task.job, &Message::Update(Box::new(corrected(task, reason)))).await?;
+    }
+    Ok(())
+}
+
+fn corrected(task: &Task, reason: String) -> JobView {
+    let succeeded = task.state == TaskState::Succeeded;
+    JobView {
+        sequence: 2,
+        state: if succeeded { JobState::Succeeded } else { JobState::Failed },
+        phase: reason,
+        waiting_for: String::new(),
+        allowed_actions: Vec::new(),
+        problems: task.error.iter().filter(|_| !succeeded).cloned().collect(),
+        progress_percent: 100,
+        report: None,
+    }
+}
+
+/// Events are missing: reads the tasks of all open runs instead, and follows from the oldest event that is kept.
+async fn start_over(runtime: &Runtime, epoch: i64) -> Result<(), Failure> {
+    tracing::warn!(
+        "job-tracker no longer has the events after our token; comparing open runs with their jobs"
+    );
+    runtime.write(move |tx| Box::pin(cursor::start_over(tx, epoch))).await?;
+    for run in runs::open(&mut *runtime.reader().await?).await? {
+        if let Err(error) = compare(runtime, run.id).await {
+            tracing::warn!(%error, run = %run.id, "a run could not be compared with its job");
+        }
+    }
+    Ok(())
+}
+
+/// Tells a run the ends of all its tasks, as its job has them. What it knows already changes nothing.
+pub(super) async fn compare(runtime: &Runtime, run: RunId) -> Result<(), ApiError> {
+    let mut page = None;
+    loop {
+        let tasks = runtime.0.jobs.list_tasks(run, PAGE, page).await?;
+        for task in tasks.items.iter().filter(|task| has_ended(task)) {
+            if let Some(event) = task::event(task, now()) {
+                runtime.tell(run, event).await?;
+            }
+        }
+        match tasks.next {
+            Some(next) => page = Some(next),
+            None => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Asks for what crate `recovery` finds to be put right, each thing once.
+//!
+//! ```text
+//!   items + facts of connected hosts + open runs ── corrections (pure) ──▶ one job with one task each, by key
+//!                                                └─ none for a host ─▶ its boot id is settled
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sqlx::PgConnection;
+use understudy_ids::{HostName, Uuid};
+use understudy_recovery::{
+    plan::Executor,
+    reconcile::{self, Correction, HostFacts, ItemFact, MachineFact},
+};
+use understudy_recovery_api::Resource;
+
+use super::{
+    Runtime,
+    gather::is_connected,
+    inventory::{Activity, ItemFacts, Role},
+    message::Message,
+    now,
+    outbox::single_task_job,
+};
+use crate::store::{
+    Failure, corrections,
+    hosts::{self, HostRecord},
+    items, outbox, policies, runs,
+};
+
+/// Leases that a correction may lose before it counts as failed; it is asked for again later.
+const MAX_ATTEMPTS: u32 = 5;
+
+pub async fn round(runtime: &Runtime) -> Result<(), Failure> {
+    runtime.write(|tx| Box::pin(correct(tx))).await
+}
+
+async fn correct(tx: &mut PgConnection) -> Result<(), Failure> {
+    let now = now();
+    let hosts = hosts::list(tx, "", "", i64::MAX).await?;
+    let facts: BTreeMap<HostName, HostFacts> = hosts
+        .iter()
+        .filter(|host| is_connected(host, now))
+        .filter_map(|host| Some((host.name.clone(), host_facts(host)?)))
+        .collect();
+    let items = item_records(tx, &hosts).await?;
+    let open = runs::as_open(&runs::open(tx).await?);
+    let found = reconcile::corrections(&items, &facts, &open);
+    let unsettled: BTreeSet<&HostName> = found.iter().map(|correction| &correction.host).collect();
+    for correction in &found {
+        ask(tx, correction).await?;
+    }
+    let hosts: Vec<String> = facts.keys().map(ToString::to_string).collect();
+    let wanted: Vec<String> = found.iter().map(|correction| correction.key.clone()).collect();
+    corrections::forget_others(tx, &hosts, &wanted).await?;
+    for (host, told) in facts.iter().filter(|(host, _)| !unsettled.contains(host)) {
+        hosts::settled(tx, host, &told.boot_id).await?;
+    }
+    Ok(())
+}
+
+async fn ask(tx: &mut PgConnection, correction: &Correction) -> Result<(), Failure> {
+    let job = Uuid::now_v7();
+    if !corrections::insert(tx, &correction.key, &correction.host, job, &correction.reason).await? {
+        return Ok(());
+    }
+    tracing::info!(key = correction.key, host = %correction.host, reason = correction.reason, "correcting");
+    metrics::counter!("orchestrator_corrections_total").increment(1);
+    let create = single_task_job("reconcile", correction.host.to_resource(), correction.reason.clone());
+    outbox::insert(tx, job, &create).await?;
+    let task = Message::Enqueue {
+        key: correction.key.clone(),
+        title: correction.reason.clone(),
+        executor: Executor::Host(correction.host.clone()),
+        action: correction.action.clone(),
+        max_attempts: MAX_ATTEMPTS,
+        traceparent: None,
+    };
+    outbox::insert(tx, job, &task).await
+}
+
+async fn item_records(
+    tx: &mut PgConnection,
+    hosts: &[HostRecord],
+) -> Result<Vec<reconcile::ItemRecord>, Failure> {
+    let mut records = Vec::new();
+    for item in items::list(tx, "", i64::MAX).await? {
+        let Some(policy) = policies::get(tx, &item.policy).await? else { continue };
+        let Some(standby) = hosts.iter().find(|host| host.name == item.standby_host) else { continue };
+        records.push(reconcile::ItemRecord {
+            name: item.name.clone(),
+            state: item.state,
+            generation: item.generation,
+            active_host: item.active_host.clone(),
+            standby_host: item.standby_host.clone(),
+            machine: item.machine.name,
+            disks: item.disks,
+            interval: policy.interval,
+            peer_endpoint: standby.sink_endpoint.clone(),
+        });
+    }
+    Ok(records)
+}
+
+fn host_facts(host: &HostRecord) -> Option<HostFacts> {
+    let heard = host.heard.as_ref()?;
+    let inventory = &heard.inventory;
+    Some(HostFacts {
+        host: host.name.clone(),
+        boot_id: inventory.boot_id.clone(),
+        settled_boot_id: heard.settled_boot_id.clone(),
+        machines: inventory
+            .machines
+            .iter()
+            .map(|machine| MachineFact {
+                name: machine.name.clone(),
+                power: machine.power,
+                item: machine.item.as_ref().map(|(item, _)| item.clone()),
+                generation: machine.item.as_ref().map(|(_, generation)| *generation),
+                test_run: machine.test_run,
+            })
+            .collect(),
+        items: inventory.items.iter().map(item_fact).collect(),
+        test_networks: inventory.test_networks.clone(),
+    })
+}
+
+fn item_fact(facts: &ItemFacts) -> ItemFact {
+    ItemFact {
+        item: facts.item.clone(),
+        generation: facts.generation,
+        role: match facts.role {
+            Role::Source => reconcile::Role::Source,
+            Role::Target => reconcile::Role::Target,
+            Role::Fenced => reconcile::Role::Fenced,
+        },
+        replicating: facts.replication.as_ref().is_some_and(|r| r.activity != Activity::Stopped),
+        latest_point: facts.points.iter().map(|p| p.seq).max(),
+    }
+}

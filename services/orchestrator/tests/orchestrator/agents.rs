@@ -1,0 +1,466 @@
+//! Agents that play along: they lease real tasks and keep a small model of their hosts, which they tell as facts.
+//!
+//! What the model does not do is decide anything: a task that is not allowed by the model's state panics, and the task's outcome
+//! is then unknown.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use futures::{StreamExt, stream::BoxStream};
+use tokio::sync::watch;
+use understudy_ids::{Generation, HostName, ItemName, MachineName, PointSeq, Problem, UnixMicros, Uuid};
+use understudy_jobs_api::{Handler, LeasedTask, Outcome, TaskContext};
+use understudy_network_api::{NetworkAction, NetworkTask, NetworkTaskResult};
+use understudy_replication::BlockDigest;
+use understudy_replication_api::{
+    Action, AgentTask, AgentTaskResult, Disk, DiskRoot, Facts, FactsSource, IsolationResult, ItemFacts,
+    ItemRole, Machine, Nic, PointDisk, PowerState, RecoveryPoint, ReplicationFacts, ReplicationState,
+};
+use understudy_rpc::ApiError;
+
+pub fn now() -> UnixMicros {
+    SystemTime::now().into()
+}
+
+/// All hosts of the test, and what was done on them.
+pub struct Estate {
+    model: Mutex<Model>,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Model {
+    hosts: BTreeMap<HostName, Facts>,
+    /// Who replicates to whom.
+    peers: BTreeMap<ItemName, HostName>,
+    /// Every task that was carried out: host, what, run and key.
+    done: Vec<Done>,
+    /// Actions that are kept waiting.
+    held: BTreeSet<&'static str>,
+    /// Actions that wait now.
+    waiting: BTreeSet<&'static str>,
+    /// Actions that fail, and how often still.
+    failing: BTreeMap<&'static str, u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Done {
+    pub what: String,
+    pub host: String,
+    pub run: Uuid,
+    pub key: String,
+}
+
+impl Estate {
+    pub fn new(hosts: &[&str]) -> Arc<Self> {
+        let estate = Self { model: Mutex::default(), changed: watch::Sender::new(0) };
+        for host in hosts {
+            let name: HostName = host.parse().unwrap();
+            estate.model.lock().unwrap().hosts.insert(name.clone(), empty(name));
+        }
+        Arc::new(estate)
+    }
+
+    /// Changes the facts of a host and tells everyone.
+    pub fn change(&self, host: &str, change: impl FnOnce(&mut Facts)) {
+        change(self.model.lock().unwrap().hosts.get_mut(&host.parse().unwrap()).unwrap());
+        self.tell();
+    }
+
+    fn tell(&self) {
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    pub fn facts(&self, host: &str) -> Facts {
+        self.told(&host.parse().unwrap())
+    }
+
+    fn told(&self, host: &HostName) -> Facts {
+        Facts { time: now(), ..self.model.lock().unwrap().hosts[host].clone() }
+    }
+
+    pub fn add_machine(&self, host: &str, machine: &str, disks: &[&str], nic: u8) {
+        let machine = Machine {
+            name: machine.parse().unwrap(),
+            uuid: Uuid::new_v5(&Uuid::nil(), machine.as_bytes()),
+            power: PowerState::Running,
+            vcpus: 1,
+            memory_bytes: 1 << 28,
+            disks: disks
+                .iter()
+                .map(|disk| Disk {
+                    name: disk.parse().unwrap(),
+                    size: 1 << 30,
+                    format: "qcow2".into(),
+                    serial: None,
+                    replicable: true,
+                })
+                .collect(),
+            nics: vec![Nic {
+                mac: format!("52:54:00:00:00:{nic:02x}").parse().unwrap(),
+                network: Some("prod".parse().unwrap()),
+                addresses: vec![format!("192.168.50.{nic}").parse().unwrap()],
+            }],
+            item: None,
+            test_run: None,
+        };
+        self.change(host, |facts| facts.machines.push(machine));
+    }
+
+    /// Actions of this name wait until [`Estate::release`].
+    pub fn hold(&self, what: &'static str) {
+        self.model.lock().unwrap().held.insert(what);
+    }
+
+    pub fn release(&self, what: &'static str) {
+        self.model.lock().unwrap().held.remove(what);
+        self.tell();
+    }
+
+    /// The next `times` actions of this name fail.
+    pub fn fail(&self, what: &'static str, times: u32) {
+        self.model.lock().unwrap().failing.insert(what, times);
+    }
+
+    /// Everything that was carried out for `run`.
+    pub fn done(&self, run: Uuid) -> Vec<Done> {
+        let model = self.model.lock().unwrap();
+        model.done.iter().filter(|done| done.run == run).cloned().collect()
+    }
+
+    pub fn machine(&self, host: &str, name: &str) -> Option<Machine> {
+        self.facts(host).machines.into_iter().find(|m| m.name.as_str() == name)
+    }
+
+    /// Whether an action of this name is at a closed gate.
+    pub fn is_waiting(&self, what: &'static str) -> bool {
+        self.model.lock().unwrap().waiting.contains(what)
+    }
+
+    async fn pass_gate(&self, what: &'static str) {
+        let mut changed = self.changed.subscribe();
+        self.model.lock().unwrap().waiting.insert(what);
+        changed.wait_for(|_| !self.model.lock().unwrap().held.contains(what)).await.unwrap();
+        self.model.lock().unwrap().waiting.remove(what);
+    }
+
+    fn must_fail(&self, what: &str) -> bool {
+        let mut model = self.model.lock().unwrap();
+        match model.failing.get_mut(what) {
+            Some(left) if *left > 0 => {
+                *left -= 1;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+fn empty(host: HostName) -> Facts {
+    Facts {
+        host,
+        time: now(),
+        hypervisor: "simulated".into(),
+        cpus: 4,
+        memory_bytes: 1 << 33,
+        store_free_bytes: 1 << 40,
+        machines: Vec::new(),
+        networks: vec!["prod".parse().unwrap()],
+        items: Vec::new(),
+        test_networks: Vec::new(),
+        boot_id: "boot-1".into(),
+    }
+}
+
+/// Tells the facts of one host.
+pub struct Teller {
+    pub estate: Arc<Estate>,
+    pub host: HostName,
+}
+
+#[async_trait]
+impl FactsSource for Teller {
+    async fn facts(&self) -> Result<Facts, ApiError> {
+        Ok(self.estate.told(&self.host))
+    }
+
+    fn watch(&self) -> BoxStream<'static, Facts> {
+        let (estate, host) = (self.estate.clone(), self.host.clone());
+        let mut changed = estate.changed.subscribe();
+        changed.mark_changed();
+        futures::stream::unfold((estate, host, changed), |(estate, host, mut changed)| async move {
+            let _ = tokio::time::timeout(Duration::from_millis(500), changed.changed()).await;
+            Some((estate.told(&host), (estate, host, changed)))
+        })
+        .boxed()
+    }
+}
+
+/// Does the tasks of one host.
+pub struct Hand {
+    pub estate: Arc<Estate>,
+    pub host: HostName,
+}
+
+#[async_trait]
+impl Handler for Hand {
+    async fn handle(&self, leased: LeasedTask, context: TaskContext) -> Outcome {
+        let task = AgentTask::from_any(&leased.payload).unwrap();
+        let what = task.action.name();
+        tokio::select! {
+            () = self.estate.pass_gate(what) => {}
+            () = context.stopped().cancelled() => {
+                return Outcome::Failed(Problem::new("CANCELLED", &leased.key, "told to stop", ""));
+            }
+        }
+        if self.estate.must_fail(what) {
+            return Outcome::Failed(Problem::new("BROKEN", &leased.key, "it was told to fail", "Repair it."));
+        }
+        let result = {
+            let mut model = self.estate.model.lock().unwrap();
+            let done = Done {
+                what: what.to_owned(),
+                host: self.host.to_string(),
+                run: task.run,
+                key: leased.key.clone(),
+            };
+            model.done.push(done);
+            model.act(&self.host, task)
+        };
+        self.estate.tell();
+        match result {
+            Ok(result) => Outcome::Succeeded(result.to_any()),
+            Err(problem) => Outcome::Failed(problem),
+        }
+    }
+}
+
+/// Does network-mapper's tasks: everything succeeds.
+pub struct MapperHand {
+    pub estate: Arc<Estate>,
+}
+
+#[async_trait]
+impl Handler for MapperHand {
+    async fn handle(&self, leased: LeasedTask, _: TaskContext) -> Outcome {
+        let task = NetworkTask::from_payload(&leased.payload).unwrap();
+        let (what, result) = match task.action {
+            NetworkAction::ReserveAddresses { .. } => ("reserve-addresses", NetworkTaskResult::Reserved),
+            NetworkAction::ReleaseRun => {
+                ("release-run", NetworkTaskResult::Released { addresses: 1, test_networks: 0 })
+            }
+        };
+        if self.estate.must_fail(what) {
+            return Outcome::Failed(Problem::new("BROKEN", &leased.key, "it was told to fail", "Repair it."));
+        }
+        let done =
+            Done { what: what.to_owned(), host: "network-mapper".into(), run: task.run, key: leased.key };
+        self.estate.model.lock().unwrap().done.push(done);
+        Outcome::Succeeded(result.to_payload())
+    }
+}
+
+impl Model {
+    fn host(&mut self, host: &HostName) -> &mut Facts {
+        self.hosts.get_mut(host).unwrap()
+    }
+
+    fn item(
+        &mut self,
+        host: &HostName,
+        item: &ItemName,
+        generation: Generation,
+        role: ItemRole,
+    ) -> &mut ItemFacts {
+        let facts = self.host(host);
+        let index = facts.items.iter().position(|i| i.item == *item).unwrap_or_else(|| {
+            let item = item.clone();
+            facts.items.push(ItemFacts { item, generation, role, replication: None, points: Vec::new() });
+            facts.items.len() - 1
+        });
+        let known = &mut facts.items[index];
+        assert!(known.generation <= generation, "{host} was asked about {item} at an old generation");
+        known.generation = generation;
+        known.role = role;
+        known
+    }
+
+    fn machine(&mut self, host: &HostName, name: &MachineName) -> &mut Machine {
+        let missing = format!("{host} has no machine {name}");
+        self.host(host).machines.iter_mut().find(|m| m.name == *name).expect(&missing)
+    }
+
+    /// A new point of the item at `target`.
+    fn add_point(&mut self, target: &HostName, item: &ItemName, generation: Generation) -> RecoveryPoint {
+        let points =
+            self.hosts.values().flat_map(|h| &h.items).filter(|i| i.item == *item).flat_map(|i| &i.points);
+        let seq = points.map(|p| p.seq).max().map_or(PointSeq::new(1), PointSeq::next);
+        let disk = PointDisk {
+            name: "vda".parse().unwrap(),
+            size: 1 << 30,
+            changed_bytes: 1 << 16,
+            root: BlockDigest::new([seq.get() as u8; 32]),
+        };
+        let point = RecoveryPoint {
+            seq,
+            instant: now(),
+            received: now(),
+            generation,
+            disks: vec![disk],
+            is_base: false,
+            pinned: false,
+        };
+        let held = self.item(target, item, generation, ItemRole::Target);
+        held.points.push(point.clone());
+        point
+    }
+
+    fn roots(&self, machine: &Machine) -> AgentTaskResult {
+        let root = |disk: &Disk| DiskRoot { disk: disk.name.clone(), root: BlockDigest::new([7; 32]) };
+        AgentTaskResult::DiskDigests(machine.disks.iter().map(root).collect())
+    }
+
+    fn act(&mut self, host: &HostName, task: AgentTask) -> Result<AgentTaskResult, Problem> {
+        let AgentTask { item, generation, run, action } = task;
+        match action {
+            Action::PrepareReplica { .. } => {
+                self.item(host, &item, generation, ItemRole::Target);
+            }
+            Action::StartReplication(start) => {
+                self.peers.insert(item.clone(), start.peer_host.clone());
+                self.machine(host, &start.machine).item = Some((item.clone(), generation));
+                let point = self.add_point(&start.peer_host, &item, generation);
+                let source = self.item(host, &item, generation, ItemRole::Source);
+                source.replication = Some(steady(point.seq));
+            }
+            Action::StopReplication { .. } => {
+                let source = self.item(host, &item, generation, ItemRole::Source);
+                source.replication = source
+                    .replication
+                    .take()
+                    .map(|r| ReplicationFacts { state: ReplicationState::Stopped, ..r });
+            }
+            Action::RemoveReplica => self.host(host).items.retain(|i| i.item != item),
+            Action::Fence { .. } => {
+                let known = self.item(host, &item, generation, ItemRole::Fenced);
+                known.replication = None;
+                for machine in self.host(host).machines.iter_mut() {
+                    if machine.item.as_ref().is_some_and(|(owner, _)| *owner == item) {
+                        machine.power = PowerState::ShutOff;
+                    }
+                }
+            }
+            Action::ShutDownMachine { machine, .. } => {
+                self.machine(host, &machine).power = PowerState::ShutOff;
+                return Ok(AgentTaskResult::MachineStopped { by_guest: true, time: now() });
+            }
+            Action::SyncFinal { machine } => {
+                assert_eq!(self.machine(host, &machine).power, PowerState::ShutOff);
+                let peer = self.peers[&item].clone();
+                let point = self.add_point(&peer, &item, generation);
+                return Ok(AgentTaskResult::FinalPoint {
+                    seq: point.seq,
+                    instant: point.instant,
+                    sent_bytes: 65536,
+                });
+            }
+            Action::DigestDisks { machine } => {
+                let machine = self.machine(host, &machine).clone();
+                return Ok(self.roots(&machine));
+            }
+            Action::VerifyPoint { .. } => {
+                let machine = self.template(&item);
+                return Ok(self.roots(&machine));
+            }
+            Action::CreateTestMachine { name, .. } => {
+                let machine = Machine {
+                    name: name.clone(),
+                    uuid: Uuid::new_v4(),
+                    power: PowerState::ShutOff,
+                    item: None,
+                    test_run: Some(run),
+                    ..self.template(&item)
+                };
+                let facts = self.host(host);
+                facts.machines.retain(|m| m.name != name);
+                facts.machines.push(machine);
+                let instant = now();
+                return Ok(AgentTaskResult::MachineCreated { machine: name, seq: PointSeq::new(1), instant });
+            }
+            Action::PromotePoint { seq, .. } => {
+                let template = self.template(&item);
+                self.item(host, &item, generation, ItemRole::Source);
+                let machine = Machine {
+                    power: PowerState::ShutOff,
+                    item: Some((item.clone(), generation)),
+                    test_run: None,
+                    ..template
+                };
+                let name = machine.name.clone();
+                let facts = self.host(host);
+                facts.machines.retain(|m| m.name != name);
+                facts.machines.push(machine);
+                return Ok(AgentTaskResult::MachineCreated { machine: name, seq, instant: now() });
+            }
+            Action::StartMachine { machine } => {
+                self.machine(host, &machine).power = PowerState::Running;
+                return Ok(AgentTaskResult::MachineStarted { time: now() });
+            }
+            Action::ProbeMachine { .. } => {
+                return Ok(AgentTaskResult::ProbeResult {
+                    reachable: true,
+                    after: Duration::from_millis(10),
+                });
+            }
+            Action::RemoveTestMachine { machine } => self.host(host).machines.retain(|m| m.name != machine),
+            Action::EnsureTestNetwork { name, .. } => {
+                let facts = self.host(host);
+                if !facts.test_networks.contains(&name) {
+                    facts.test_networks.push(name);
+                }
+            }
+            Action::ProbeIsolation { targets, .. } => {
+                return Ok(AgentTaskResult::IsolationResult(IsolationResult {
+                    ports: vec!["veth-test".into()],
+                    tried: targets,
+                    answered: Vec::new(),
+                    method: "played".into(),
+                }));
+            }
+            Action::RemoveTestNetwork { name } => self.host(host).test_networks.retain(|n| *n != name),
+            Action::AdoptDisks { machine, seq } => {
+                self.host(host).machines.retain(|m| m.name != machine);
+                self.item(host, &item, generation, ItemRole::Fenced).points.clear();
+                return Ok(AgentTaskResult::Adopted { seq, bytes_read: 1 << 30 });
+            }
+            Action::CommitItem => {}
+        }
+        Ok(AgentTaskResult::Done)
+    }
+
+    /// The item's machine, wherever it is.
+    fn template(&self, item: &ItemName) -> Machine {
+        let all = self.hosts.values().flat_map(|host| &host.machines);
+        let mut own = all.filter(|m| m.test_run.is_none() && m.item.as_ref().is_some_and(|(i, _)| i == item));
+        own.next().expect("the item has a machine").clone()
+    }
+}
+
+fn steady(seq: PointSeq) -> ReplicationFacts {
+    ReplicationFacts {
+        state: ReplicationState::Steady,
+        last_seq: Some(seq),
+        last_instant: Some(now()),
+        sent_bytes: 0,
+        total_bytes: 0,
+        last_cycle_bytes: 65536,
+        last_cycle: Duration::from_millis(20),
+        last_cycle_kind: "full".into(),
+        cycles: 1,
+        last_error: None,
+    }
+}

@@ -1,0 +1,10 @@
+//! The orchestrator with a real Postgres and a real job-tracker; agents and network-mapper are played by the tests.
+
+mod agents;
+mod bad_input;
+mod crash;
+mod lifecycle;
+mod mapper;
+mod once;
+mod support;
+mod time_limits;

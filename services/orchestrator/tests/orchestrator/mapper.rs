@@ -1,0 +1,85 @@
+//! network-mapper as tests need it: it plans connections with the real rules, for one mapped network.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
+
+use async_trait::async_trait;
+use understudy_ids::{Problem, RunId, SiteName, Uuid};
+use understudy_netplan::{Addressing, Isolation, Mapping, NetworkRef, VmNetwork, plan};
+use understudy_network_api::{
+    AddressLease, ConnectionAnswer, ConnectionQuestion, NetworkApi, NetworkMapping, Page, PageRequest,
+    StoredNetwork,
+};
+use understudy_rpc::{ApiError, Identity};
+
+/// What it answers.
+#[derive(Default)]
+pub struct Mapper {
+    /// Said in place of a plan.
+    pub problems: Mutex<Vec<Problem>>,
+    pub away: Mutex<bool>,
+}
+
+fn network(site: &str) -> VmNetwork {
+    VmNetwork {
+        name: format!("sites/{site}/networks/prod").parse().unwrap(),
+        isolation: Isolation::None,
+        addressing: Addressing::Dhcp,
+        subnet: "192.168.50.0/24".parse().unwrap(),
+        gateway: Some("192.168.50.1".parse().unwrap()),
+        pool: None,
+        hypervisor_network: "prod".parse().unwrap(),
+        isolation_targets: vec!["192.168.50.2".parse().unwrap()],
+    }
+}
+
+fn unused() -> ApiError {
+    ApiError::failed_precondition("NOT_PLAYED", "the tests do not use this", "")
+}
+
+#[async_trait]
+impl NetworkApi for Mapper {
+    async fn plan_connections(&self, question: ConnectionQuestion) -> Result<ConnectionAnswer, ApiError> {
+        if *self.away.lock().unwrap() {
+            return Err(ApiError::unavailable("AWAY", "network-mapper is away", "wait"));
+        }
+        let problems = self.problems.lock().unwrap().clone();
+        if !problems.is_empty() {
+            return Ok(Err(problems));
+        }
+        let networks = [network("alpha"), network("bravo")];
+        let mappings = [Mapping { a: networks[0].name.clone(), b: networks[1].name.clone() }];
+        Ok(plan(question.purpose, &question.machines, &networks, &mappings, &BTreeSet::new()))
+    }
+
+    async fn create_network(&self, _: &Identity, _: VmNetwork, _: Uuid) -> Result<StoredNetwork, ApiError> {
+        Err(unused())
+    }
+    async fn network(&self, _: &NetworkRef) -> Result<StoredNetwork, ApiError> {
+        Err(unused())
+    }
+    async fn networks(&self, _: Option<SiteName>, _: PageRequest) -> Result<Page<StoredNetwork>, ApiError> {
+        Err(unused())
+    }
+    async fn delete_network(&self, _: &Identity, _: &NetworkRef, _: Uuid) -> Result<(), ApiError> {
+        Err(unused())
+    }
+    async fn create_mapping(&self, _: &Identity, _: Mapping, _: Uuid) -> Result<NetworkMapping, ApiError> {
+        Err(unused())
+    }
+    async fn mappings(&self, _: PageRequest) -> Result<Page<NetworkMapping>, ApiError> {
+        Err(unused())
+    }
+    async fn delete_mapping(&self, _: &Identity, _: Uuid, _: Uuid) -> Result<(), ApiError> {
+        Err(unused())
+    }
+    async fn leases(&self, _: Option<RunId>, _: PageRequest) -> Result<Page<AddressLease>, ApiError> {
+        Err(unused())
+    }
+}
+
+pub fn shared() -> Arc<Mapper> {
+    Arc::default()
+}

@@ -1,0 +1,104 @@
+//! What happens because time passes or because something is away.
+
+use std::collections::BTreeMap;
+
+use understudy_ids::Problem;
+use understudy_recovery_api::{ItemState, Operation, RunState};
+
+use crate::support::*;
+
+/// R-TF-6: a test that is not completed in time is completed by force, also when the orchestrator was started anew meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forgotten_test_is_completed_by_force() {
+    let mut stage = Stage::set().await;
+    let instance = stage.orchestrator().await;
+    stage.introduce(&instance.client).await;
+    protected(&instance.client, "web1").await;
+    let run = start(&instance.client, spec(Operation::TestFailover, &["web1"])).await.unwrap();
+    until(&instance.client, run.name, RunState::Waiting).await;
+    instance.crash();
+    stage.runs.test_limit_s = 1;
+    let instance = stage.orchestrator().await;
+    until(&instance.client, run.name, RunState::Succeeded).await;
+    assert_eq!(stage.estate.facts(BRAVO).machines, []);
+    let records = instance.client.list_audit_records(Default::default()).await.unwrap().entries;
+    assert_eq!(records[0].who, "orchestrator (test limit)");
+    eventually("the job says why", async || {
+        let notes = stage.jobs().list_notes(run.name).await.unwrap();
+        notes.iter().any(|note| note.text.contains("by force"))
+    })
+    .await;
+}
+
+/// R-UF-1: with network-mapper away, an unplanned failover goes by its last answer and says so; anything else waits for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unplanned_failover_works_without_network_mapper() {
+    let stage = Stage::set().await;
+    let instance = stage.orchestrator().await;
+    let client = &instance.client;
+    stage.introduce(client).await;
+    protected(client, "web1").await;
+    *stage.mapper.away.lock().unwrap() = true;
+    let preview = client.preview_run(spec(Operation::PlannedFailover, &["web1"])).await.unwrap();
+    assert_eq!(
+        preview.problems.iter().map(|p| p.reason.as_str()).collect::<Vec<_>>(),
+        ["NETWORK_MAPPER_AWAY"]
+    );
+    let mut spec = spec(Operation::UnplannedFailover, &["web1"]);
+    spec.primary_down_assertion = Some("alpha burnt down".into());
+    let preview = client.preview_run(spec.clone()).await.unwrap();
+    let connection = &preview.items[0].connections[0];
+    assert!(connection.network.ends_with("networks/prod"), "{connection:?}");
+    assert!(connection.reason.contains("cannot be asked now"), "{connection:?}");
+    let run = start(client, spec).await.unwrap();
+    until(client, run.name, RunState::Waiting).await;
+}
+
+/// R-PF-3: an error stops the run, which names it and goes on when it is retried.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_run_is_retried_or_cancelled() {
+    let stage = Stage::set().await;
+    let instance = stage.orchestrator().await;
+    let client = &instance.client;
+    stage.introduce(client).await;
+    protected(client, "web1").await;
+    protected(client, "db1").await;
+    stage.estate.fail("sync-final", 1);
+    let run = start(client, spec(Operation::PlannedFailover, &["web1"])).await.unwrap();
+    let failed = until(client, run.name, RunState::Failed).await;
+    assert_eq!(failed.problems.iter().map(|p| p.reason.as_str()).collect::<Vec<_>>(), ["BROKEN"]);
+    assert_eq!(client.get_item(&item("web1")).await.unwrap().run, Some(run.name));
+    client.retry_run(verb(run.name)).await.unwrap();
+    until(client, run.name, RunState::Waiting).await;
+    client.commit_run(verb(run.name)).await.unwrap();
+    until(client, run.name, RunState::Succeeded).await;
+
+    stage.estate.fail("sync-final", 1);
+    let run = start(client, spec(Operation::PlannedFailover, &["db1"])).await.unwrap();
+    until(client, run.name, RunState::Failed).await;
+    client.cancel_run(verb(run.name)).await.unwrap();
+    until(client, run.name, RunState::Cancelled).await;
+    let db1 = in_state(client, "db1", ItemState::Protected).await;
+    assert_eq!((db1.generation.get(), db1.active_host.to_string().as_str()), (1, ALPHA));
+    let machine = stage.estate.machine(ALPHA, "db1").unwrap();
+    assert_eq!(machine.power, understudy_replication_api::PowerState::Running);
+}
+
+/// Problems of network-mapper are shown beside ours, in one preview.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_preview_lists_the_problems_of_all_who_were_asked() {
+    let stage = Stage::set().await;
+    let instance = stage.orchestrator().await;
+    let client = &instance.client;
+    stage.introduce(client).await;
+    protected(client, "web1").await;
+    let unmapped = Problem::new("NETWORK_NOT_MAPPED", "protectedItems/web1", "no counterpart", "Map it.");
+    stage.mapper.problems.lock().unwrap().push(unmapped);
+    let mut spec = spec(Operation::TestFailover, &["web1", "unknown"]);
+    spec.points = BTreeMap::from([(item("web1"), understudy_ids::PointSeq::new(999))]);
+    let preview = client.preview_run(spec).await.unwrap();
+    let mut reasons: Vec<_> = preview.problems.iter().map(|p| p.reason.as_str()).collect();
+    reasons.sort_unstable();
+    assert_eq!(reasons, ["ITEM_NOT_FOUND", "NETWORK_NOT_MAPPED", "POINT_NOT_FOUND"]);
+    assert!(preview.digest.is_empty() && preview.steps.is_empty());
+}

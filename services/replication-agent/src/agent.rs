@@ -1,0 +1,165 @@
+//! One agent: its parts, put together, from start to end.
+//!
+//! ```text
+//!   ledger, store, hypervisor ─▶ sources (assignments taken up) ─▶ servers: control (facts), bulk (sink) ─▶ worker
+//!   shutdown: no more tasks and calls ─▶ cycles broken off, snapshots closed ─▶ end, all within the grace
+//! ```
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
+use understudy_hypervisor::{Hypervisor, libvirt::LibvirtHypervisor, simulated::SimulatedHypervisor};
+use understudy_jobs_api::{Queue, Worker};
+use understudy_replica_store::Store;
+use understudy_replication_api::{FILE_DESCRIPTOR_SET, facts_service, method, sink_service};
+use understudy_rpc::{
+    AccessRule, ClientConfig, ExpectedPeer, PeerKind, Profile, Server, ServerConfig, ServiceKind, connect,
+};
+
+use crate::{
+    config::{Config, HypervisorConfig},
+    facts::{FactsHub, Origins},
+    ledger::Ledger,
+    replica::Replica,
+    sink::Sink,
+    source::{self, Sources},
+    tasks::Tasks,
+};
+
+/// Who may call the control port. Operators look at facts when they look into a host.
+pub const CONTROL_RULES: &[AccessRule] = &[
+    AccessRule::new(method::GET_FACTS, &[PeerKind::Orchestrator, PeerKind::User]),
+    AccessRule::new(method::WATCH_FACTS, &[PeerKind::Orchestrator, PeerKind::User]),
+];
+
+/// Who may call the bulk port. Which agent may send which item is the sink's to judge.
+pub const BULK_RULES: &[AccessRule] = &[
+    AccessRule::new(method::NEGOTIATE, &[PeerKind::Agent]),
+    AccessRule::new(method::PUSH_POINT, &[PeerKind::Agent]),
+    AccessRule::new(method::READ_DIGESTS, &[PeerKind::Agent]),
+];
+
+/// An agent that has its ports and is not serving yet.
+pub struct Agent {
+    config: Config,
+    tasks: Tasks,
+    facts: FactsHub,
+    sources: Sources,
+    ledger: Ledger,
+    control: Server,
+    bulk: Server,
+    shutdown: CancellationToken,
+}
+
+impl Agent {
+    /// Opens what the configuration names. Nothing is replicated, served or leased yet.
+    pub async fn open(
+        config: Config,
+        hypervisor: Arc<dyn Hypervisor>,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let host = config.host_name()?;
+        let boot_id = config
+            .boot_id()
+            .with_context(|| format!("the boot id in {} cannot be read", config.boot_id_file.display()))?;
+        let ledger = Ledger::open(&config.state_dir, boot_id)?;
+        let store_dir = config.store_dir.clone();
+        let store = tokio::task::spawn_blocking(move || Store::open(&store_dir)).await??;
+        let replica = Replica::new(store);
+        let sink = Sink::new(ledger.clone(), replica.clone());
+        let sources = Sources::new(hypervisor.clone(), ledger.clone(), config.tls.clone());
+        let origins = Origins {
+            host,
+            hypervisor: hypervisor.clone(),
+            replica: replica.clone(),
+            ledger: ledger.clone(),
+            sources: sources.clone(),
+            sink: sink.clone(),
+        };
+        let facts = FactsHub::new(origins, shutdown.clone());
+        let control = Server::bind(ServerConfig::new(config.control_listen, config.tls.clone()))
+            .await?
+            .add_service(facts_service(Arc::new(facts.clone())), CONTROL_RULES)
+            .descriptors(FILE_DESCRIPTOR_SET);
+        let bulk = ServerConfig {
+            profile: Profile::Bulk,
+            ..ServerConfig::new(config.bulk_listen, config.tls.clone())
+        };
+        let bulk = Server::bind(bulk)
+            .await?
+            .add_service(sink_service(Arc::new(sink)), BULK_RULES)
+            .descriptors(FILE_DESCRIPTOR_SET);
+        let tasks = Tasks::new(hypervisor, replica, ledger.clone(), sources.clone(), facts.clone());
+        Ok(Self { config, tasks, facts, sources, ledger, control, bulk, shutdown })
+    }
+
+    /// Serves `/metrics` of the process on the control port.
+    #[must_use]
+    pub fn metrics(mut self, render: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        self.control = self.control.metrics(render);
+        self
+    }
+
+    /// The actions, for whoever performs tasks without a job-tracker.
+    pub fn tasks(&self) -> Tasks {
+        self.tasks.clone()
+    }
+
+    pub fn facts(&self) -> FactsHub {
+        self.facts.clone()
+    }
+
+    /// `https://address:port` of the bulk port.
+    pub fn bulk_endpoint(&self) -> String {
+        format!("https://{}", self.bulk.local_addr())
+    }
+
+    /// `https://address:port` of the control port.
+    pub fn control_endpoint(&self) -> String {
+        format!("https://{}", self.control.local_addr())
+    }
+
+    /// Runs until the shutdown that was given to [`Self::open`].
+    pub async fn run(self) -> anyhow::Result<()> {
+        let Self { config, tasks, facts, sources, ledger, control, bulk, shutdown } = self;
+        let tracker = ClientConfig::new(
+            &config.job_tracker,
+            config.tls.clone(),
+            ExpectedPeer::Service(ServiceKind::JobTracker),
+            understudy_jobs_api::FILE_DESCRIPTOR_SET,
+        );
+        let worker = Worker::new(connect(tracker)?);
+        let queue = Queue::Host(config.host_name()?);
+        source::resume(&sources, &ledger).await;
+        let gathering = tokio::spawn({
+            let facts = facts.clone();
+            async move { facts.run().await }
+        });
+        let working = worker.run(queue, config.slots, Arc::new(tasks), shutdown.clone());
+        let ending = async {
+            shutdown.cancelled().await;
+            let grace = Duration::from_secs(config.shutdown_grace_s);
+            if tokio::time::timeout(grace, sources.shut_down()).await.is_err() {
+                tracing::warn!(
+                    ?grace,
+                    "cycles did not end in time; what they left open is closed at the next start"
+                );
+            }
+        };
+        let (control, bulk, (), ()) =
+            tokio::join!(control.serve(shutdown.clone()), bulk.serve(shutdown.clone()), working, ending);
+        gathering.await?;
+        control?;
+        bulk?;
+        Ok(())
+    }
+}
+
+/// The driver that the configuration names.
+pub fn hypervisor(config: &HypervisorConfig) -> anyhow::Result<Arc<dyn Hypervisor>> {
+    match config {
+        HypervisorConfig::Libvirt(libvirt) => Ok(Arc::new(LibvirtHypervisor::new(libvirt.clone()))),
+        HypervisorConfig::Simulated(simulated) => Ok(Arc::new(SimulatedHypervisor::open(simulated.clone())?)),
+    }
+}

@@ -1,0 +1,118 @@
+//! The commands beside the service: `guard` and `install-hook`.
+//!
+//! They are short-lived processes that must not fail for lack of anything but their own files, so they share nothing with
+//! the service but its configuration.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+use understudy_service::{Sources, load};
+
+use crate::{config::Config, guard};
+
+#[derive(Parser)]
+#[command(name = "understudy-replication-agent")]
+struct Line {
+    /// The agent's configuration.
+    #[arg(
+        long,
+        global = true,
+        env = "UNDERSTUDY_CONFIG",
+        default_value = "/etc/understudy/replication-agent.toml"
+    )]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Answers libvirt's hook: whether a machine may start. The machine's description comes on standard input.
+    Guard {
+        machine: String,
+        operation: String,
+        sub_operation: String,
+        /// More that libvirt may pass.
+        rest: Vec<String>,
+    },
+    /// Writes the script through which libvirt asks the guard.
+    InstallHook {
+        /// Where libvirt looks for hooks.
+        #[arg(long, default_value = "/etc/libvirt/hooks")]
+        dir: PathBuf,
+    },
+}
+
+/// Runs the command that the process was called with; `None` when it was called as the service.
+pub fn run() -> Option<ExitCode> {
+    let arguments: Vec<String> =
+        std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();
+    if !names_a_command(&arguments) {
+        return None;
+    }
+    let Line { config, command } = Line::parse();
+    let done = match command {
+        Command::Guard { machine, operation, sub_operation, rest: _ } => {
+            answer(&config, &operation, &sub_operation)
+                .map_err(|why| format!("machine {machine} must not start here: {why}"))
+        }
+        Command::InstallHook { dir } => install(&config, &dir),
+    };
+    Some(match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("understudy: {why}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// Whether the first argument that is neither `--config` nor its value is one of the commands.
+fn names_a_command(arguments: &[String]) -> bool {
+    let rest = match arguments {
+        [flag, _, rest @ ..] if flag == "--config" => rest,
+        [flag, rest @ ..] if flag.starts_with("--config=") => rest,
+        all => all,
+    };
+    rest.first().is_some_and(|first| first == "guard" || first == "install-hook")
+}
+
+fn answer(config: &Path, operation: &str, sub_operation: &str) -> Result<(), String> {
+    guard::answer(|| read(config), operation, sub_operation, io::stdin().lock())
+}
+
+fn install(config: &Path, dir: &Path) -> Result<(), String> {
+    // Mistakes show now and not when a machine is to start.
+    read(config)?;
+    let program = std::env::current_exe().map_err(|e| format!("this program's path is not known: {e}"))?;
+    let config = config.canonicalize().map_err(|e| format!("{}: {e}", config.display()))?;
+    let path =
+        guard::install(dir, &program, &config).map_err(|e| format!("the hook was not installed: {e}"))?;
+    println!("installed {}; restart libvirtd if there was no such file before", path.display());
+    Ok(())
+}
+
+fn read(file: &Path) -> Result<Config, String> {
+    load(&Sources { file: Some(file.to_owned()), set: Vec::new() }).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_told_from_the_service_wherever_the_configuration_is_named() {
+        let is =
+            |line: &str| names_a_command(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+        assert!(
+            is("guard web1 prepare begin -")
+                && is("--config a.toml install-hook --dir /x")
+                && is("--config=a guard m p b")
+        );
+        assert!(!is("") && !is("--config a.toml") && !is("--config guard") && !is("--check --config a.toml"));
+    }
+}

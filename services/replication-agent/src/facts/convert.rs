@@ -1,0 +1,61 @@
+//! From what drivers and store know to what is told.
+
+use understudy_hypervisor::{self as hypervisor, TagRole};
+use understudy_replica_store::{PointInfo, PointKind};
+use understudy_replication_api::{Disk, Machine, Nic, PointDisk, PowerState, RecoveryPoint};
+
+pub fn machine(machine: &hypervisor::Machine) -> Machine {
+    let hypervisor::Machine { name, uuid, power, hardware, tag, autostart: _ } = machine;
+    Machine {
+        name: name.clone(),
+        uuid: *uuid,
+        power: match power {
+            hypervisor::PowerState::Running => PowerState::Running,
+            hypervisor::PowerState::Paused => PowerState::Paused,
+            hypervisor::PowerState::ShutOff => PowerState::ShutOff,
+            hypervisor::PowerState::Unknown => PowerState::Unknown,
+        },
+        vcpus: hardware.vcpus,
+        memory_bytes: hardware.memory_bytes,
+        disks: hardware.disks.iter().map(disk).collect(),
+        nics: hardware.nics.iter().map(nic).collect(),
+        item: tag.as_ref().map(|tag| (tag.item.clone(), tag.generation)),
+        test_run: tag.as_ref().and_then(|tag| match tag.role {
+            TagRole::Test { run } => Some(run),
+            TagRole::Active => None,
+        }),
+    }
+}
+
+fn disk(disk: &hypervisor::DiskHardware) -> Disk {
+    let hypervisor::DiskHardware { name, bus: _, serial, size_bytes, file, format } = disk;
+    Disk {
+        name: name.clone(),
+        size: *size_bytes,
+        format: format.clone(),
+        serial: serial.clone(),
+        replicable: file.is_some(),
+    }
+}
+
+fn nic(nic: &hypervisor::NicHardware) -> Nic {
+    let hypervisor::NicHardware { mac, model: _, network, addresses } = nic;
+    Nic { mac: *mac, network: network.clone(), addresses: addresses.clone() }
+}
+
+pub fn point(point: PointInfo) -> RecoveryPoint {
+    let PointInfo { manifest, pins, damaged_blocks: _ } = point;
+    RecoveryPoint {
+        seq: manifest.seq,
+        instant: manifest.instant,
+        received: manifest.received,
+        generation: manifest.generation,
+        disks: manifest
+            .disks
+            .into_iter()
+            .map(|d| PointDisk { name: d.name, size: d.size, changed_bytes: d.changed_bytes, root: d.root })
+            .collect(),
+        is_base: manifest.kind == PointKind::Base,
+        pinned: !pins.is_empty(),
+    }
+}

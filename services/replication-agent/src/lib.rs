@@ -1,0 +1,25 @@
+//! The agent of one host: reads changed blocks, receives recovery points, drives the hypervisor, tells facts.
+//!
+//! ```text
+//!   job-tracker ──tasks──▶ tasks/ ──┬─▶ ledger/    what this host is to each item, at which generation
+//!                                   ├─▶ source/    replication loops ══ points ══▶ peer agent
+//!                                   ├─▶ replica    points, branches, promotions on disk ◀══ sink/ ◀══ peer agent
+//!                                   └─▶ hypervisor machines, snapshots, test networks
+//!   orchestrator ◀──facts── facts/ ◀── all of them
+//!   libvirtd ──may it start?──▶ guard/ ◀── ledger's files
+//! ```
+//!
+//! Promises: goes on replicating, fenced and correct, when the control plane is gone (invariant 13); does nothing at a
+//! generation lower than one it has seen (invariant 4); every task may be done again at any time (invariant 3).
+
+pub mod agent;
+pub mod command;
+pub mod config;
+mod descriptor;
+pub mod facts;
+pub mod guard;
+pub mod ledger;
+pub mod replica;
+pub mod sink;
+pub mod source;
+pub mod tasks;

@@ -1,0 +1,188 @@
+//! Writing one point: the stream on one side, a thread that may block on the other, a bounded queue between them.
+//!
+//! ```text
+//!   parts ─▶ queue of 8 (back-pressure to the sender's window) ─▶ writer thread: verify, write ─▶ sync each 64 MiB ─▶ watermark
+//!                                                                   │ Finish: finish ─▶ receipt
+//!                                                                   └ queue ends without Finish: sync, keep the partial
+//! ```
+
+use std::collections::BTreeMap;
+
+use futures::StreamExt;
+use tokio::sync::mpsc;
+use understudy_ids::DiskName;
+use understudy_replica_store::{self as store, Consistency, DiskSpec, PointWriter, Store};
+use understudy_replication::{
+    BLOCK_SIZE, BlockDigest, CheckpointName,
+    extents::{block_count, block_range},
+};
+use understudy_replication_api::{
+    PartStream,
+    sink::{Begin, DIGEST_BYTES, Part, Receipt, Watermark},
+};
+use understudy_rpc::ApiError;
+
+use super::{now, store_error};
+use crate::replica::Replica;
+
+/// Parts between the connection and the writer.
+const QUEUE: usize = 8;
+/// Payload between two syncs, bytes.
+const SYNC_EVERY: u64 = 64 << 20;
+
+/// Receives a point. When the peer goes away, what was received is made durable and kept.
+pub async fn receive(
+    replica: &Replica,
+    begin: Begin,
+    mut parts: PartStream,
+    durable: mpsc::Sender<Watermark>,
+) -> Result<Receipt, ApiError> {
+    let (queue, queued) = mpsc::channel(QUEUE);
+    let store = replica.store().clone();
+    let writing = tokio::task::spawn_blocking(move || write(&store, begin, queued, &durable));
+    let feed = async move {
+        while let Some(part) = parts.next().await {
+            let part = part?;
+            let last = matches!(part, Part::Finish { .. });
+            // A writer that is gone has failed; its own error says why.
+            if queue.send(part).await.is_err() || last {
+                break;
+            }
+        }
+        Ok::<(), ApiError>(())
+    };
+    let fed = feed.await;
+    let written = writing.await.map_err(ApiError::internal)?;
+    match (written, fed) {
+        (Err(Failure::Cut), Err(broken)) => Err(broken),
+        (Err(Failure::Cut), Ok(())) => {
+            Err(ApiError::aborted("NOT_FINISHED", "the stream ended before the point did", "send the rest"))
+        }
+        (Err(Failure::Refused(error)), _) => Err(error),
+        (Ok(receipt), _) => Ok(receipt),
+    }
+}
+
+enum Failure {
+    /// The peer went away; the partial stays.
+    Cut,
+    Refused(ApiError),
+}
+
+impl From<store::StoreError> for Failure {
+    fn from(error: store::StoreError) -> Self {
+        Self::Refused(store_error(error))
+    }
+}
+
+/// Runs on a thread that may block.
+fn write(
+    store: &Store,
+    begin: Begin,
+    mut queue: mpsc::Receiver<Part>,
+    durable: &mpsc::Sender<Watermark>,
+) -> Result<Receipt, Failure> {
+    let disks: Vec<(DiskName, u64)> = begin.disks.iter().map(|d| (d.name.clone(), d.size)).collect();
+    let (seq, item) = (begin.seq, begin.item.clone());
+    let mut writer = open(store, begin)?;
+    let mut received = Received { payload: 0, unsynced: 0, at: Watermark::default() };
+    while let Some(part) = queue.blocking_recv() {
+        if let Part::Finish { sent_bytes } = part {
+            if sent_bytes != received.payload {
+                let message = format!("{} bytes of {item} arrived, {sent_bytes} were sent", received.payload);
+                return Err(Failure::Refused(ApiError::aborted(
+                    "BYTES_MISSING",
+                    message,
+                    "send the point again",
+                )));
+            }
+            let roots = roots(&writer, &disks)?;
+            let in_order = disks.iter().filter_map(|(name, _)| roots.get(name).copied()).collect();
+            writer.finish(&roots, now())?;
+            tracing::info!(%item, %seq, bytes = received.payload, "point received");
+            metrics::counter!("understudy_replication_received_bytes_total", "item" => item.to_string())
+                .increment(received.payload);
+            return Ok(Receipt { seq, roots: in_order });
+        }
+        received.take(&mut writer, &disks, &part)?;
+        if received.unsynced >= SYNC_EVERY {
+            writer.sync()?;
+            received.unsynced = 0;
+            // A peer that does not read its watermarks loses nothing but the news.
+            let _ = durable.try_send(received.at);
+        }
+    }
+    if let Err(error) = writer.sync() {
+        tracing::warn!(%item, %seq, %error, "what a cut transfer had brought could not be kept");
+    }
+    Err(Failure::Cut)
+}
+
+fn open(store: &Store, begin: Begin) -> Result<PointWriter, Failure> {
+    let machine = serde_json::from_str(&begin.machine_json).map_err(|e| {
+        let message = format!("the machine's description is not JSON: {e}");
+        Failure::Refused(ApiError::invalid_argument("BAD_MACHINE", message, "send what the contract says"))
+    })?;
+    let resume = begin.resume;
+    let begin = store::Begin {
+        item: begin.item,
+        generation: begin.generation,
+        seq: begin.seq,
+        parent: begin.parent,
+        disks: begin.disks.into_iter().map(|d| DiskSpec { name: d.name, size: d.size }).collect(),
+        checkpoint: CheckpointName::new(begin.checkpoint),
+        instant: begin.instant,
+        consistency: Consistency::Crash,
+        machine,
+    };
+    Ok(if resume { store.resume(begin)? } else { store.begin(begin)? })
+}
+
+/// The roots of what was received. Each block was compared with the source's digest as it came.
+fn roots(
+    writer: &PointWriter,
+    disks: &[(DiskName, u64)],
+) -> Result<BTreeMap<DiskName, BlockDigest>, Failure> {
+    disks.iter().map(|(name, _)| Ok((name.clone(), writer.digests(name)?.root()))).collect()
+}
+
+struct Received {
+    payload: u64,
+    unsynced: u64,
+    at: Watermark,
+}
+
+impl Received {
+    /// Parts come checked for order and bounds.
+    fn take(
+        &mut self,
+        writer: &mut PointWriter,
+        disks: &[(DiskName, u64)],
+        part: &Part,
+    ) -> Result<(), Failure> {
+        match part {
+            Part::Data { disk, offset, payload, digests } => {
+                let (name, size) = &disks[*disk];
+                let first = offset / BLOCK_SIZE;
+                let (digests, _) = digests.as_chunks::<DIGEST_BYTES>();
+                let contents = payload.chunks_exact(BLOCK_SIZE as usize);
+                for ((block, content), digest) in (first..).zip(contents).zip(digests) {
+                    // The padding of a disk's last block is not the disk's.
+                    let content = &content[..block_range(block, *size).len() as usize];
+                    writer.write_block(name, block, content, &BlockDigest::new(*digest))?;
+                }
+                let length = payload.len() as u64;
+                self.payload += length;
+                self.unsynced += length;
+                self.at = Watermark { disk: *disk, offset: (offset + length).min(*size) };
+            }
+            Part::Zero { disk, offset, length } => {
+                let (name, size) = &disks[*disk];
+                writer.write_zero(name, offset / BLOCK_SIZE, block_count(offset + length))?;
+                self.at = Watermark { disk: *disk, offset: (offset + length).min(*size) };
+            }
+            Part::Finish { .. } => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,92 @@
+//! Machines: shut down, start, probe.
+
+use std::{net::IpAddr, time::Duration};
+
+use tokio::time::Instant;
+use understudy_hypervisor::{MachineTag, PowerState, TagRole};
+use understudy_ids::{MachineName, NetworkName};
+use understudy_jobs_api::TaskContext;
+use understudy_replication_api::AgentTaskResult;
+
+use super::{Result, Scope, TaskError, Tasks, no_machine, not_ours, now, stopped};
+
+/// One question to an address takes at most this long, so that progress is told and a stop is heard.
+const QUESTION: Duration = Duration::from_secs(2);
+/// Between two questions that are answered at once by "no".
+const PAUSE: Duration = Duration::from_millis(300);
+
+impl Tasks {
+    /// The machine is off.
+    pub(super) async fn shut_down_machine(
+        &self,
+        scope: &Scope,
+        name: &MachineName,
+        grace: Duration,
+        then_power_off: bool,
+    ) -> Result {
+        let machine = self.machine(name).await?.ok_or_else(|| no_machine(name))?;
+        if machine.tag.as_ref().is_none_or(|t| t.item != scope.item) {
+            return Err(not_ours(&machine, &scope.item));
+        }
+        if machine.power == PowerState::ShutOff {
+            return Ok(AgentTaskResult::MachineStopped { by_guest: false, time: now() });
+        }
+        let by_guest = self.hypervisor.shut_down(name, grace).await?;
+        if !by_guest && !then_power_off {
+            let message = format!("the guest of {name} did not shut down within {grace:?} and runs on");
+            let remedy = "Shut it down inside the guest, allow a longer grace, or allow powering it off.";
+            return Err(TaskError::failed("GUEST_DID_NOT_SHUT_DOWN", message, remedy));
+        }
+        if !by_guest {
+            self.hypervisor.power_off(name).await?;
+        }
+        Ok(AgentTaskResult::MachineStopped { by_guest, time: now() })
+    }
+
+    /// The machine runs. For the item's own machine the confirmation is written first: the guard asks for it (R-FO-7).
+    pub(super) async fn start_machine(&self, scope: &Scope, name: &MachineName) -> Result {
+        let machine = self.machine(name).await?.ok_or_else(|| no_machine(name))?;
+        let tag = machine
+            .tag
+            .clone()
+            .filter(|t| t.item == scope.item)
+            .ok_or_else(|| not_ours(&machine, &scope.item))?;
+        if tag.role == TagRole::Active {
+            if tag.generation != scope.generation {
+                let tag = MachineTag { generation: scope.generation, ..tag };
+                self.hypervisor.set_tag(name, Some(&tag)).await?;
+            }
+            self.ledger.confirm(&scope.item, scope.generation).await?;
+        }
+        self.hypervisor.start(name).await?;
+        Ok(AgentTaskResult::MachineStarted { time: now() })
+    }
+
+    /// Asks until there is an answer or the limit has passed; both are results.
+    pub(super) async fn probe_machine(
+        &self,
+        network: NetworkName,
+        address: IpAddr,
+        port: Option<u16>,
+        limit: Duration,
+        context: &TaskContext,
+    ) -> Result {
+        let began = Instant::now();
+        loop {
+            let left = limit.saturating_sub(began.elapsed());
+            let asked = Instant::now();
+            let asking = self.hypervisor.probe_address(&network, address, port, QUESTION.min(left));
+            let reachable = asking.await.map_err(TaskError::of_question)?;
+            let after = began.elapsed();
+            if reachable || after >= limit {
+                return Ok(AgentTaskResult::ProbeResult { reachable, after });
+            }
+            let percent = (after.as_secs_f64() / limit.as_secs_f64().max(0.001) * 100.0) as u32;
+            context.progress(percent, format!("{address} does not answer yet, {} s", after.as_secs()));
+            tokio::select! {
+                () = tokio::time::sleep_until(asked + PAUSE) => {}
+                () = context.stopped().cancelled() => return Err(stopped()),
+            }
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Doing what tasks ask for: one place decides whether a task may act, one file per group acts.
+//!
+//! ```text
+//!   leased task ─▶ read ─▶ item's lock ─▶ generation, role (ledger, fsync) ─▶ action ─▶ result, or failed · unknown · retry
+//!                                            │ lower: STALE_GENERATION
+//!                                            └ side changed: the item's replication loop is ended first
+//! ```
+//! Promise: an action says what must be true; done again, or after a kill at any point, it comes to the same end
+//! (invariant 3). Nothing acts below a generation that was seen (invariant 4).
+
+mod machine;
+mod outcome;
+mod place;
+mod point;
+mod rehearsal;
+mod replication;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use async_trait::async_trait;
+use tokio::sync::OwnedMutexGuard;
+use understudy_hypervisor::{Hypervisor, Machine, TagRole};
+use understudy_ids::{Generation, ItemName, MachineName, RunId, UnixMicros};
+use understudy_jobs_api::{Handler, LeasedTask, Outcome, TaskContext};
+use understudy_replica_store as store;
+use understudy_replication_api::{Action, AgentTask, AgentTaskResult};
+
+use crate::{
+    facts::FactsHub,
+    ledger::{ItemRecord, Ledger, LedgerError, Role, Verb},
+    replica::Replica,
+    source::Sources,
+};
+pub use outcome::TaskError;
+use outcome::outcome;
+
+/// What the actions act on.
+#[derive(Clone)]
+pub struct Tasks {
+    pub hypervisor: Arc<dyn Hypervisor>,
+    pub replica: Replica,
+    pub ledger: Ledger,
+    pub sources: Sources,
+    pub facts: FactsHub,
+    locks: Arc<Mutex<HashMap<ItemName, Arc<tokio::sync::Mutex<()>>>>>,
+}
+
+/// On whose behalf an action acts.
+#[derive(Debug, Clone)]
+struct Scope {
+    item: ItemName,
+    generation: Generation,
+    run: RunId,
+}
+
+type Result<T = AgentTaskResult> = std::result::Result<T, TaskError>;
+
+#[async_trait]
+impl Handler for Tasks {
+    async fn handle(&self, leased: LeasedTask, context: TaskContext) -> Outcome {
+        let task = match AgentTask::from_any(&leased.payload) {
+            Ok(task) => task,
+            Err(error) => {
+                let remedy = "Run the same version of orchestrator and agent.";
+                let error =
+                    TaskError::failed("BAD_TASK", format!("the task is not understood: {error}"), remedy);
+                return outcome(Err(error), &leased.key);
+            }
+        };
+        let subject = format!("protectedItems/{}", task.item);
+        let action = task.action.name();
+        tracing::info!(item = %task.item, generation = %task.generation, action, "task begins");
+        let result = self.perform(task, &context).await;
+        match &result {
+            Ok(_) => tracing::info!(action, "task done"),
+            Err(error) => tracing::warn!(action, ?error, "task not done"),
+        }
+        self.facts.nudge();
+        outcome(result, &subject)
+    }
+}
+
+impl Tasks {
+    pub fn new(
+        hypervisor: Arc<dyn Hypervisor>,
+        replica: Replica,
+        ledger: Ledger,
+        sources: Sources,
+        facts: FactsHub,
+    ) -> Self {
+        Self { hypervisor, replica, ledger, sources, facts, locks: Arc::default() }
+    }
+
+    /// Does one task.
+    pub async fn perform(&self, task: AgentTask, context: &TaskContext) -> Result {
+        let AgentTask { item, generation, run, action } = task;
+        let scope = Scope { item, generation, run };
+        // Probes change nothing and last long, so they keep nobody waiting.
+        if let Action::ProbeMachine { network, address, port, limit, .. } = action {
+            return self.probe_machine(network, address, port, limit, context).await;
+        }
+        let _lock = tokio::select! {
+            lock = self.lock(&scope.item) => lock,
+            () = context.stopped().cancelled() => return Err(stopped()),
+        };
+        if let Some(verb) = self.verb(&action).await? {
+            self.admit(&scope, verb).await?;
+        }
+        self.act(&scope, action, context).await
+    }
+
+    async fn act(&self, scope: &Scope, action: Action, context: &TaskContext) -> Result {
+        match action {
+            Action::PrepareReplica { disks, retention } => {
+                self.prepare_replica(scope, disks, retention).await
+            }
+            Action::RemoveReplica => self.remove_replica(scope).await,
+            Action::StartReplication(asked) => self.start_replication(scope, asked).await,
+            Action::StopReplication { forget } => self.stop_replication(scope, forget).await,
+            Action::SyncFinal { machine } => self.sync_final(scope, &machine, context).await,
+            Action::DigestDisks { machine } => self.digest_disks(scope, machine, context).await,
+            Action::Fence { power_off } => self.fence(scope, power_off).await,
+            Action::ShutDownMachine { machine, grace, then_power_off } => {
+                self.shut_down_machine(scope, &machine, grace, then_power_off).await
+            }
+            Action::StartMachine { machine } => self.start_machine(scope, &machine).await,
+            Action::ProbeMachine { network, address, port, limit, .. } => {
+                self.probe_machine(network, address, port, limit, context).await
+            }
+            Action::VerifyPoint { seq } => self.verify_point(scope, seq, context).await,
+            Action::PromotePoint { seq, nics } => self.promote_point(scope, seq, nics).await,
+            Action::AdoptDisks { machine, seq } => self.adopt_disks(scope, &machine, seq).await,
+            Action::CommitItem => self.commit_item(scope).await,
+            Action::CreateTestMachine { seq, name, nics } => {
+                self.create_test_machine(scope, seq, name, nics).await
+            }
+            Action::RemoveTestMachine { machine } => self.remove_test_machine(scope, &machine).await,
+            Action::EnsureTestNetwork { name, gateway, prefix_len, reservations } => {
+                self.ensure_test_network(scope, name, gateway, prefix_len, reservations).await
+            }
+            Action::ProbeIsolation { network, targets } => self.probe_isolation(&network, &targets).await,
+            Action::RemoveTestNetwork { name } => self.remove_test_network(&name).await,
+        }
+    }
+
+    /// What an action makes of this side. `None`: it may be done at any generation, because it takes away what a run made
+    /// and touches nothing else; a failover in between must not leave it behind.
+    async fn verb(&self, action: &Action) -> Result<Option<Verb>> {
+        Ok(Some(match action {
+            Action::RemoveTestMachine { .. } | Action::RemoveTestNetwork { .. } => return Ok(None),
+            Action::PrepareReplica { .. } | Action::AdoptDisks { .. } => Verb::Receive,
+            Action::StartReplication(_) | Action::PromotePoint { .. } => Verb::Activate,
+            Action::Fence { .. } => Verb::Fence,
+            Action::StartMachine { machine } => {
+                let is_test = |m: Machine| m.tag.is_some_and(|t| t.role != TagRole::Active);
+                if self.machine(machine).await?.is_some_and(is_test) { Verb::Keep } else { Verb::Activate }
+            }
+            _ => Verb::Keep,
+        }))
+    }
+
+    /// Writes down what the task makes of this side, here and in the store, and ends a loop that belongs to what was before.
+    async fn admit(&self, scope: &Scope, verb: Verb) -> Result<()> {
+        let before = self.ledger.get(&scope.item);
+        let admitted = self.ledger.admit(&scope.item, scope.generation, verb).await?;
+        let Some(now) = admitted else { return Ok(()) };
+        let place = |r: &ItemRecord| (r.generation, r.role);
+        if before.as_ref().map(place) != Some(place(&now)) {
+            tracing::info!(item = %now.item, generation = %now.generation, role = ?now.role, "place");
+            self.sources.stop(&scope.item).await;
+        }
+        let role = if now.role == Role::Source { store::Role::Active } else { store::Role::Standby };
+        let (item, generation) = (now.item, now.generation);
+        self.replica.call(move |store| store.record_generation(&item, generation, role)).await?;
+        Ok(())
+    }
+
+    async fn lock(&self, item: &ItemName) -> OwnedMutexGuard<()> {
+        let lock = {
+            // The map is whole at every moment, so a panic elsewhere does not spoil it.
+            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            locks.entry(item.clone()).or_default().clone()
+        };
+        lock.lock_owned().await
+    }
+
+    async fn machine(&self, name: &MachineName) -> Result<Option<Machine>> {
+        self.hypervisor.machine(name).await.map_err(TaskError::of_question)
+    }
+
+    /// The record of an item that the task's own admission made or found.
+    fn record(&self, scope: &Scope) -> Result<ItemRecord> {
+        self.ledger.get(&scope.item).ok_or_else(|| LedgerError::Unknown(scope.item.clone()).into())
+    }
+}
+
+fn now() -> UnixMicros {
+    SystemTime::now().into()
+}
+
+fn no_machine(name: &MachineName) -> TaskError {
+    let remedy = "Look at what the host has; the machine may have been removed by hand.";
+    TaskError::failed("NO_MACHINE", format!("machine {name} does not exist on this host"), remedy)
+}
+
+fn not_ours(machine: &Machine, item: &ItemName) -> TaskError {
+    let message = format!("machine {} does not belong to {item}", machine.name);
+    TaskError::failed("NOT_OURS", message, "Rename the machine that is in the way, or remove it.")
+}
+
+fn stopped() -> TaskError {
+    TaskError::retry(
+        "STOPPED",
+        "the task was told to stop before it was done",
+        "It is tried again unless it was cancelled.",
+    )
+}

@@ -1,0 +1,74 @@
+//! What this side is to an item: prepared, fenced, removed.
+
+use understudy_hypervisor::{PowerState, TagRole};
+use understudy_replication_api::{AgentTaskResult, DiskSize, Retention};
+
+use super::{Result, Scope, TaskError, Tasks};
+use crate::ledger::{self, Role};
+
+impl Tasks {
+    /// The agent is ready to receive points.
+    pub(super) async fn prepare_replica(
+        &self,
+        scope: &Scope,
+        disks: Vec<DiskSize>,
+        retention: Retention,
+    ) -> Result {
+        let item = scope.item.clone();
+        let (held, space) =
+            self.replica.call(move |store| Ok((store.points(&item)?.len(), store.space()?))).await?;
+        // A replica can grow to the size of its disks. One that is there already has what it has.
+        let needed: u64 = disks.iter().map(|d| d.size).sum();
+        if held == 0 && space.available < needed {
+            let message = format!(
+                "the disks of {} have {needed} bytes, the replica store has {} left",
+                scope.item, space.available
+            );
+            return Err(TaskError::failed(
+                "NO_SPACE",
+                message,
+                "Add space to the replica store, or choose another host.",
+            ));
+        }
+        let Retention { keep_count, keep_age } = retention;
+        let kept = ledger::Retention { keep_count, keep_age };
+        self.ledger.update(&scope.item, move |r| r.retention = kept).await?;
+        Ok(AgentTaskResult::Done)
+    }
+
+    /// Nothing of the item is in the store any more.
+    pub(super) async fn remove_replica(&self, scope: &Scope) -> Result {
+        if self.ledger.get(&scope.item).is_some_and(|r| r.role == Role::Source) {
+            let message = format!("{} is active on this host; its disks may be in the store", scope.item);
+            return Err(TaskError::failed("ACTIVE_HERE", message, "Remove the replica on the other side."));
+        }
+        let item = scope.item.clone();
+        self.replica.call(move |store| store.remove_item(&item)).await?;
+        self.ledger.remove(&scope.item).await?;
+        Ok(AgentTaskResult::Done)
+    }
+
+    /// The admission has written down that this side is fenced and has ended its loop; what is left is the machine.
+    pub(super) async fn fence(&self, scope: &Scope, power_off: bool) -> Result {
+        let inventory = self.hypervisor.inventory().await.map_err(TaskError::of_question)?;
+        let old = inventory.machines.into_iter().filter(|machine| {
+            let ours = |t: &understudy_hypervisor::MachineTag| {
+                t.item == scope.item && t.role == TagRole::Active && t.generation <= scope.generation
+            };
+            machine.tag.as_ref().is_some_and(ours)
+        });
+        for machine in old.filter(|m| m.power != PowerState::ShutOff) {
+            if !power_off {
+                let message = format!("machine {} of an older generation still runs", machine.name);
+                return Err(TaskError::failed(
+                    "MACHINE_RUNS",
+                    message,
+                    "Allow powering it off, or shut it down.",
+                ));
+            }
+            tracing::warn!(item = %scope.item, machine = %machine.name, "fenced machine is powered off");
+            self.hypervisor.power_off(&machine.name).await?;
+        }
+        Ok(AgentTaskResult::Done)
+    }
+}

@@ -1,0 +1,106 @@
+//! Tests: machines that branch off a point, and the isolated networks that they stand in (R-TF).
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use understudy_hypervisor::{
+    MachineDefinition, MachineTag, PowerState, Reservation, TagRole, TestNetworkDefinition,
+};
+use understudy_ids::{MachineName, NetworkName, PointSeq, Uuid};
+use understudy_replication_api::{AgentTaskResult, DhcpReservation, IsolationResult};
+
+use super::{
+    Result, Scope, TaskError, Tasks, not_ours,
+    point::{by_disk, check_nics, descriptor},
+};
+
+impl Tasks {
+    /// The test machine is defined from a branch of the point. Its Ethernet addresses are the real machine's, its name and
+    /// UUID are not (R-TF-3, R-TF-4).
+    pub(super) async fn create_test_machine(
+        &self,
+        scope: &Scope,
+        seq: Option<PointSeq>,
+        name: MachineName,
+        nics: Vec<Option<NetworkName>>,
+    ) -> Result {
+        // Asked again, "the latest" is the point that the run has a branch of already.
+        let (item, run) = (scope.item.clone(), scope.run);
+        let branches = self.replica.call(move |store| store.branches(&item)).await?;
+        let branched = branches.into_iter().find(|(of, _)| *of == run).map(|(_, seq)| seq);
+        let manifest = self.manifest(scope, seq.or(branched)).await?;
+        let descriptor = descriptor(&manifest)?;
+        check_nics(&descriptor, &nics)?;
+        let tag = MachineTag {
+            item: scope.item.clone(),
+            generation: scope.generation,
+            role: TagRole::Test { run: scope.run },
+        };
+        let (created, instant) = (manifest.seq, manifest.instant);
+        let result = AgentTaskResult::MachineCreated { machine: name.clone(), seq: created, instant };
+        let present = self.machine(&name).await?;
+        // The step is done again after the machine was started.
+        if present.as_ref().is_some_and(|m| m.power != PowerState::ShutOff && m.tag.as_ref() == Some(&tag)) {
+            return Ok(result);
+        }
+        let item = scope.item.clone();
+        let files = self.replica.call(move |store| store.branch(&item, created, run)).await?;
+        self.hypervisor
+            .define(&MachineDefinition {
+                uuid: Uuid::new_v5(&scope.run, scope.item.as_str().as_bytes()),
+                name,
+                hardware: descriptor.hardware,
+                disk_files: by_disk(files),
+                nic_networks: nics,
+                tag,
+            })
+            .await?;
+        Ok(result)
+    }
+
+    /// Nothing of the test machine is left (R-TF-5).
+    pub(super) async fn remove_test_machine(&self, scope: &Scope, name: &MachineName) -> Result {
+        if let Some(machine) = self.machine(name).await? {
+            let role = TagRole::Test { run: scope.run };
+            if machine.tag.as_ref().is_none_or(|t| t.item != scope.item || t.role != role) {
+                return Err(not_ours(&machine, &scope.item));
+            }
+            if machine.power != PowerState::ShutOff {
+                self.hypervisor.power_off(name).await?;
+            }
+            self.hypervisor.undefine(name).await?;
+        }
+        let (item, run) = (scope.item.clone(), scope.run);
+        self.replica.call(move |store| store.drop_branch(&item, run)).await?;
+        Ok(AgentTaskResult::Done)
+    }
+
+    pub(super) async fn ensure_test_network(
+        &self,
+        scope: &Scope,
+        name: NetworkName,
+        gateway: Ipv4Addr,
+        prefix_len: u8,
+        reservations: Vec<DhcpReservation>,
+    ) -> Result {
+        let reservations = reservations
+            .into_iter()
+            .map(|DhcpReservation { mac, address, host_name }| Reservation { mac, address, host_name })
+            .collect();
+        let definition = TestNetworkDefinition { name, run: scope.run, gateway, prefix_len, reservations };
+        self.hypervisor.ensure_test_network(&definition).await?;
+        Ok(AgentTaskResult::Done)
+    }
+
+    /// Whether anything outside answers is a result, not a failure; that it could not be tried is one (R-TF-9).
+    pub(super) async fn probe_isolation(&self, network: &NetworkName, targets: &[IpAddr]) -> Result {
+        let evidence =
+            self.hypervisor.probe_isolation(network, targets).await.map_err(TaskError::of_question)?;
+        let understudy_hypervisor::IsolationEvidence { ports, tried, answered, method } = evidence;
+        Ok(AgentTaskResult::IsolationResult(IsolationResult { ports, tried, answered, method }))
+    }
+
+    pub(super) async fn remove_test_network(&self, name: &NetworkName) -> Result {
+        self.hypervisor.remove_test_network(name).await?;
+        Ok(AgentTaskResult::Done)
+    }
+}

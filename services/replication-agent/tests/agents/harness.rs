@@ -1,0 +1,431 @@
+//! Two hosts, a link between them that can be cut, and a machine whose content the test knows.
+
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+use understudy_hypervisor::{
+    Bus, DiskHardware, Firmware, Hardware, Hypervisor, MachineDefinition, MachineTag, NicHardware, TagRole,
+    simulated::{self, SimulatedHypervisor},
+};
+use understudy_ids::{DiskName, Generation, HostName, ItemName, MachineName, PointSeq, Uuid};
+use understudy_jobs_api::TaskContext;
+use understudy_pki::{Authority, Identity, Validity};
+use understudy_replica_store::qcow2::{Chain, Writer};
+use understudy_replication_agent::{
+    agent::Agent,
+    config::{Config, HypervisorConfig},
+    ledger::{ItemRecord, read_record},
+    tasks::{TaskError, Tasks},
+};
+use understudy_replication_api::{
+    Action, AgentTask, AgentTaskResult, DiskSize, Facts, FactsSource, ItemFacts, Retention, StartReplication,
+};
+use understudy_rpc::TlsFiles;
+
+pub const BLOCK: u64 = 65_536;
+/// Long enough for a slow machine, short enough to notice a hang.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub fn item() -> ItemName {
+    "web1".parse().unwrap()
+}
+
+pub fn machine() -> MachineName {
+    "web1".parse().unwrap()
+}
+
+pub fn disk(name: &str) -> DiskName {
+    name.parse().unwrap()
+}
+
+pub const fn generation(n: u64) -> Generation {
+    Generation::new(n)
+}
+
+/// Polls until `condition` gives something.
+pub fn wait<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(began.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A TCP relay whose target may move and which can cut the connection after so many bytes.
+pub struct Link {
+    pub address: SocketAddr,
+    target: Arc<Mutex<Option<SocketAddr>>>,
+    /// Bytes that may still pass towards the target.
+    budget: Arc<AtomicI64>,
+    passed: Arc<AtomicU64>,
+}
+
+impl Link {
+    fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let link = Self {
+            address: listener.local_addr().unwrap(),
+            target: Arc::default(),
+            budget: Arc::new(AtomicI64::new(i64::MAX)),
+            passed: Arc::default(),
+        };
+        let (target, budget, passed) = (link.target.clone(), link.budget.clone(), link.passed.clone());
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let Some(address) = *target.lock().unwrap() else { continue };
+                let Ok(server) = TcpStream::connect(address) else { continue };
+                let (up, down) =
+                    ((client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client));
+                let (budget, passed) = (budget.clone(), passed.clone());
+                std::thread::spawn(move || {
+                    relay(up.0, up.1, |n| {
+                        passed.fetch_add(n as u64, Ordering::Relaxed);
+                        budget.fetch_sub(n as i64, Ordering::Relaxed) > n as i64
+                    })
+                });
+                std::thread::spawn(move || relay(down.0, down.1, |_| true));
+            }
+        });
+        link
+    }
+
+    /// After so many more bytes every connection breaks, and new ones with the next byte.
+    pub fn cut_after(&self, bytes: i64) {
+        self.budget.store(bytes, Ordering::Relaxed);
+    }
+
+    pub fn mend(&self) {
+        self.budget.store(i64::MAX, Ordering::Relaxed);
+    }
+
+    pub fn is_cut(&self) -> bool {
+        self.budget.load(Ordering::Relaxed) <= 0
+    }
+
+    /// Bytes that have passed towards the target.
+    pub fn passed(&self) -> u64 {
+        self.passed.load(Ordering::Relaxed)
+    }
+}
+
+fn relay(mut from: TcpStream, mut to: TcpStream, may_pass: impl Fn(usize) -> bool) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(n) = from.read(&mut buffer) {
+        if n == 0 || !may_pass(n) || to.write_all(&buffer[..n]).is_err() {
+            break;
+        }
+    }
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+/// A host with its agent, which may be down.
+pub struct Host {
+    pub name: HostName,
+    pub dir: PathBuf,
+    pub hypervisor: SimulatedHypervisor,
+    /// Where peers find this host's sink, whatever port the agent has.
+    pub link: Link,
+    tls: TlsFiles,
+    outside: Runtime,
+    agent: Option<(Runtime, Tasks, understudy_replication_agent::facts::FactsHub, CancellationToken)>,
+}
+
+impl Host {
+    fn new(root: &Path, authority: &Authority, name: &str) -> Self {
+        let name: HostName = name.parse().unwrap();
+        let dir = root.join(name.host());
+        let identity = Identity::Agent(name.clone());
+        let validity = Validity::starting(std::time::SystemTime::now().into(), Validity::DEFAULT);
+        authority.issue_to(&identity, validity, &dir.join("pki"), "agent").unwrap();
+        let file = |f: &str| dir.join("pki").join(f);
+        let tls = TlsFiles { ca: file("ca.pem"), certificate: file("agent.pem"), key: file("agent.key") };
+        std::fs::write(dir.join("boot"), "boot-1\n").unwrap();
+        let hypervisor = SimulatedHypervisor::open(simulated::Config::new(dir.join("machines"))).unwrap();
+        let outside =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        Self { name, dir, hypervisor, link: Link::new(), tls, outside, agent: None }
+    }
+
+    pub fn config(&self) -> Config {
+        Config {
+            site: self.name.site().clone(),
+            host: self.name.host().to_owned(),
+            store_dir: self.dir.join("store"),
+            state_dir: self.dir.join("state"),
+            tls: self.tls.clone(),
+            control_listen: "127.0.0.1:0".parse().unwrap(),
+            bulk_listen: "127.0.0.1:0".parse().unwrap(),
+            job_tracker: "https://127.0.0.1:1".to_owned(),
+            hypervisor: HypervisorConfig::Simulated(simulated::Config::new(self.dir.join("machines"))),
+            slots: 2,
+            boot_id_file: self.dir.join("boot"),
+            shutdown_grace_s: 2,
+            telemetry: Default::default(),
+        }
+    }
+
+    pub fn start_agent(&mut self) {
+        assert!(self.agent.is_none(), "the agent runs already");
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let shutdown = CancellationToken::new();
+        let opened =
+            runtime.block_on(Agent::open(self.config(), Arc::new(self.hypervisor.clone()), shutdown.clone()));
+        let agent = opened.unwrap();
+        let port = agent.bulk_endpoint().rsplit(':').next().unwrap().parse().unwrap();
+        *self.link.target.lock().unwrap() = Some(SocketAddr::from(([127, 0, 0, 1], port)));
+        let (tasks, facts) = (agent.tasks(), agent.facts());
+        runtime.spawn(agent.run());
+        self.agent = Some((runtime, tasks, facts, shutdown));
+    }
+
+    /// The agent's process is gone from one moment to the next; what its guests do goes on.
+    pub fn kill_agent(&mut self) {
+        *self.link.target.lock().unwrap() = None;
+        if let Some((runtime, ..)) = self.agent.take() {
+            runtime.shutdown_timeout(Duration::from_secs(5));
+        }
+    }
+
+    pub fn perform(&self, generation: u64, run: Uuid, action: Action) -> Result<AgentTaskResult, TaskError> {
+        let (runtime, tasks, ..) = self.agent.as_ref().expect("the agent runs");
+        let task = AgentTask { item: item(), generation: Generation::new(generation), run, action };
+        // As it travels.
+        let task = AgentTask::from_any(&task.to_any()).unwrap();
+        let (context, ..) = TaskContext::detached();
+        runtime.block_on(tasks.perform(task, &context))
+    }
+
+    /// Performs a task twice: it must come to the same end (invariant 3).
+    pub fn twice(&self, generation: u64, run: Uuid, action: Action) -> AgentTaskResult {
+        let name = action.name();
+        let first = self.perform(generation, run, action.clone()).unwrap_or_else(|e| panic!("{name}: {e:?}"));
+        let second = self.perform(generation, run, action).unwrap_or_else(|e| panic!("{name} again: {e:?}"));
+        assert_eq!(std::mem::discriminant(&first), std::mem::discriminant(&second), "{name}");
+        first
+    }
+
+    pub fn facts(&self) -> Facts {
+        let (runtime, _, facts, _) = self.agent.as_ref().expect("the agent runs");
+        runtime.block_on(facts.facts()).unwrap()
+    }
+
+    pub fn item_facts(&self) -> Option<ItemFacts> {
+        self.facts().items.into_iter().find(|i| i.item == item())
+    }
+
+    pub fn record(&self) -> Option<ItemRecord> {
+        read_record(&self.dir.join("state"), &item()).unwrap()
+    }
+
+    /// The numbers of the points in the store, read from the files.
+    pub fn points(&self) -> Vec<u64> {
+        let Ok(entries) = std::fs::read_dir(self.dir.join("store/items/web1/points")) else {
+            return Vec::new();
+        };
+        let mut found: Vec<u64> = entries
+            .flatten()
+            .filter(|e| e.path().join("manifest.json").exists())
+            .filter_map(|e| e.file_name().to_str().and_then(|n| n.parse().ok()))
+            .collect();
+        found.sort_unstable();
+        found
+    }
+
+    pub fn latest(&self) -> u64 {
+        self.points().last().copied().unwrap_or(0)
+    }
+
+    /// The content of a point's disk, read through its files.
+    pub fn content(&self, seq: u64, name: &str) -> Vec<u8> {
+        read(&self.dir.join(format!("store/items/web1/points/{seq}/disk-{name}.qcow2")))
+    }
+
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.outside.block_on(future)
+    }
+
+    pub fn power(&self, name: &MachineName) -> Option<understudy_hypervisor::PowerState> {
+        self.block_on(self.hypervisor.machine(name)).unwrap().map(|m| m.power)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.kill_agent();
+    }
+}
+
+pub fn read(path: &Path) -> Vec<u8> {
+    let mut chain = Chain::open(path).unwrap();
+    let mut content = vec![0; chain.size() as usize];
+    for (n, part) in content.chunks_mut(BLOCK as usize).enumerate() {
+        chain.read(n as u64 * BLOCK, part).unwrap();
+    }
+    content
+}
+
+/// What the machine's disks hold, as the test knows it.
+pub struct Model {
+    pub disks: BTreeMap<&'static str, Vec<u8>>,
+    random: u64,
+}
+
+impl Model {
+    fn next(&mut self, below: u64) -> u64 {
+        // xorshift64: the test needs variety, not quality.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % below
+    }
+
+    /// Writes `count` times somewhere, as the guest and in the model.
+    pub fn write(&mut self, host: &Host, count: usize) {
+        for _ in 0..count {
+            let names: Vec<&'static str> = self.disks.keys().copied().collect();
+            let name = names[self.next(names.len() as u64) as usize];
+            let size = self.disks[name].len() as u64;
+            let length = 512 * (1 + self.next(300));
+            let offset = self.next((size - length) / 512) * 512;
+            let byte = self.next(4) as u8;
+            let bytes = vec![byte; length as usize];
+            host.hypervisor.guest_write(&machine(), &disk(name), offset, &bytes).unwrap();
+            self.disks.get_mut(name).unwrap()[offset as usize..][..length as usize].copy_from_slice(&bytes);
+        }
+    }
+
+    /// Whether a point at `host` is the model.
+    pub fn is_at(&self, host: &Host, seq: u64) -> bool {
+        self.disks.iter().all(|(name, content)| host.content(seq, name) == *content)
+    }
+}
+
+/// Two sites.
+pub struct World {
+    pub alpha: Host,
+    pub bravo: Host,
+    pub model: Model,
+    pub run: Uuid,
+    _root: tempfile::TempDir,
+}
+
+impl World {
+    /// A machine with `mib` MiB of random data on `vda` and a small second disk runs at alpha. Both agents run.
+    pub fn new(mib: u64) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let validity = Validity::starting(std::time::SystemTime::now().into(), Validity::AUTHORITY);
+        let authority = Authority::create(&root.path().join("ca"), validity).unwrap();
+        let mut alpha = Host::new(root.path(), &authority, "alpha/alpha-h1");
+        let mut bravo = Host::new(root.path(), &authority, "bravo/bravo-h1");
+        let mut model = Model { disks: BTreeMap::new(), random: 0x9e37_79b9_7f4a_7c15 };
+        // The second disk ends inside a block.
+        let sizes = [("vda", (mib << 20) + (4 << 20), mib << 20), ("vdb", (1 << 20) + 512, 0)];
+        for (name, size, filled) in sizes {
+            let content = make_disk(&alpha.dir.join(format!("{name}.qcow2")), size, filled, &mut model);
+            model.disks.insert(name, content);
+        }
+        define(&alpha);
+        alpha.block_on(alpha.hypervisor.start(&machine())).unwrap();
+        alpha.start_agent();
+        bravo.start_agent();
+        Self { alpha, bravo, model, run: Uuid::from_u128(7), _root: root }
+    }
+
+    /// Bravo is prepared and alpha replicates to it.
+    pub fn protect(&self, interval: Duration) {
+        self.bravo.twice(
+            1,
+            self.run,
+            Action::PrepareReplica { disks: self.sizes(), retention: Retention::default() },
+        );
+        self.alpha.twice(1, self.run, self.replicate(&self.bravo, interval));
+    }
+
+    pub fn sizes(&self) -> Vec<DiskSize> {
+        self.model.disks.iter().map(|(n, c)| DiskSize { name: disk(n), size: c.len() as u64 }).collect()
+    }
+
+    pub fn replicate(&self, to: &Host, interval: Duration) -> Action {
+        Action::StartReplication(StartReplication {
+            machine: machine(),
+            disks: vec![disk("vda"), disk("vdb")],
+            peer_host: to.name.clone(),
+            peer_endpoint: format!("https://{}", to.link.address),
+            interval,
+        })
+    }
+
+    /// Waits for a point at bravo that was begun after now. Returns its number.
+    pub fn next_point(&self) -> u64 {
+        let before = self.bravo.latest();
+        // The one that is under way may be of an earlier instant.
+        wait("two more points", || Some(self.bravo.latest()).filter(|n| *n >= before + 2))
+    }
+
+    pub fn seq(n: u64) -> PointSeq {
+        PointSeq::new(n)
+    }
+}
+
+fn make_disk(path: &Path, size: u64, filled: u64, model: &mut Model) -> Vec<u8> {
+    let mut writer = Writer::create(path, size, None).unwrap();
+    let mut content = vec![0u8; size as usize];
+    for cluster in 0..filled / BLOCK {
+        let block = &mut content[(cluster * BLOCK) as usize..][..BLOCK as usize];
+        for word in block.chunks_exact_mut(8) {
+            word.copy_from_slice(&(1 + model.next(u64::MAX - 1)).to_le_bytes());
+        }
+        writer.write(cluster, block).unwrap();
+    }
+    writer.finish().unwrap();
+    content
+}
+
+fn define(host: &Host) {
+    let disk_hardware = |name: &str| DiskHardware {
+        name: disk(name),
+        bus: Bus::Virtio,
+        serial: Some(format!("serial-{name}")),
+        size_bytes: 0,
+        file: None,
+        format: "qcow2".to_owned(),
+    };
+    let definition = MachineDefinition {
+        name: machine(),
+        uuid: Uuid::from_u128(0x1234),
+        hardware: Hardware {
+            vcpus: 1,
+            memory_bytes: 64 << 20,
+            machine_type: "pc".to_owned(),
+            firmware: Firmware::Bios,
+            disks: vec![disk_hardware("vda"), disk_hardware("vdb")],
+            nics: vec![NicHardware {
+                mac: "52:54:00:00:00:01".parse().unwrap(),
+                model: "virtio".to_owned(),
+                network: None,
+                addresses: Vec::new(),
+            }],
+        },
+        disk_files: ["vda", "vdb"].map(|n| (disk(n), host.dir.join(format!("{n}.qcow2")))).into(),
+        nic_networks: vec![None],
+        tag: MachineTag { item: item(), generation: generation(1), role: TagRole::Active },
+    };
+    host.block_on(host.hypervisor.define(&definition)).unwrap();
+    host.block_on(host.hypervisor.set_tag(&machine(), None)).unwrap();
+}

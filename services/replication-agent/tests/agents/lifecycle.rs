@@ -1,0 +1,128 @@
+//! The tasks of a failover and back, each done twice.
+
+use std::time::Duration;
+
+use understudy_hypervisor::{Hypervisor, PowerState};
+use understudy_ids::MachineName;
+use understudy_replication_agent::ledger::Role;
+use understudy_replication_api::{Action, AgentTaskResult};
+
+use crate::harness::{BLOCK, Host, World, disk, machine, read, wait};
+
+const SHORT: Duration = Duration::from_millis(150);
+
+fn roots(
+    host: &Host,
+    generation: u64,
+    run: understudy_ids::Uuid,
+    action: Action,
+) -> Vec<understudy_replication_api::DiskRoot> {
+    match host.twice(generation, run, action) {
+        AgentTaskResult::DiskDigests(mut roots) => {
+            roots.sort_by(|a, b| a.disk.cmp(&b.disk));
+            roots
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// R-PF-2, R-FO-4, R-FO-6, R-UF-5, R-FB-1: over and back, with no byte lost and only differences shipped.
+#[test]
+fn planned_failover_and_reverse_replication_ship_what_differs_and_lose_nothing() {
+    let mut world = World::new(24);
+    world.protect(SHORT);
+    wait("a point", || Some(()).filter(|()| world.bravo.latest() > 0));
+    world.model.write(&world.alpha, 30);
+    let run = world.run;
+    let (alpha, bravo) = (&world.alpha, &world.bravo);
+
+    let stop =
+        Action::ShutDownMachine { machine: machine(), grace: Duration::from_secs(5), then_power_off: true };
+    alpha.twice(1, run, stop);
+    let AgentTaskResult::FinalPoint { .. } = alpha.twice(1, run, Action::SyncFinal { machine: machine() })
+    else {
+        panic!("no final point")
+    };
+    let last = bravo.latest();
+    assert!(world.model.is_at(bravo, last), "the final point is not the machine");
+    let source = roots(alpha, 1, run, Action::DigestDisks { machine: machine() });
+    let target = roots(bravo, 1, run, Action::VerifyPoint { seq: World::seq(last) });
+    assert_eq!(source, target);
+
+    bravo.twice(2, run, Action::PromotePoint { seq: World::seq(last), nics: vec![None] });
+    alpha.twice(2, run, Action::Fence { power_off: true });
+    bravo.twice(2, run, Action::StartMachine { machine: machine() });
+    assert_eq!(bravo.power(&machine()), Some(PowerState::Running));
+    let promoted = bravo.block_on(bravo.hypervisor.machine(&machine())).unwrap().unwrap();
+    let original = alpha.block_on(alpha.hypervisor.machine(&machine())).unwrap().unwrap();
+    assert_eq!(promoted.uuid, original.uuid);
+    assert_eq!(promoted.hardware.nics[0].mac, original.hardware.nics[0].mac);
+    let serials = |m: &understudy_hypervisor::Machine| {
+        m.hardware.disks.iter().map(|d| d.serial.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(serials(&promoted), serials(&original));
+    bravo.twice(2, run, Action::CommitItem);
+
+    // Reverse: the old disks are the base, what bravo wrote since is all that crosses.
+    let base = last + 10;
+    alpha.twice(2, run, Action::AdoptDisks { machine: machine(), seq: World::seq(base) });
+    assert_eq!(alpha.record().unwrap().role, Role::Target);
+    assert_eq!(alpha.power(&machine()), None, "the old machine is still defined");
+    let before = alpha.link.passed();
+    let changed = vec![0xee; 3 * BLOCK as usize];
+    bravo.hypervisor.guest_write(&machine(), &disk("vda"), 5 * BLOCK, &changed).unwrap();
+    let offset = 5 * BLOCK as usize;
+    let mut expected = world.model.disks["vda"].clone();
+    expected[offset..offset + changed.len()].copy_from_slice(&changed);
+    bravo.twice(2, run, world.replicate(alpha, SHORT));
+    wait("a point in reverse", || Some(()).filter(|()| alpha.latest() > base));
+    let first = base + 1;
+    assert!(alpha.content(first, "vda") == expected, "the reverse point is not the machine");
+    let shipped = alpha.link.passed() - before;
+    assert!(shipped < 1 << 20, "{shipped} bytes crossed for three changed blocks");
+}
+
+/// R-TF-1, R-TF-5: a test branches off a point, replication goes on, and nothing is left; also of a test that is cleaned up
+/// after the item has moved on.
+#[test]
+fn a_test_machine_comes_and_goes_and_leaves_the_point_as_it_was() {
+    let world = World::new(2);
+    world.protect(SHORT);
+    let seq = wait("a point", || Some(world.bravo.latest()).filter(|n| *n > 0));
+    let before = world.bravo.content(seq, "vda");
+    let name: MachineName = "web1-test-1".parse().unwrap();
+    let create = Action::CreateTestMachine { seq: None, name: name.clone(), nics: vec![None] };
+    let AgentTaskResult::MachineCreated { seq, .. } = world.bravo.twice(1, world.run, create) else {
+        panic!("no machine")
+    };
+    world.bravo.twice(1, world.run, Action::StartMachine { machine: name.clone() });
+    world.bravo.hypervisor.guest_write(&name, &disk("vda"), 0, &vec![9; BLOCK as usize]).unwrap();
+    world.next_point();
+    assert!(wait("a pin", || world.bravo.item_facts()?.points.into_iter().find(|p| p.pinned)).seq == seq);
+    world.bravo.perform(2, world.run, Action::Fence { power_off: false }).unwrap();
+    world.bravo.twice(1, world.run, Action::RemoveTestMachine { machine: name.clone() });
+    assert_eq!(world.bravo.power(&name), None);
+    assert_eq!(world.bravo.content(seq.get(), "vda"), before);
+    let left = std::fs::read_dir(world.bravo.dir.join("store/items/web1/branches")).unwrap().count();
+    assert_eq!(left, 0, "a branch is left");
+}
+
+/// R-FO-4: until commit another point can be chosen; what the machine wrote since is given up, the points are as they were.
+#[test]
+fn another_point_can_be_promoted_before_commit() {
+    let mut world = World::new(2);
+    world.protect(SHORT);
+    let early = wait("a point", || Some(world.bravo.latest()).filter(|n| *n > 0));
+    let then = world.bravo.content(early, "vda");
+    world.model.write(&world.alpha, 20);
+    let late = world.next_point();
+    let promote = |seq| Action::PromotePoint { seq: World::seq(seq), nics: vec![None] };
+    world.alpha.twice(2, world.run, Action::Fence { power_off: true });
+    world.bravo.twice(2, world.run, promote(late));
+    world.bravo.twice(2, world.run, Action::StartMachine { machine: machine() });
+    let refused = world.bravo.perform(2, world.run, promote(early));
+    assert!(refused.is_err(), "promoted under a running machine");
+    world.bravo.block_on(world.bravo.hypervisor.power_off(&machine())).unwrap();
+    world.bravo.twice(2, world.run, promote(early));
+    assert!(read(&world.bravo.dir.join("store/items/web1/active/2/disk-vda.qcow2")) == then);
+}

@@ -1,0 +1,115 @@
+//! Points arrive whole and right, whatever breaks in between.
+
+use std::time::Duration;
+
+use understudy_hypervisor::{Hypervisor, PowerState};
+use understudy_replication_agent::{ledger::Role, tasks::TaskError};
+use understudy_replication_api::{Action, ItemRole, ReplicationState, STALE_GENERATION};
+
+use crate::harness::{World, generation, item, machine, wait};
+
+const SHORT: Duration = Duration::from_millis(150);
+
+/// R-REP-2, R-REP-3: everything once, then only what has changed; each point is the machine at one instant.
+#[test]
+fn the_first_point_is_a_full_copy_and_the_next_ones_ship_changes_only() {
+    let mut world = World::new(16);
+    world.protect(SHORT);
+    wait("the first point", || Some(()).filter(|()| world.bravo.latest() >= 1));
+    assert!(world.model.is_at(&world.bravo, 1), "the first point is not the machine");
+    for _ in 0..3 {
+        let passed = world.bravo.link.passed();
+        world.model.write(&world.alpha, 20);
+        let seq = world.next_point();
+        assert!(world.model.is_at(&world.bravo, seq), "point {seq} is not the machine");
+        let wire = world.bravo.link.passed() - passed;
+        assert!(wire < 8 << 20, "{wire} bytes were sent for 20 small writes");
+    }
+    let known = world.alpha.block_on(world.alpha.hypervisor.checkpoints(&machine())).unwrap();
+    assert!(known.len() <= 2, "old checkpoints stay: {known:?}");
+    let status = wait("facts", || world.alpha.item_facts()?.replication.filter(|r| r.cycles > 3));
+    assert_eq!(status.state, ReplicationState::Steady);
+    assert!(status.last_cycle_kind.starts_with("incremental"), "{}", status.last_cycle_kind);
+    assert!(
+        wait("points in facts", || world.bravo.item_facts().filter(|f| f.points.len() > 3)).points[0]
+            .seq
+            .get()
+            == 1
+    );
+}
+
+/// R-REP-6: an interrupted first copy goes on where it was, and loses no change made meanwhile.
+#[test]
+fn a_cut_in_the_middle_of_the_first_copy_is_resumed_and_not_begun_again() {
+    let mut world = World::new(48);
+    world.bravo.link.cut_after(30 << 20);
+    world.protect(SHORT);
+    wait("the cut", || Some(()).filter(|()| world.bravo.link.is_cut()));
+    world.model.write(&world.alpha, 10);
+    wait("the failure", || {
+        world.alpha.item_facts()?.replication.filter(|r| r.state == ReplicationState::Error)
+    });
+    assert_eq!(world.bravo.points(), [0u64; 0], "half a point is listed");
+    world.bravo.link.mend();
+    let seq = wait("a point", || Some(world.bravo.latest()).filter(|n| *n > 0));
+    let whole = world.bravo.link.passed();
+    assert!(whole < (48 + 20) << 20, "{whole} bytes passed: the copy was begun again");
+    let seq = seq.max(world.next_point());
+    assert!(world.model.is_at(&world.bravo, seq), "point {seq} is not the machine");
+}
+
+/// R-REP-5, R-REP-6, invariant 13: either agent killed in the middle of a cycle; everything comes right by itself.
+#[test]
+fn either_agent_may_be_killed_in_the_middle_of_a_cycle() {
+    let mut world = World::new(32);
+    world.bravo.link.cut_after(12 << 20);
+    world.protect(SHORT);
+    wait("the middle", || Some(()).filter(|()| world.bravo.link.is_cut()));
+    world.bravo.kill_agent();
+    world.model.write(&world.alpha, 10);
+    world.bravo.start_agent();
+    world.bravo.link.mend();
+    wait("a point", || Some(()).filter(|()| world.bravo.latest() > 0));
+    let seq = world.next_point();
+    assert!(world.model.is_at(&world.bravo, seq), "point {seq} after the target's death");
+    for round in 0..3 {
+        world.model.write(&world.alpha, 40);
+        world.bravo.link.cut_after(200 << 10);
+        wait("the middle", || Some(()).filter(|()| world.bravo.link.is_cut()));
+        world.alpha.kill_agent();
+        world.model.write(&world.alpha, 10);
+        world.bravo.link.mend();
+        world.alpha.start_agent();
+        let seq = world.next_point();
+        assert!(world.model.is_at(&world.bravo, seq), "point {seq} after the source's death {round}");
+    }
+}
+
+/// R-FO-7: a side that was superseded learns it from its peer, writes it down and sends nothing more.
+#[test]
+fn a_superseded_source_is_refused_and_fences_itself() {
+    let world = World::new(2);
+    world.protect(SHORT);
+    wait("a point", || Some(()).filter(|()| world.bravo.latest() > 0));
+    let latest = world.bravo.latest();
+    world
+        .bravo
+        .perform(2, world.run, Action::PromotePoint { seq: World::seq(latest), nics: vec![None] })
+        .unwrap();
+    let record = wait("alpha to be told", || world.alpha.record().filter(|r| r.role == Role::Fenced));
+    assert_eq!((record.generation, record.assignment), (generation(2), None));
+    assert_eq!(
+        world.alpha.power(&machine()),
+        Some(PowerState::Running),
+        "a fenced side decides nothing about its machine"
+    );
+    let points = world.bravo.points();
+    std::thread::sleep(4 * SHORT);
+    assert_eq!(world.bravo.points(), points, "a point of a fenced side arrived");
+    let stale = world.alpha.perform(1, world.run, Action::StartMachine { machine: machine() });
+    assert!(matches!(&stale, Err(TaskError::Failed(p)) if p.reason == STALE_GENERATION), "{stale:?}");
+    let fenced = world.alpha.perform(2, world.run, Action::StartMachine { machine: machine() });
+    assert!(matches!(&fenced, Err(TaskError::Failed(p)) if p.reason == "FENCED"), "{fenced:?}");
+    let told = wait("facts", || world.alpha.item_facts().filter(|f| f.generation == generation(2)));
+    assert_eq!((told.role, told.item), (ItemRole::Fenced, item()));
+}
