@@ -1,9 +1,9 @@
 //! Tables for people, JSON for programs: the same facts in both.
 
-use std::time::Duration;
+use std::{io::Write, time::Duration};
 
 use clap::ValueEnum;
-use comfy_table::{ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{ContentArrangement, Table, presets::NOTHING};
 use serde::Serialize;
 use understudy_ids::UnixMicros;
 
@@ -16,10 +16,17 @@ pub enum Format {
 /// Prints `value` as JSON, or `table()`.
 pub fn print<T: Serialize>(format: Format, value: &T, table: impl FnOnce() -> Table) -> anyhow::Result<()> {
     match format {
-        Format::Json => println!("{}", serde_json::to_string_pretty(value)?),
-        Format::Table => println!("{}", table()),
+        Format::Json => say(&serde_json::to_string_pretty(value)?),
+        Format::Table => say(&table().to_string()),
     }
     Ok(())
+}
+
+/// Prints a line. A reader that went away (`| head`) ends the command quietly; there is nobody to tell anything.
+pub fn say(text: &str) {
+    if writeln!(std::io::stdout(), "{text}").is_err() {
+        std::process::exit(0);
+    }
 }
 
 /// A table with one row per entry.
@@ -43,7 +50,7 @@ pub fn facts(facts: &[(&str, String)]) -> Table {
 
 fn new_table() -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table
 }
 

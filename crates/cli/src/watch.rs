@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, io::IsTerminal, process::ExitCode, time::Durati
 
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use understudy_ids::{RunId, StepName};
+use understudy_ids::StepName;
 use understudy_jobs_api::{JobsClient, WatchFilter, WatchFrom};
 use understudy_recovery_api::{
     RecoveryClient, RunState, StepState,
@@ -22,15 +22,18 @@ const WITHOUT_EVENTS: Duration = Duration::from_secs(2);
 const NOT_SUCCEEDED: u8 = 3;
 
 /// Until the run ends or waits for a person. Prints it at the end.
+///
+/// `seen` is the run as its reader knows it; steps that had ended there are not told again.
 pub async fn follow(
     recovery: &RecoveryClient,
     jobs: &JobsClient,
-    id: RunId,
+    seen: &Run,
     format: Format,
 ) -> anyhow::Result<ExitCode> {
+    let id = seen.name;
     let filter = WatchFilter { job: Some(id), owner: None };
     let mut events = Box::pin(jobs.watch_events(WatchFrom::Now, filter));
-    let mut display = Display::new(format);
+    let mut display = Display::new(format, seen);
     let run = loop {
         match recovery.get_run(id).await {
             Ok(run) => {
@@ -48,7 +51,7 @@ pub async fn follow(
         let _ = tokio::time::timeout(WITHOUT_EVENTS, events.next()).await;
     };
     display.end();
-    crate::commands::run::print(format, &run)?;
+    crate::commands::run::print_result(format, &run)?;
     Ok(match run.state {
         RunState::Failed | RunState::CompletedWithErrors | RunState::Cancelled => {
             ExitCode::from(NOT_SUCCEEDED)
@@ -68,7 +71,7 @@ struct Display {
 }
 
 impl Display {
-    fn new(format: Format) -> Self {
+    fn new(format: Format, seen: &Run) -> Self {
         let bar = ProgressBar::new(100);
         if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos:>3} %  {msg}") {
             bar.set_style(style);
@@ -76,7 +79,8 @@ impl Display {
         if format == Format::Json || !std::io::stderr().is_terminal() {
             bar.set_draw_target(ProgressDrawTarget::hidden());
         }
-        Self { bar, told: BTreeSet::new(), quiet: format == Format::Json }
+        let told = seen.steps.iter().filter(|s| ended(s.state)).map(|s| s.plan.step.clone()).collect();
+        Self { bar, told, quiet: format == Format::Json }
     }
 
     fn show(&mut self, run: &Run) {

@@ -4,7 +4,11 @@ use understudy_orchestrator::{Config, Service};
 
 fn main() -> std::process::ExitCode {
     understudy_service::run("orchestrator", env!("CARGO_PKG_VERSION"), async |config: Config, context| {
-        let service = Service::start(config).await?;
+        // It waits for Postgres for as long as that takes, and must still end when it is told to.
+        let service = tokio::select! {
+            service = Service::start(config) => service?,
+            () = context.shutdown.cancelled() => return Ok(()),
+        };
         service.serve(context.shutdown.clone(), context.metrics_page()).await
     })
 }

@@ -147,8 +147,12 @@ impl Agent {
                 );
             }
         };
-        let (control, bulk, (), ()) =
-            tokio::join!(control.serve(shutdown.clone()), bulk.serve(shutdown.clone()), working, ending);
+        let (control, bulk, (), ()) = tokio::join!(
+            last(control.serve(shutdown.clone()), &shutdown),
+            last(bulk.serve(shutdown.clone()), &shutdown),
+            working,
+            ending
+        );
         gathering.await?;
         control?;
         bulk?;
@@ -156,10 +160,33 @@ impl Agent {
     }
 }
 
+/// A server ends when it is told to, or because it cannot go on; then the rest ends with it.
+async fn last<T>(server: impl Future<Output = T>, shutdown: &CancellationToken) -> T {
+    let ended = server.await;
+    shutdown.cancel();
+    ended
+}
+
 /// The driver that the configuration names.
 pub fn hypervisor(config: &HypervisorConfig) -> anyhow::Result<Arc<dyn Hypervisor>> {
     match config {
         HypervisorConfig::Libvirt(libvirt) => Ok(Arc::new(LibvirtHypervisor::new(libvirt.clone()))),
         HypervisorConfig::Simulated(simulated) => Ok(Arc::new(SimulatedHypervisor::open(simulated.clone())?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use understudy_rpc::access::methods_without_rule;
+
+    use super::*;
+
+    /// R-OPS-1: no method is reachable without a rule.
+    #[test]
+    fn every_method_has_a_rule() {
+        let rules: Vec<AccessRule> = CONTROL_RULES.iter().chain(BULK_RULES).copied().collect();
+        let services = ["understudy.replication.v1.FactsService", "understudy.replication.v1.SinkService"];
+        let gaps = methods_without_rule(FILE_DESCRIPTOR_SET, &services, &rules).unwrap();
+        assert_eq!(gaps, Vec::<String>::new());
     }
 }

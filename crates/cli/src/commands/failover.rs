@@ -27,7 +27,7 @@ pub async fn run(connection: &ConnectionArgs, format: Format, wish: Failover) ->
     if format == Format::Table {
         show(&preview);
     } else if only_preview {
-        println!("{}", serde_json::to_string_pretty(&preview)?);
+        output::say(&serde_json::to_string_pretty(&preview)?);
     }
     if !preview.problems.is_empty() {
         return Err(ApiError::refused("PREVIEW_REFUSED", "this cannot be started", preview.problems).into());
@@ -36,13 +36,13 @@ pub async fn run(connection: &ConnectionArgs, format: Format, wish: Failover) ->
         return Ok(ExitCode::SUCCESS);
     }
     if !yes && !confirmed()? {
-        println!("nothing was done");
+        output::say("nothing was done");
         return Ok(ExitCode::SUCCESS);
     }
     let request = StartRun { spec: preview.spec, plan_digest: preview.digest, request_id: request_id() };
     let started = client.start_run(request).await?;
     if follow {
-        return watch::follow(&client, &connection.jobs()?, started.name, format).await;
+        return watch::follow(&client, &connection.jobs()?, &started, format).await;
     }
     super::run::print(format, &started)?;
     Ok(ExitCode::SUCCESS)
@@ -79,13 +79,13 @@ fn show(preview: &RunPreview) {
             connections.join("\n"),
         ]
     });
-    println!("{items}");
+    output::say(&items.to_string());
     let steps = output::rows(["PHASE", "STEP", "WHERE", "ON ERROR"], &preview.steps, |s: &PlannedStep| {
         let title =
             if s.point_of_no_return { format!("{} (point of no return)", s.title) } else { s.title.clone() };
         [s.phase.clone(), title, s.executor.clone(), s.on_error.clone()]
     });
-    println!("{steps}");
+    output::say(&steps.to_string());
 }
 
 fn confirmed() -> anyhow::Result<bool> {

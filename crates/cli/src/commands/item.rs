@@ -29,7 +29,7 @@ pub async fn run(connection: &ConnectionArgs, format: Format, verb: Item) -> any
             };
             match client.protect_machine(request).await?.run {
                 Some(run) => return started(connection, &client, format, run, watch).await,
-                None => println!("nothing stands against it"),
+                None => output::say("nothing stands against it"),
             }
         }
         Item::Unprotect { item, delete_replica, watch } => {
@@ -57,7 +57,7 @@ async fn started(
     follow: bool,
 ) -> anyhow::Result<ExitCode> {
     if follow {
-        return watch::follow(client, &connection.jobs()?, started.name, format).await;
+        return watch::follow(client, &connection.jobs()?, &started, format).await;
     }
     super::run::print(format, &started)?;
     Ok(ExitCode::SUCCESS)

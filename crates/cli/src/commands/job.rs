@@ -53,9 +53,14 @@ async fn watch(client: &JobsClient, format: Format, filter: WatchFilter) -> anyh
     while let Some(event) = events.next().await {
         let event = event?;
         match format {
-            Format::Json => println!("{}", event_json(&event)),
+            Format::Json => output::say(&event_json(&event).to_string()),
             Format::Table => {
-                println!("{} {} {}", output::time(event.time), event.job, sentence(&event.change))
+                output::say(&format!(
+                    "{} {} {}",
+                    output::time(event.time),
+                    event.job,
+                    sentence(&event.change)
+                ));
             }
         }
     }

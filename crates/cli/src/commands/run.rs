@@ -25,7 +25,9 @@ pub async fn run(connection: &ConnectionArgs, format: Format, verb: Run) -> anyh
             return Ok(ExitCode::SUCCESS);
         }
         Run::Show { run } => (client.get_run(run).await?, false),
-        Run::Watch { run } => return watch::follow(&client, &connection.jobs()?, run, format).await,
+        Run::Watch { run } => {
+            return watch::follow(&client, &connection.jobs()?, &client.get_run(run).await?, format).await;
+        }
         Run::CompleteTest { run, notes, watch } => {
             (client.complete_test(CompleteTest { run, notes, request_id: request_id() }).await?, watch)
         }
@@ -34,7 +36,7 @@ pub async fn run(connection: &ConnectionArgs, format: Format, verb: Run) -> anyh
         Run::Retry { run, watch } => (client.retry_run(named(run)).await?, watch),
     };
     if follow {
-        return watch::follow(&client, &connection.jobs()?, changed.name, format).await;
+        return watch::follow(&client, &connection.jobs()?, &changed, format).await;
     }
     print(format, &changed)?;
     Ok(ExitCode::SUCCESS)
@@ -57,29 +59,46 @@ fn table(runs: &[View]) -> comfy_table::Table {
 
 /// One run: what it is, its steps, what it did to each item.
 pub(crate) fn print(format: Format, run: &View) -> anyhow::Result<()> {
-    output::print(format, run, || {
-        output::facts(&[
-            ("run", run.name.to_string()),
-            ("operation", run.operation.to_string()),
-            ("state", format!("{}, {} %", run.state, run.progress_percent)),
-            ("phase", run.phase.clone()),
-            ("waits for", run.waiting_for.clone()),
-            ("allowed now", run.allowed_actions.join(", ")),
-        ])
-    })?;
-    if format == Format::Json {
-        return Ok(());
+    output::print(format, run, || facts(run))?;
+    if format == Format::Table {
+        output::say(&format!("\n{}", output::rows(["STEP", "STATE", "TOOK", "OUTCOME"], &run.steps, step)));
+        print_outcomes(run);
     }
-    println!("{}", output::rows(["STEP", "STATE", "TOOK", "OUTCOME"], &run.steps, step));
+    Ok(())
+}
+
+/// The same without the steps, for someone who has watched them.
+pub(crate) fn print_result(format: Format, run: &View) -> anyhow::Result<()> {
+    output::print(format, run, || facts(run))?;
+    if format == Format::Table {
+        print_outcomes(run);
+    }
+    Ok(())
+}
+
+fn facts(run: &View) -> comfy_table::Table {
+    output::facts(&[
+        ("run", run.name.to_string()),
+        ("operation", run.operation.to_string()),
+        ("state", format!("{}, {} %", run.state, run.progress_percent)),
+        ("phase", run.phase.clone()),
+        ("waits for", run.waiting_for.clone()),
+        ("allowed now", run.allowed_actions.join(", ")),
+    ])
+}
+
+fn print_outcomes(run: &View) {
     let outcomes: Vec<&ItemOutcome> = run.outcomes.iter().collect();
     if !outcomes.is_empty() {
         let headings = ["ITEM", "GEN", "POINT", "INSTANT", "DOWNTIME", "AT MOST LOST", "DISKS", "MACHINE"];
-        println!("{}", output::rows(headings, &outcomes, |o| outcome(o)));
+        output::say(&format!("\n{}", output::rows(headings, &outcomes, |o| outcome(o))));
     }
     for problem in &run.problems {
-        println!("! {}: {} [{}]\n    → {}", problem.subject, problem.message, problem.reason, problem.remedy);
+        output::say(&format!(
+            "! {}: {} [{}]\n    → {}",
+            problem.subject, problem.message, problem.reason, problem.remedy
+        ));
     }
-    Ok(())
 }
 
 fn step(step: &RunStep) -> [String; 4] {

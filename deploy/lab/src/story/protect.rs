@@ -110,7 +110,7 @@ pub(super) fn replicate(story: &mut Story<'_>) -> Result<()> {
                 last = journal.last;
             }
             let disks = if machine.disks > 1 { ", no cut between its disks" } else { "" };
-            Ok(format!("{} points checked, the newest holds record {last}{disks}", points.len()))
+            Ok(format!("{} points checked, the newest ends with record {last}{disks}", points.len()))
         });
         story.tell.check(&format!("{name} kept running"), || {
             let page = super::evidence::answers(stack, HostName::AlphaH1, &machine)?;

@@ -236,10 +236,10 @@ pub(super) fn jitter() -> f64 {
 }
 
 /// The job of something that is no run: one task, and labels that say so.
-pub(super) fn single_task_job(kind: &str, target: String, reason: String) -> Message {
+pub(super) fn single_task_job(kind: &str, targets: Vec<String>, reason: String) -> Message {
     Message::CreateJob {
         kind: kind.to_owned(),
-        targets: vec![target],
+        targets,
         created_by: String::new(),
         labels: BTreeMap::from([("reason".to_owned(), reason)]),
     }

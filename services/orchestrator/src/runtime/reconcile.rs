@@ -5,11 +5,15 @@
 //!                                                └─ none for a host ─▶ its boot id is settled
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use sqlx::PgConnection;
-use understudy_ids::{HostName, Uuid};
+use understudy_ids::{HostName, UnixMicros, Uuid};
 use understudy_recovery::{
+    action::Action,
     plan::Executor,
     reconcile::{self, Correction, HostFacts, ItemFact, MachineFact},
 };
@@ -31,6 +35,8 @@ use crate::store::{
 
 /// Leases that a correction may lose before it counts as failed; it is asked for again later.
 const MAX_ATTEMPTS: u32 = 5;
+/// An agent tells of a change within a second; facts that come later than this after it know of it.
+const FACTS_DELAY: Duration = Duration::from_secs(2);
 
 pub async fn round(runtime: &Runtime) -> Result<(), Failure> {
     runtime.write(|tx| Box::pin(correct(tx))).await
@@ -39,9 +45,10 @@ pub async fn round(runtime: &Runtime) -> Result<(), Failure> {
 async fn correct(tx: &mut PgConnection) -> Result<(), Failure> {
     let now = now();
     let hosts = hosts::list(tx, "", "", i64::MAX).await?;
+    let ended = runs::recently_ended(tx).await?;
     let facts: BTreeMap<HostName, HostFacts> = hosts
         .iter()
-        .filter(|host| is_connected(host, now))
+        .filter(|host| is_connected(host, now) && knows_of(host, ended.get(&host.name)))
         .filter_map(|host| Some((host.name.clone(), host_facts(host)?)))
         .collect();
     let items = item_records(tx, &hosts).await?;
@@ -60,6 +67,13 @@ async fn correct(tx: &mut PgConnection) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whether the host's facts are younger than the end of the last run there. Older ones tell of a role that the run has changed since,
+/// and correcting by them would undo the run's work.
+fn knows_of(host: &HostRecord, ended: Option<&UnixMicros>) -> bool {
+    let heard = host.heard.as_ref().map(|heard| heard.at);
+    ended.is_none_or(|ended| heard.is_some_and(|heard| heard.since(*ended) >= FACTS_DELAY))
+}
+
 async fn ask(tx: &mut PgConnection, correction: &Correction) -> Result<(), Failure> {
     let job = Uuid::now_v7();
     if !corrections::insert(tx, &correction.key, &correction.host, job, &correction.reason).await? {
@@ -67,7 +81,12 @@ async fn ask(tx: &mut PgConnection, correction: &Correction) -> Result<(), Failu
     }
     tracing::info!(key = correction.key, host = %correction.host, reason = correction.reason, "correcting");
     metrics::counter!("orchestrator_corrections_total").increment(1);
-    let create = single_task_job("reconcile", correction.host.to_resource(), correction.reason.clone());
+    let about = match &correction.action {
+        Action::Agent { item, .. } => Some(item.to_resource()),
+        _ => None,
+    };
+    let targets = about.into_iter().chain([correction.host.to_resource()]).collect();
+    let create = single_task_job("reconcile", targets, correction.reason.clone());
     outbox::insert(tx, job, &create).await?;
     let task = Message::Enqueue {
         key: correction.key.clone(),

@@ -96,7 +96,8 @@ impl Runtime {
                     .map(|machine| view::machine(&record.name, machine, is_connected(record, now))),
             );
         }
-        machines.sort_by(|a, b| a.name.cmp(&b.name));
+        // In the order of the texts that page tokens hold.
+        machines.sort_by_cached_key(|machine| machine.name.to_string());
         let rest = machines.into_iter().filter(|machine| machine.name.to_string().as_str() > after);
         Ok(rest.take(limit).collect())
     }

@@ -1,11 +1,13 @@
 //! Tables `runs` and `run_items`.
 
+use std::collections::BTreeMap;
+
 use sqlx::{FromRow, PgConnection, types::Json};
 use time::OffsetDateTime;
-use understudy_ids::{ItemName, RunId, UnixMicros};
+use understudy_ids::{HostName, ItemName, RunId, UnixMicros};
 use understudy_recovery::{Run, conflict::OpenRun, run};
 
-use super::{Failure, micros, stamp};
+use super::{Failure, micros, read, stamp};
 
 /// A run with what is stored beside it.
 #[derive(Debug, Clone)]
@@ -132,4 +134,17 @@ pub async fn open(conn: &mut PgConnection) -> Result<Vec<Run>, Failure> {
 pub fn as_open(runs: &[Run]) -> Vec<OpenRun> {
     let items = |run: &Run| -> Vec<ItemName> { run.plan.items.iter().map(|i| i.item.clone()).collect() };
     runs.iter().map(|run| OpenRun { id: run.id, operation: run.plan.operation, items: items(run) }).collect()
+}
+
+/// When a run that concerned a host's items ended last, for hosts where that is not long ago.
+pub async fn recently_ended(conn: &mut PgConnection) -> Result<BTreeMap<HostName, UnixMicros>, Failure> {
+    let rows: Vec<(String, OffsetDateTime)> = sqlx::query_as(
+        "SELECT host, max(r.ended) FROM runs r
+         JOIN run_items ri ON ri.run = r.id JOIN items i ON i.name = ri.item
+         CROSS JOIN LATERAL (VALUES (i.active_host), (i.standby_host)) AS sides (host)
+         WHERE r.ended > now() - interval '10 minutes' GROUP BY host",
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(|(host, ended)| Ok((read("items", host.parse())?, micros(ended)))).collect()
 }

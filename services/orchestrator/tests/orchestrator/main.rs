@@ -6,5 +6,6 @@ mod crash;
 mod lifecycle;
 mod mapper;
 mod once;
+mod reconcile;
 mod support;
 mod time_limits;

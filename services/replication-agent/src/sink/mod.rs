@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Negotiate ─▶ admitted? ─▶ what the store has
-//!   PushPoint ─▶ admitted? ─▶ one at a time per item ─▶ writer thread ─▶ watermarks … ─▶ receipt ─▶ retention, later
+//!   PushPoint ─▶ admitted? ─▶ one at a time per item, the latest counts ─▶ writer thread ─▶ watermarks … ─▶ receipt ─▶ retention, later
 //!                    │
 //!                    └─ stale, fenced, active here, another sender: refused before a byte is written
 //! ```
@@ -11,6 +11,7 @@
 
 mod receive;
 mod retention;
+mod turns;
 
 use std::sync::Arc;
 
@@ -37,6 +38,7 @@ use crate::{
     replica::Replica,
 };
 use retention::Retention;
+use turns::Turns;
 
 /// Digests per message: 2048 blocks are 64 KiB of digests and 128 MiB of disk.
 const RUN: usize = 2048;
@@ -47,6 +49,7 @@ pub struct Sink {
     ledger: Ledger,
     replica: Replica,
     retention: Retention,
+    turns: Turns,
     changes: Arc<watch::Sender<u64>>,
 }
 
@@ -54,7 +57,7 @@ impl Sink {
     pub fn new(ledger: Ledger, replica: Replica) -> Self {
         let changes = Arc::new(watch::Sender::new(0));
         let retention = Retention::new(replica.clone(), changes.clone());
-        Self { ledger, replica, retention, changes }
+        Self { ledger, replica, retention, turns: Turns::default(), changes }
     }
 
     /// Counts points that came or went.
@@ -83,6 +86,18 @@ impl Sink {
                     "prepare a replica on this host, or adopt its disks",
                 ));
             }
+        }
+        // A generation is first heard of from the control plane, or from the side that has been sending all along; anybody
+        // else could fence the true source by claiming one.
+        if generation > now.generation && now.sender.as_ref().is_none_or(|s| s.host != *peer) {
+            return Err(ApiError::failed_precondition(
+                "UNKNOWN_GENERATION",
+                format!(
+                    "this host was not told of generation {generation} of {item}, it knows {}",
+                    now.generation
+                ),
+                "prepare the replica at this generation first",
+            ));
         }
         let record = self.ledger.admit(item, generation, Verb::Keep).await.map_err(refusal)?.unwrap_or(now);
         self.sender(peer, record).await
@@ -207,7 +222,10 @@ impl SinkHandler for Sink {
         durable: mpsc::Sender<Watermark>,
     ) -> Result<Receipt, ApiError> {
         let record = self.admit(peer, &begin.item, begin.generation).await?;
+        let turn = self.turns.take(&begin.item).await;
+        let parts = parts.take_until(turn.ended.clone().cancelled_owned()).boxed();
         let receipt = receive::receive(&self.replica, begin, parts, durable).await?;
+        drop(turn);
         self.changes.send_modify(|n| *n += 1);
         self.retention.tidy(record);
         Ok(receipt)

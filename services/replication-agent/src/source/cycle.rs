@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
-use understudy_hypervisor::{Machine, PowerState, SnapshotDisk};
+use understudy_hypervisor::{self as hypervisor, Machine, PowerState, SnapshotDisk};
 use understudy_ids::{DiskName, PointSeq, UnixMicros};
 use understudy_replication::{
     DigestTree,
@@ -69,6 +69,10 @@ impl Source {
         stop: &CancellationToken,
     ) -> Result<Option<Shipped>, CycleError> {
         let machine = self.machine().await?;
+        if machine.power == PowerState::Unknown {
+            let what = format!("whether machine {} runs", machine.name);
+            return Err(hypervisor::Error::Unknown { what, why: "it does not say".to_owned() }.into());
+        }
         let off = machine.power == PowerState::ShutOff;
         if !off {
             state.covered_off = false;

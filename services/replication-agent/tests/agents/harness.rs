@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use understudy_hypervisor::{
     Bus, DiskHardware, Firmware, Hardware, Hypervisor, MachineDefinition, MachineTag, NicHardware, TagRole,
@@ -25,11 +25,13 @@ use understudy_replica_store::qcow2::{Chain, Writer};
 use understudy_replication_agent::{
     agent::Agent,
     config::{Config, HypervisorConfig},
+    facts::FactsHub,
     ledger::{ItemRecord, read_record},
     tasks::{TaskError, Tasks},
 };
 use understudy_replication_api::{
-    Action, AgentTask, AgentTaskResult, DiskSize, Facts, FactsSource, ItemFacts, Retention, StartReplication,
+    Action, AgentTask, AgentTaskResult, DiskSize, Facts, FactsSource, ItemFacts, Retention, SinkClient,
+    StartReplication,
 };
 use understudy_rpc::TlsFiles;
 
@@ -142,7 +144,15 @@ pub struct Host {
     pub link: Link,
     tls: TlsFiles,
     outside: Runtime,
-    agent: Option<(Runtime, Tasks, understudy_replication_agent::facts::FactsHub, CancellationToken)>,
+    agent: Option<Running>,
+}
+
+struct Running {
+    runtime: Runtime,
+    tasks: Tasks,
+    facts: FactsHub,
+    shutdown: CancellationToken,
+    running: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Host {
@@ -190,20 +200,37 @@ impl Host {
         let port = agent.bulk_endpoint().rsplit(':').next().unwrap().parse().unwrap();
         *self.link.target.lock().unwrap() = Some(SocketAddr::from(([127, 0, 0, 1], port)));
         let (tasks, facts) = (agent.tasks(), agent.facts());
-        runtime.spawn(agent.run());
-        self.agent = Some((runtime, tasks, facts, shutdown));
+        let running = runtime.spawn(agent.run());
+        self.agent = Some(Running { runtime, tasks, facts, shutdown, running });
     }
 
     /// The agent's process is gone from one moment to the next; what its guests do goes on.
     pub fn kill_agent(&mut self) {
         *self.link.target.lock().unwrap() = None;
-        if let Some((runtime, ..)) = self.agent.take() {
+        if let Some(Running { runtime, .. }) = self.agent.take() {
             runtime.shutdown_timeout(Duration::from_secs(5));
         }
     }
 
+    /// Asks the agent to end as an operator would, and waits for it. Returns how long it took.
+    pub fn stop_agent(&mut self) -> Duration {
+        let began = Instant::now();
+        if let Some(agent) = self.agent.take() {
+            agent.shutdown.cancel();
+            agent.runtime.block_on(agent.running).unwrap().unwrap();
+            agent.runtime.shutdown_timeout(Duration::from_secs(5));
+        }
+        began.elapsed()
+    }
+
+    /// A client of another host's sink that shows this host's certificate.
+    pub fn sink_client(&self, of: &Host) -> SinkClient {
+        let endpoint = format!("https://{}", of.link.address);
+        self.block_on(async { SinkClient::new(&endpoint, self.tls.clone(), &of.name) }).unwrap()
+    }
+
     pub fn perform(&self, generation: u64, run: Uuid, action: Action) -> Result<AgentTaskResult, TaskError> {
-        let (runtime, tasks, ..) = self.agent.as_ref().expect("the agent runs");
+        let Running { runtime, tasks, .. } = self.agent.as_ref().expect("the agent runs");
         let task = AgentTask { item: item(), generation: Generation::new(generation), run, action };
         // As it travels.
         let task = AgentTask::from_any(&task.to_any()).unwrap();
@@ -221,7 +248,7 @@ impl Host {
     }
 
     pub fn facts(&self) -> Facts {
-        let (runtime, _, facts, _) = self.agent.as_ref().expect("the agent runs");
+        let Running { runtime, facts, .. } = self.agent.as_ref().expect("the agent runs");
         runtime.block_on(facts.facts()).unwrap()
     }
 
@@ -322,7 +349,7 @@ pub struct World {
     pub bravo: Host,
     pub model: Model,
     pub run: Uuid,
-    _root: tempfile::TempDir,
+    root: tempfile::TempDir,
 }
 
 impl World {
@@ -344,7 +371,7 @@ impl World {
         alpha.block_on(alpha.hypervisor.start(&machine())).unwrap();
         alpha.start_agent();
         bravo.start_agent();
-        Self { alpha, bravo, model, run: Uuid::from_u128(7), _root: root }
+        Self { alpha, bravo, model, run: Uuid::from_u128(7), root }
     }
 
     /// Bravo is prepared and alpha replicates to it.
@@ -355,6 +382,12 @@ impl World {
             Action::PrepareReplica { disks: self.sizes(), retention: Retention::default() },
         );
         self.alpha.twice(1, self.run, self.replicate(&self.bravo, interval));
+    }
+
+    /// A third host, with a certificate of the same authority.
+    pub fn stranger(&self) -> Host {
+        let authority = Authority::load(&self.root.path().join("ca")).unwrap();
+        Host::new(self.root.path(), &authority, "charlie/charlie-h1")
     }
 
     pub fn sizes(&self) -> Vec<DiskSize> {

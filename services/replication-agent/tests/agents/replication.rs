@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use understudy_hypervisor::{Hypervisor, PowerState};
 use understudy_replication_agent::{ledger::Role, tasks::TaskError};
-use understudy_replication_api::{Action, ItemRole, ReplicationState, STALE_GENERATION};
+use understudy_replication_api::{
+    Action, ItemRole, ReplicationState, STALE_GENERATION,
+    sink::{Negotiate, SinkDisk},
+};
 
 use crate::harness::{World, generation, item, machine, wait};
 
@@ -112,4 +115,46 @@ fn a_superseded_source_is_refused_and_fences_itself() {
     assert!(matches!(&fenced, Err(TaskError::Failed(p)) if p.reason == "FENCED"), "{fenced:?}");
     let told = wait("facts", || world.alpha.item_facts().filter(|f| f.generation == generation(2)));
     assert_eq!((told.role, told.item), (ItemRole::Fenced, item()));
+}
+
+/// R-OPS-1, R-FO-7: a certificate of an agent is not enough; only the side that sends the item at its generation may.
+#[test]
+fn another_agent_can_neither_send_nor_fence_by_claiming_a_generation() {
+    let world = World::new(1);
+    world.protect(SHORT);
+    wait("a point", || Some(()).filter(|()| world.bravo.latest() > 0));
+    let stranger = world.stranger();
+    let client = stranger.sink_client(&world.bravo);
+    let disks =
+        world.sizes().into_iter().map(|d| SinkDisk { name: d.name, size: d.size }).collect::<Vec<_>>();
+    let ask = |g| {
+        let asked = Negotiate { item: item(), generation: generation(g), disks: disks.clone() };
+        stranger.block_on(client.negotiate(asked)).unwrap_err()
+    };
+    assert_eq!(ask(1).reason, "OTHER_SENDER");
+    assert_eq!(ask(9).reason, "UNKNOWN_GENERATION");
+    let unknown = Negotiate { item: "db1".parse().unwrap(), generation: generation(1), disks: disks.clone() };
+    assert_eq!(stranger.block_on(client.negotiate(unknown)).unwrap_err().reason, "NOT_PREPARED");
+    assert_eq!(world.bravo.record().unwrap().generation, generation(1));
+    world.next_point();
+}
+
+/// Invariant 13, R-OPS: asked to end in the middle of a copy, the agent ends within its grace and goes on after its return.
+#[test]
+fn an_agent_that_is_stopped_in_the_middle_ends_in_time_and_goes_on_later() {
+    let mut world = World::new(32);
+    world.bravo.link.cut_after(16 << 20);
+    world.protect(SHORT);
+    wait("the middle", || Some(()).filter(|()| world.bravo.link.is_cut()));
+    let took = world.alpha.stop_agent();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    let took = world.bravo.stop_agent();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    world.model.write(&world.alpha, 10);
+    world.bravo.link.mend();
+    world.bravo.start_agent();
+    world.alpha.start_agent();
+    wait("a point", || Some(()).filter(|()| world.bravo.latest() > 0));
+    let seq = world.next_point();
+    assert!(world.model.is_at(&world.bravo, seq), "point {seq} is not the machine");
 }
