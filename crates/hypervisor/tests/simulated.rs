@@ -7,9 +7,9 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 use async_trait::async_trait;
 use conformance::{Bench, MIB, changed, definition, disk, filling, name, network, open};
 use understudy_hypervisor::{
-    Error, Hypervisor, PowerState,
+    Error, Hypervisor, PowerState, Reservation,
     simulated::{
-        Config, SimulatedHypervisor,
+        Config, FirstMachine, SimulatedHypervisor, disk_files,
         journal::{Record, SECTOR},
     },
 };
@@ -145,4 +145,61 @@ async fn a_guest_that_takes_longer_than_the_grace_still_runs() {
     assert_eq!(host.driver.machine(&db1).await.unwrap().unwrap().power, PowerState::Running);
     assert!(host.driver.shut_down(&db1, Duration::from_secs(5)).await.unwrap());
     assert!(matches!(host.driver.guest_write(&db1, &disk("vda"), 0, &[1]), Err(Error::WrongState { .. })));
+}
+
+/// What a clients' own test and the simulated demonstration start from.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_machines_run_have_addresses_and_go_on_where_they_were() {
+    let machines = vec![FirstMachine {
+        name: name("db1"),
+        mac: "52:54:00:00:50:12".parse().unwrap(),
+        network: "prod".parse().unwrap(),
+        disks: 2,
+        disk_mib: 2,
+    }];
+    let host = SimulatedHost::new(|config| {
+        config.write_interval_ms = 1;
+        config.networks = vec!["prod".parse().unwrap()];
+        config.reservations = vec![Reservation {
+            mac: "52:54:00:00:50:12".parse().unwrap(),
+            address: "192.168.50.12".parse().unwrap(),
+            host_name: "db1".to_owned(),
+        }];
+        config.machines = machines.clone();
+    });
+    let db1 = name("db1");
+    let found = host.driver.machine(&db1).await.unwrap().unwrap();
+    assert_eq!((found.power, found.tag), (PowerState::Running, None));
+    assert_eq!(found.hardware.nics[0].addresses, ["192.168.50.12".parse::<std::net::IpAddr>().unwrap()]);
+    assert_eq!(found.hardware.disks.len(), 2);
+
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    host.driver.power_off(&db1).await.unwrap();
+    let before = records(&host, &db1);
+    assert!(before.len() > 5, "{} records", before.len());
+    host.driver.start(&db1).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    host.driver.power_off(&db1).await.unwrap();
+    let after = records(&host, &db1);
+    assert!(after.len() > before.len(), "{before:?} {after:?}");
+    assert!(after.iter().copied().eq(0..after.len() as u64), "a record is missing: {after:?}");
+
+    // Only a host that was never opened gets them.
+    host.driver.undefine(&db1).await.unwrap();
+    let again = Config { machines, ..Config::new(host.dir.path().join("state")) };
+    assert!(SimulatedHypervisor::open(again).unwrap().machine(&db1).await.unwrap().is_none());
+}
+
+/// The numbers of the records in a machine's files, in order.
+fn records(host: &SimulatedHost, machine: &MachineName) -> BTreeSet<u64> {
+    let files = disk_files(&host.dir.path().join("state"), machine).unwrap();
+    let read = |file: &PathBuf| {
+        let mut chain = Chain::open(file).unwrap();
+        let mut content = vec![0; chain.size() as usize];
+        chain.read(0, &mut content).unwrap();
+        content
+    };
+    let contents: Vec<Vec<u8>> = files.iter().map(read).collect();
+    let sectors = contents.iter().flat_map(|content| content.chunks_exact(SECTOR as usize));
+    sectors.filter_map(Record::decode).map(|record| record.number).collect()
 }

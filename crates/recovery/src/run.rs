@@ -21,6 +21,7 @@ mod effect;
 mod event;
 mod outcome;
 mod report;
+mod seconds;
 mod settle;
 mod view;
 

@@ -61,7 +61,8 @@ const LAYERS: &[Layer] = &[
 ];
 
 /// Only these may use the crates of the layer "agents".
-const AGENTS_ONLY: &[&str] = &["understudy-replication-agent", "understudy-lab", "understudy-lifecycle-tests"];
+const AGENTS_ONLY: &[&str] =
+    &["understudy-replication-agent", "understudy-lab", "understudy-lifecycle-tests"];
 
 /// What a pure crate may use from outside: data structures, serialisation, hashing.
 const PURE_MAY_USE: &[&str] = &["blake3", "ipnet", "serde", "serde_json", "thiserror", "uuid"];
@@ -75,11 +76,8 @@ struct Layer {
 /// # Errors
 /// Every dependency that points the wrong way, and every crate without a layer.
 pub fn check() -> anyhow::Result<()> {
-    let metadata = MetadataCommand::new()
-        .current_dir(tool::root())
-        .no_deps()
-        .exec()
-        .context("cargo metadata")?;
+    let metadata =
+        MetadataCommand::new().current_dir(tool::root()).no_deps().exec().context("cargo metadata")?;
     let broken: Vec<String> = metadata.workspace_packages().into_iter().flat_map(violations).collect();
     if broken.is_empty() {
         return Ok(());
@@ -109,7 +107,10 @@ fn refusal(name: &str, own: usize, dependency: &str) -> Option<String> {
             .then(|| format!("a pure crate does not use {dependency}"));
     };
     if other > own || (other == own && !LAYERS[own].within) {
-        return Some(format!("{} does not depend on {} ({dependency})", LAYERS[own].name, LAYERS[other].name));
+        return Some(format!(
+            "{} does not depend on {} ({dependency})",
+            LAYERS[own].name, LAYERS[other].name
+        ));
     }
     (LAYERS[other].name == "agents" && own != other && !AGENTS_ONLY.contains(&name))
         .then(|| format!("{dependency} belongs to agents"))
@@ -134,7 +135,10 @@ mod tests {
         assert!(why("understudy-recovery", "understudy-recovery-api").is_some(), "pure on api");
         assert!(why("understudy-recovery", "understudy-jobs").is_some(), "pure on pure");
         assert!(why("understudy-orchestrator", "understudy-job-tracker").is_some(), "service on service");
-        assert!(why("understudy-orchestrator", "understudy-hypervisor").is_some(), "only agents drive hypervisors");
+        assert!(
+            why("understudy-orchestrator", "understudy-hypervisor").is_some(),
+            "only agents drive hypervisors"
+        );
         assert!(why("understudy-recovery", "tokio").is_some(), "I/O in a pure crate");
     }
 }

@@ -246,7 +246,6 @@ log_format = "text"
         }
         if service == Service::Orchestrator {
             config += &format!("[network_mapper]\nendpoint = \"{}\"\n", Service::NetworkMapper.endpoint());
-            config += &format!("[client_tls]\n{}\n", tls_config(&pki, service.name()));
         }
         config
     }

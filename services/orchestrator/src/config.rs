@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use understudy_rpc::{ServerConfig, TlsFiles};
+use understudy_rpc::ServerConfig;
 use understudy_service::ServiceConfig;
 use understudy_telemetry as telemetry;
 
@@ -12,8 +12,6 @@ use understudy_telemetry as telemetry;
 pub struct Config {
     pub server: ServerConfig,
     pub database: understudy_pg::Config,
-    /// Certificate and key with which other services and agents are called.
-    pub client_tls: TlsFiles,
     pub job_tracker: Peer,
     pub network_mapper: Peer,
     #[serde(default)]
@@ -96,15 +94,16 @@ impl ServiceConfig for Config {
 
 #[cfg(test)]
 mod tests {
+    use understudy_rpc::TlsFiles;
+
     use super::*;
 
     #[test]
     fn a_configuration_that_would_never_end_a_test_is_refused() {
         let tls = TlsFiles { ca: "ca.pem".into(), certificate: "cert.pem".into(), key: "key.pem".into() };
         let config = Config {
-            server: ServerConfig::new(([127, 0, 0, 1], 0).into(), tls.clone()),
+            server: ServerConfig::new(([127, 0, 0, 1], 0).into(), tls),
             database: understudy_pg::Config::new("postgres://localhost/orchestrator"),
-            client_tls: tls,
             job_tracker: Peer::new("https://localhost:1"),
             network_mapper: Peer { endpoint: "http://localhost:2".into(), deadline_s: 0 },
             runs: Runs { test_limit_s: 0, tick_ms: 1 },

@@ -77,7 +77,7 @@ impl Service {
 fn runtime(config: &Config, pool: Pool) -> Result<Runtime, ConnectError> {
     let dial = |peer: &Peer, kind, descriptors| -> Result<Channel, ConnectError> {
         let expect = ExpectedPeer::Service(kind);
-        let mut client = ClientConfig::new(&peer.endpoint, config.client_tls.clone(), expect, descriptors);
+        let mut client = ClientConfig::new(&peer.endpoint, config.server.tls.clone(), expect, descriptors);
         client.deadline = Duration::from_secs(peer.deadline_s);
         connect(client)
     };
@@ -90,7 +90,7 @@ fn runtime(config: &Config, pool: Pool) -> Result<Runtime, ConnectError> {
     let settings = Settings {
         test_limit: config.runs.test_limit(),
         tick: config.runs.tick(),
-        tls: config.client_tls.clone(),
+        tls: config.server.tls.clone(),
         identity: Identity::Service(ServiceKind::Orchestrator).to_string(),
     };
     Ok(Runtime::new(pool, JobsClient::new(jobs), NetworkClient::new(network), settings))

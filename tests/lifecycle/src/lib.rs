@@ -1,6 +1,20 @@
 //! A running lab with the product in it, for a test: up in seconds, gone with the test whatever way it ends.
+//!
+//! ```text
+//!   Scene::set ─▶ wait for the turn ─▶ lab up ─▶ machines ─▶ services, agents ─▶ sites described ─▶ the test ─▶ dropped: lab down
+//!                                                                                                  └ panic: logs kept
+//! ```
+//!
+//! One scene stands at a time on a machine, whichever threads or processes the tests run in: what they measure are times.
 
-use std::{env, fs, path::PathBuf};
+pub mod evidence;
+
+use std::{
+    env,
+    fs::{self, File},
+    path::PathBuf,
+    thread,
+};
 
 use anyhow::{Context, Result};
 use understudy_lab::{HostName, Lab, LabId, Stack, lab::ScopedLab, machine::Machine};
@@ -9,25 +23,35 @@ use understudy_lab::{HostName, Lab, LabId, Stack, lab::ScopedLab, machine::Machi
 pub struct Scene {
     pub stack: Stack,
     _lab: ScopedLab,
+    _turn: File,
 }
 
 impl Scene {
-    /// Builds it. `name` tells labs of tests that run at the same time apart: 1 to 12 letters or digits.
+    /// Builds it when no other scene stands. `name` names its lab: 1 to 12 letters or digits.
     ///
     /// # Errors
-    /// When the machine cannot run a lab (everything that is missing is listed) or a part does not start. The logs of the services
-    /// are copied to the system's temporary directory before the lab goes.
+    /// When the machine cannot run a lab (everything that is missing is listed) or a part does not start.
     pub fn set(name: &str, machines: &[Machine]) -> Result<Self> {
+        let scene = Self::bare(name, machines)?;
+        scene.stack.up()?;
+        scene.stack.describe_sites()?;
+        Ok(scene)
+    }
+
+    /// The same with the machines running and nothing of the product started.
+    ///
+    /// # Errors
+    /// As [`Scene::set`].
+    pub fn bare(name: &str, machines: &[Machine]) -> Result<Self> {
+        let turn = my_turn()?;
         let id: LabId = name.parse()?;
         let lab = Lab::from_env(id)?;
         // What a test of this name that was killed may have left behind.
         lab.down()?;
         let scoped = lab.clone().up_scoped()?;
         let stack = Stack::beside_this_program(lab)?;
-        let scene = Self { stack, _lab: scoped };
+        let scene = Self { stack, _lab: scoped, _turn: turn };
         scene.stack.lab().start_machines(HostName::AlphaH1, machines)?;
-        scene.stack.up()?;
-        scene.stack.describe_sites()?;
         Ok(scene)
     }
 
@@ -52,4 +76,20 @@ impl Scene {
         }
         Ok(kept)
     }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("logs are kept in {:?}", self.keep_logs());
+        }
+    }
+}
+
+/// Held until the file is closed, also by a process that is killed.
+fn my_turn() -> Result<File> {
+    let path = env::temp_dir().join("understudy-lifecycle.turn");
+    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+    Ok(file)
 }

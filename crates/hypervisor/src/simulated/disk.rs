@@ -14,7 +14,10 @@ use understudy_replica_store::{
     qcow2::{Backing, CLUSTER, Chain, Source, Writer},
 };
 
-use super::failed;
+use super::{
+    failed,
+    journal::{Record, SECTOR},
+};
 use crate::Error;
 
 /// What has been written since the machine started, by number of the cluster. Cloning shares the contents, so a snapshot
@@ -113,6 +116,21 @@ impl SimulatedDisk {
             self.written.insert(*cluster, content.into());
         }
         Ok(touched)
+    }
+
+    /// Number of the last whole journal record on it.
+    pub fn last_record(&mut self) -> Result<Option<u64>, Error> {
+        let mut last = None;
+        for cluster in self.size() / 2 / CLUSTER..self.size().div_ceil(CLUSTER) {
+            let source = self.chain.source(cluster);
+            let source = source.map_err(|error| failed("reading a simulated journal", error))?;
+            if self.written.contains_key(&cluster) || matches!(source, Source::Data { .. }) {
+                let content = self.cluster(cluster)?;
+                let records = content.chunks_exact(SECTOR as usize).filter_map(Record::decode);
+                last = last.max(records.map(|record| record.number).max());
+            }
+        }
+        Ok(last)
     }
 
     fn cluster(&mut self, cluster: u64) -> Result<Vec<u8>, Error> {

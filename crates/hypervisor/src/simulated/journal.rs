@@ -2,7 +2,8 @@
 //! be counted.
 //!
 //! Record *n* is one sector on disk *n* modulo the number of disks, in the second half of the disk, round and round. A copy
-//! whose disks are not of one instant shows a later record on one disk while an earlier one is missing on another.
+//! whose disks are not of one instant shows a later record on one disk while an earlier one is missing on another. A machine
+//! that starts goes on after the last record that its disks hold.
 
 use std::time::{Duration, SystemTime};
 
@@ -34,6 +35,9 @@ impl Record {
 
     /// The record in a sector; `None` where there is none, or a torn one.
     pub fn decode(sector: &[u8]) -> Option<Self> {
+        if !sector.starts_with(MAGIC) {
+            return None;
+        }
         let number = sector.get(8..16)?.try_into().ok()?;
         let written_at = sector.get(16..SIGNED)?.try_into().ok()?;
         let whole = sector.get(SIGNED..SIGNED + 32)? == blake3::hash(&sector[..SIGNED]).as_bytes();
@@ -41,7 +45,7 @@ impl Record {
             number: u64::from_be_bytes(number),
             written_at: UnixMicros::new(i64::from_be_bytes(written_at)),
         };
-        (whole && sector.starts_with(MAGIC)).then_some(record)
+        whole.then_some(record)
     }
 
     /// Where record `number` lies on a disk of `size` bytes, of `disks` disks.
@@ -51,10 +55,15 @@ impl Record {
     }
 }
 
-/// Writes records to a running machine until it stops.
-pub(super) async fn keep(hypervisor: SimulatedHypervisor, machine: MachineName, interval: Duration) {
+/// Writes records from number `next` on to a running machine until it stops.
+pub(super) async fn keep(
+    hypervisor: SimulatedHypervisor,
+    machine: MachineName,
+    next: u64,
+    interval: Duration,
+) {
     let mut ticks = tokio::time::interval(interval);
-    let mut number: u64 = 0;
+    let mut number = next;
     loop {
         ticks.tick().await;
         let disks: Vec<_> = match hypervisor.host().machine(&machine) {

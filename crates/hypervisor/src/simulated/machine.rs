@@ -116,6 +116,11 @@ impl SimulatedMachine {
         Ok(())
     }
 
+    /// Number of the last record that its guest has written.
+    pub fn last_record(&mut self) -> Result<Option<u64>, Error> {
+        self.disks.values_mut().try_fold(None, |last, disk| Ok(last.max(disk.last_record()?)))
+    }
+
     pub fn checkpoints(&self) -> Vec<CheckpointName> {
         self.record.checkpoints.iter().map(|checkpoint| checkpoint.name.clone()).collect()
     }
@@ -135,10 +140,12 @@ impl Host {
             disk.size_bytes = machine.disks.get(&disk.name).map_or(0, SimulatedDisk::size);
         }
         for nic in hardware.nics.iter_mut().filter(|_| machine.is_running()) {
-            let network = nic.network.as_ref().and_then(|name| self.test_networks.get(name));
-            let reserved = network.into_iter().flat_map(|network| &network.reservations);
-            nic.addresses
-                .extend(reserved.filter(|given| given.mac == nic.mac).map(|given| IpAddr::V4(given.address)));
+            let reserved = match &nic.network {
+                Some(name) => self.test_networks.get(name).map_or(&self.reservations, |n| &n.reservations),
+                None => continue,
+            };
+            let given = reserved.iter().filter(|given| given.mac == nic.mac);
+            nic.addresses.extend(given.map(|given| IpAddr::V4(given.address)));
         }
         let power = if machine.is_running() { PowerState::Running } else { PowerState::ShutOff };
         let (name, uuid, tag) = (record.name.clone(), record.uuid, record.tag.clone());

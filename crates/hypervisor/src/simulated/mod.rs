@@ -11,9 +11,11 @@
 //! acknowledged; when a machine stops, or is found after such a death, its overlay goes into its qcow2 file. Change
 //! tracking is persisted at an orderly stop only, and forgotten after any other, as it is with QEMU.
 //!
-//! Networks are bookkeeping: a simulated machine is reachable when it runs and its network knows its address.
+//! Networks are bookkeeping: a simulated machine is reachable when it runs and its network knows its address. A host that is
+//! opened for the first time has the machines that its configuration lists, running.
 
 mod disk;
+mod first_machines;
 pub mod journal;
 mod machine;
 mod network;
@@ -34,9 +36,11 @@ use understudy_ids::{DiskName, MachineName, NetworkName};
 
 use crate::{
     CheckpointName, Error, HostInventory, Hypervisor, IsolationEvidence, Machine, MachineDefinition,
-    MachineTag, Snapshot, SnapshotRequest, TestNetworkDefinition,
+    MachineTag, Reservation, Snapshot, SnapshotRequest, TestNetworkDefinition,
 };
+pub use first_machines::FirstMachine;
 use machine::SimulatedMachine;
+pub use record::disk_files;
 
 /// What the simulated host is like.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -46,6 +50,12 @@ pub struct Config {
     /// Networks that a machine can be connected to, without test networks.
     #[serde(default)]
     pub networks: Vec<NetworkName>,
+    /// The addresses that these networks give to Ethernet addresses.
+    #[serde(default)]
+    pub reservations: Vec<Reservation>,
+    /// What the host has when it is opened for the first time.
+    #[serde(default)]
+    pub machines: Vec<FirstMachine>,
     /// Every call takes this long more.
     #[serde(default)]
     pub call_delay_ms: u64,
@@ -62,6 +72,8 @@ impl Config {
         Self {
             state_dir: state_dir.into(),
             networks: Vec::new(),
+            reservations: Vec::new(),
+            machines: Vec::new(),
             call_delay_ms: 0,
             shut_down_ms: 0,
             write_interval_ms: 0,
@@ -79,16 +91,48 @@ pub struct SimulatedHypervisor {
 #[derive(Default)]
 struct Host {
     machines: BTreeMap<MachineName, SimulatedMachine>,
+    /// Those of the networks that are no test networks.
+    reservations: Vec<Reservation>,
     test_networks: BTreeMap<NetworkName, TestNetworkDefinition>,
 }
 
 impl SimulatedHypervisor {
-    /// Finds again what the host had when its process ended; no machine runs.
+    /// Finds again what the host had when its process ended; no machine runs. A host that was never opened before gets the
+    /// machines of its configuration, which run; for them to write, this must be called inside a tokio runtime.
     pub fn open(config: Config) -> Result<Self, Error> {
+        let first_time = !record::exists(&config.state_dir);
         let machines = record::load_machines(&config.state_dir)?;
         let test_networks = record::load_networks(&config.state_dir)?;
-        let host = Arc::new(Mutex::new(Host { machines, test_networks }));
-        Ok(Self { config: Arc::new(config), host })
+        let reservations = config.reservations.clone();
+        let host = Arc::new(Mutex::new(Host { machines, reservations, test_networks }));
+        let this = Self { config: Arc::new(config), host };
+        if first_time {
+            this.install()?;
+        }
+        Ok(this)
+    }
+
+    fn install(&self) -> Result<(), Error> {
+        for machine in &self.config.machines {
+            let installed = first_machines::install(machine, &self.config.state_dir)?;
+            self.host().machines.insert(machine.name.clone(), installed);
+            let runtime = tokio::runtime::Handle::try_current()
+                .map_err(|error| failed(format!("starting machine {}", machine.name), error))?;
+            self.switch_on(&machine.name, &runtime)?;
+        }
+        Ok(())
+    }
+
+    /// The machine runs, and writes if it is configured to.
+    fn switch_on(&self, name: &MachineName, runtime: &tokio::runtime::Handle) -> Result<(), Error> {
+        let interval = Duration::from_millis(self.config.write_interval_ms);
+        let mut host = self.host();
+        let machine = host.machine_mut(name)?;
+        if machine.start()? && !interval.is_zero() {
+            let next = machine.last_record()?.map_or(0, |last| last + 1);
+            machine.guest = Some(runtime.spawn(journal::keep(self.clone(), name.clone(), next, interval)));
+        }
+        Ok(())
     }
 
     /// Writes to a running machine's disk as its guest would. The bytes are durable when this returns.
@@ -102,14 +146,22 @@ impl SimulatedHypervisor {
         self.host().machine_mut(name)?.guest_write(disk, offset, bytes)
     }
 
-    /// What one call does to the host, after the configured delay, on a thread that may wait for files.
+    /// What one call does to the host.
     async fn act<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Host, &Config) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        tokio::time::sleep(Duration::from_millis(self.config.call_delay_ms)).await;
         let this = self.clone();
-        let done = tokio::task::spawn_blocking(move || work(&mut this.host(), &this.config)).await;
+        self.wait(move || work(&mut this.host(), &this.config)).await
+    }
+
+    /// What one call does, after the configured delay, on a thread that may wait for files.
+    async fn wait<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        tokio::time::sleep(Duration::from_millis(self.config.call_delay_ms)).await;
+        let done = tokio::task::spawn_blocking(work).await;
         done.map_err(|error| Error::Unknown { what: "a simulated call".to_owned(), why: error.to_string() })?
     }
 
@@ -185,17 +237,8 @@ impl Hypervisor for SimulatedHypervisor {
 
     async fn start(&self, name: &MachineName) -> Result<(), Error> {
         let (name, this) = (name.clone(), self.clone());
-        let interval = Duration::from_millis(self.config.write_interval_ms);
         let runtime = tokio::runtime::Handle::current();
-        self.act(move |host, _| {
-            let started = host.machine_mut(&name)?.start()?;
-            if started && !interval.is_zero() {
-                let guest = runtime.spawn(journal::keep(this, name.clone(), interval));
-                host.machine_mut(&name)?.guest = Some(guest);
-            }
-            Ok(())
-        })
-        .await
+        self.wait(move || this.switch_on(&name, &runtime)).await
     }
 
     async fn shut_down(&self, name: &MachineName, grace: Duration) -> Result<bool, Error> {

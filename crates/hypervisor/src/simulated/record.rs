@@ -15,6 +15,19 @@ use super::{
 };
 use crate::{Error, TestNetworkDefinition};
 
+/// Where the disks of a machine are, for whoever looks at a host from outside its process; empty when it does not have the
+/// machine. What a running machine writes is not in these files before it stops.
+pub fn disk_files(state_dir: &Path, machine: &MachineName) -> Result<Vec<PathBuf>, Error> {
+    let record: Option<MachineRecord> = read(&machine_file(state_dir, machine))?;
+    let disks = record.map(|record| record.hardware.disks).unwrap_or_default();
+    Ok(disks.into_iter().filter_map(|disk| disk.file).collect())
+}
+
+/// Whether a host was ever opened there.
+pub fn exists(state_dir: &Path) -> bool {
+    machines_dir(state_dir).is_dir()
+}
+
 pub fn load_machines(state_dir: &Path) -> Result<BTreeMap<MachineName, SimulatedMachine>, Error> {
     let dir = machines_dir(state_dir);
     let overlays = state_dir.join("overlays");

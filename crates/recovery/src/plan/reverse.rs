@@ -58,7 +58,8 @@ pub(super) fn reverse(
         .stage(stage)
         .on_error(on_error)
         .after([start.id.clone()]);
-    let stop = AgentWork::StopReplication { forget: true };
+    // The machine goes on here: what guards it against starting in two places must stay.
+    let stop = AgentWork::StopReplication { forget: false };
     let stop = item
         .agent("stop-reverse", active, generation, Phase::CleanUp, stop)
         .cleans_up(Stage::Undo, [start.id.clone()]);

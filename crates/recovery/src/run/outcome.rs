@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use understudy_ids::{DiskName, Generation, ItemName, MachineName, PointSeq, Problem, UnixMicros};
 
-use super::{Run, settle};
+use super::{Run, seconds, settle};
 use crate::{
     action::{Action, Internal, StepResult},
     plan::{Operation, PlannedItem, Stage, Step},
@@ -18,10 +18,13 @@ pub struct ItemOutcome {
     pub generation: Generation,
     /// The point that was used.
     pub point: Option<PointSeq>,
+    #[serde(rename = "point_instant_us")]
     pub point_instant: Option<UnixMicros>,
-    /// Planned: from the source's stop to the machine's start at the target.
+    /// Planned: from the source's stop until the machine was back at the target: answered, or ran where nobody asked it.
+    #[serde(rename = "downtime_seconds", with = "seconds")]
     pub downtime: Option<Duration>,
     /// Unplanned: from the point's instant to the start of the run. At most this much is lost (invariant 8).
+    #[serde(rename = "loss_span_seconds", with = "seconds")]
     pub loss_span: Option<Duration>,
     /// Planned: both sides, disk by disk.
     pub disks: Vec<DiskComparison>,
@@ -48,7 +51,7 @@ pub fn outcomes(run: &Run) -> Vec<ItemOutcome> {
 
 fn outcome(run: &Run, planned: &PlannedItem) -> ItemOutcome {
     let used = used_point(run, &planned.item);
-    let started = machine_started(run, &planned.item);
+    let back = machine_back(run, &planned.item);
     let stopped = run.items.get(&planned.item).and_then(|progress| progress.stopped);
     let error = of_item(run, &planned.item).find_map(|step| run.steps[&step.id].error.as_ref());
     let unplanned = run.plan.operation == Operation::UnplannedFailover;
@@ -58,7 +61,7 @@ fn outcome(run: &Run, planned: &PlannedItem) -> ItemOutcome {
         generation: planned.generation,
         point: used.as_ref().map(|used| used.seq),
         point_instant: used.as_ref().map(|used| used.instant),
-        downtime: started.zip(stopped).map(|(started, stopped)| started.since(stopped)),
+        downtime: back.zip(stopped).map(|(back, stopped)| back.since(stopped)),
         loss_span: used.as_ref().filter(|_| unplanned).map(|used| run.started.since(used.instant)),
         disks: comparisons(run, &planned.item),
         machine: used.map_or_else(|| planned.machine.clone(), |used| used.machine),
@@ -87,8 +90,20 @@ fn used_point(run: &Run, item: &ItemName) -> Option<Used> {
     })
 }
 
+/// When the machine answered at the target; where it was not asked or did not answer, when it ran there.
+pub(super) fn machine_back(run: &Run, item: &ItemName) -> Option<UnixMicros> {
+    let answered = of_item(run, item).find_map(|step| {
+        let status = &run.steps[&step.id];
+        match status.result.as_ref()? {
+            StepResult::Probe { reachable: true, .. } => status.ended,
+            _ => None,
+        }
+    });
+    answered.or_else(|| machine_started(run, item))
+}
+
 /// When the machine ran at the target. A source machine that an undo step started again is none of that.
-pub(super) fn machine_started(run: &Run, item: &ItemName) -> Option<UnixMicros> {
+fn machine_started(run: &Run, item: &ItemName) -> Option<UnixMicros> {
     of_item(run, item).filter(|step| step.stage == Stage::Main).find_map(|step| {
         match run.steps[&step.id].result.as_ref()? {
             StepResult::MachineStarted { time } => Some(*time),

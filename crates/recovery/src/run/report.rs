@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 use understudy_ids::{ItemName, Problem, RunId, StepName, UnixMicros};
 
-use super::{ItemOutcome, Run, RunState, StepState, outcome::machine_started, outcomes, view};
+use super::{ItemOutcome, Run, RunState, StepState, outcome::machine_back, outcomes, seconds, view};
 use crate::{
     action::StepResult,
     plan::{Operation, Phase, Step},
@@ -22,11 +22,15 @@ pub struct Report {
     pub approved_by: Option<String>,
     /// Unplanned: what the operator stated about the primary side.
     pub primary_down_assertion: Option<String>,
+    #[serde(rename = "started_us")]
     pub started: UnixMicros,
+    #[serde(rename = "ended_us")]
     pub ended: Option<UnixMicros>,
-    /// From the start until the last machine ran at the target.
+    /// From the start until the last machine was back at the target: answered, or ran where nobody asked it.
+    #[serde(rename = "rto_seconds", with = "seconds")]
     pub rto: Option<Duration>,
     /// The largest loss of any item; zero where the run proves that nothing was lost.
+    #[serde(rename = "rpo_seconds", with = "seconds")]
     pub rpo: Option<Duration>,
     pub items: Vec<ItemOutcome>,
     pub isolation: Vec<IsolationEvidence>,
@@ -52,6 +56,7 @@ pub struct StepReport {
     pub phase: Phase,
     pub state: StepState,
     pub tries: u32,
+    #[serde(rename = "took_seconds", with = "seconds")]
     pub took: Option<Duration>,
     pub outcome: String,
 }
@@ -77,10 +82,10 @@ pub fn report(run: &Run) -> Report {
     }
 }
 
-/// Until the last machine ran. None while one does not.
+/// Until the last machine was back. None while one is not.
 fn rto(run: &Run) -> Option<Duration> {
-    let started = run.plan.items.iter().map(|item| machine_started(run, &item.item));
-    let times: Option<Vec<UnixMicros>> = started.collect();
+    let back = run.plan.items.iter().map(|item| machine_back(run, &item.item));
+    let times: Option<Vec<UnixMicros>> = back.collect();
     times?.into_iter().max().map(|last| last.since(run.started))
 }
 

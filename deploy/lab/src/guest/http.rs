@@ -3,9 +3,10 @@
 //! ```text
 //! GET /                              {"host":…,"boot_id":…,"address":…,"uptime_ms":…,"time_us":…,"last":…,"disks":…}
 //! GET /reach?host=192.0.2.1&port=80  {"outcome":"connected"|"refused"|"unreachable"}
+//! GET /power-button?obeyed=no        {"obeyed":"no"}
 //! ```
 //!
-//! `/reach` tries a TCP connection from inside the guest, so that isolation is checked where it matters. It takes literal
+//! `/power-button` makes a guest that does not shut down when asked, as a hung one, and heals it again. `/reach` tries a TCP connection from inside the guest, so that isolation is checked where it matters. It takes literal
 //! IPv4 addresses only and is bounded to two seconds.
 
 use std::{
@@ -66,7 +67,15 @@ fn route(request: &str, shared: &Shared) -> (&'static str, String) {
             Ok(address) => ("200 OK", format!("{{\"outcome\":\"{}\"}}\n", reach(address))),
             Err(problem) => ("400 Bad Request", format!("{{\"problem\":\"{problem}\"}}\n")),
         },
-        _ => ("404 Not Found", "{\"problem\":\"there is / and /reach?host=IPV4&port=N\"}\n".to_owned()),
+        Some(target @ ("/power-button?obeyed=yes" | "/power-button?obeyed=no")) => {
+            let obeyed = target.ends_with("yes");
+            shared.deaf.store(!obeyed, Ordering::SeqCst);
+            ("200 OK", format!("{{\"obeyed\":\"{}\"}}\n", if obeyed { "yes" } else { "no" }))
+        }
+        _ => {
+            let known = "there is /, /reach?host=IPV4&port=N and /power-button?obeyed=yes or no";
+            ("404 Not Found", format!("{{\"problem\":\"{known}\"}}\n"))
+        }
     }
 }
 

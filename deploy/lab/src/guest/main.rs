@@ -49,6 +49,8 @@ struct Shared {
     disks: u32,
     last: AtomicU64,
     stop: AtomicBool,
+    /// The power button does nothing for now.
+    deaf: AtomicBool,
 }
 
 fn main() {
@@ -65,6 +67,7 @@ fn main() {
         disks: settings.disks,
         last: AtomicU64::new(0),
         stop: AtomicBool::new(false),
+        deaf: AtomicBool::new(false),
     });
     watch_power_button(&shared);
     let disks =
@@ -139,7 +142,7 @@ fn watch_power_button(shared: &Arc<Shared>) {
             while events.read_exact(&mut event).is_ok() {
                 let kind = u16::from_ne_bytes([event[16], event[17]]);
                 let code = u16::from_ne_bytes([event[18], event[19]]);
-                if kind == EV_KEY && code == KEY_POWER {
+                if kind == EV_KEY && code == KEY_POWER && !shared.deaf.load(Ordering::SeqCst) {
                     shared.stop.store(true, Ordering::SeqCst);
                 }
             }

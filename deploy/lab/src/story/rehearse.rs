@@ -114,9 +114,7 @@ fn inside(
     });
     story.tell.check("isolation was proven before the machine started", || {
         let steps = array(&run["steps"]);
-        let at = |part: &str| {
-            steps.iter().find(|s| text(&s["plan"], "step").ends_with(part)).context("no such step")
-        };
+        let at = |part: &str| steps.iter().find(|s| text(s, "step").ends_with(part)).context("no such step");
         let (probe, start) = (at("prove-isolation-0-0")?, at(".start")?);
         ensure!(probe["state"] == "succeeded", "the probe is {}", probe["state"]);
         ensure!(text(probe, "end_time") <= text(start, "start_time"), "it came later");

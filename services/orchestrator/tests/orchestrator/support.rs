@@ -111,9 +111,8 @@ impl Stage {
     pub async fn orchestrator(&self) -> Instance {
         let tls = self.pki.files("service/orchestrator");
         let config = Config {
-            server: ServerConfig::new(ANY_PORT.parse().unwrap(), tls.clone()),
+            server: ServerConfig::new(ANY_PORT.parse().unwrap(), tls),
             database: self.database.config().clone(),
-            client_tls: tls,
             job_tracker: self.tracker.clone(),
             network_mapper: self.network.clone(),
             runs: self.runs.clone(),

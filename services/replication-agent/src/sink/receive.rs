@@ -1,12 +1,15 @@
 //! Writing one point: the stream on one side, a thread that may block on the other, a bounded queue between them.
 //!
 //! ```text
-//!   parts ─▶ queue of 8 (back-pressure to the sender's window) ─▶ writer thread: verify, write ─▶ sync each 64 MiB ─▶ watermark
+//!   parts ─▶ queue of 8 (back-pressure to the sender's window) ─▶ writer thread: verify, write ─▶ sync each 64 MiB or 5 s ─▶ watermark
 //!                                                                   │ Finish: finish ─▶ receipt
 //!                                                                   └ queue ends without Finish: sync, keep the partial
 //! ```
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use futures::StreamExt;
 use tokio::sync::mpsc;
@@ -29,6 +32,8 @@ use crate::replica::Replica;
 const QUEUE: usize = 8;
 /// Payload between two syncs, bytes.
 const SYNC_EVERY: u64 = 64 << 20;
+/// And no longer than this between them: on a slow line 64 MiB are minutes, which a power failure here would cost.
+const SYNC_AFTER: Duration = Duration::from_secs(5);
 
 /// Receives a point. When the peer goes away, what was received is made durable and kept.
 pub async fn receive(
@@ -86,6 +91,7 @@ fn write(
     let (seq, item) = (begin.seq, begin.item.clone());
     let mut writer = open(store, begin)?;
     let mut received = Received { payload: 0, unsynced: 0, at: Watermark::default() };
+    let mut synced = Instant::now();
     while let Some(part) = queue.blocking_recv() {
         if let Part::Finish { sent_bytes } = part {
             if sent_bytes != received.payload {
@@ -105,9 +111,9 @@ fn write(
             return Ok(Receipt { seq, roots: in_order });
         }
         received.take(&mut writer, &disks, &part)?;
-        if received.unsynced >= SYNC_EVERY {
+        if received.unsynced >= SYNC_EVERY || (received.unsynced > 0 && synced.elapsed() >= SYNC_AFTER) {
             writer.sync()?;
-            received.unsynced = 0;
+            (received.unsynced, synced) = (0, Instant::now());
             // A peer that does not read its watermarks loses nothing but the news.
             let _ = durable.try_send(received.at);
         }

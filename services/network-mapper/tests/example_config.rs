@@ -1,0 +1,11 @@
+//! The example in `deploy/systemd/examples` is a configuration that this service accepts.
+
+use std::process::Command;
+
+#[test]
+fn the_example_configuration_is_accepted() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/systemd/examples/network-mapper.toml");
+    let program = env!("CARGO_BIN_EXE_understudy-network-mapper");
+    let checked = Command::new(program).args(["--config", example, "--check"]).output().unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+}

@@ -1,0 +1,12 @@
+//! The example in `deploy/systemd/examples` is a configuration that this service accepts.
+
+use std::process::Command;
+
+#[test]
+fn the_example_configuration_is_accepted() {
+    let example =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/systemd/examples/replication-agent.toml");
+    let program = env!("CARGO_BIN_EXE_understudy-replication-agent");
+    let checked = Command::new(program).args(["--config", example, "--check"]).output().unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+}

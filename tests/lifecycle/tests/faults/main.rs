@@ -1,0 +1,8 @@
+//! What goes wrong, on real guests: links, processes, guests, wishes. Each test sets its own scene and names what it holds the product to.
+
+mod control_plane_away;
+mod interrupted_copy;
+mod refusals;
+mod split;
+mod stubborn_guest;
+mod test_failover;

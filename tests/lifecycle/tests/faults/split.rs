@@ -1,0 +1,96 @@
+//! Two sites that do not hear each other, both alive (R-FO-7, R-UF, invariants 1 and 4).
+//!
+//! ```text
+//!   alpha ──╳──▶ bravo     unplanned failover on the operator's word ─▶ healed ─▶ alpha's copy is powered off
+//!         ◀─────           both run: the recorded override                     ─▶ and stays off ─▶ reverse replication
+//! ```
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use understudy_lab::{
+    HostName, Stack,
+    machine::Machine,
+    probe::wait_until,
+    story::evidence::{answers, is_silent, item_is, now_us, point_after, text},
+    wan::Cut,
+};
+use understudy_lifecycle_tests::{
+    Scene,
+    evidence::{FIVE_SECONDS, newest_point_is_whole, protect, run_is, start_run},
+};
+
+const ALPHA: HostName = HostName::AlphaH1;
+const BRAVO: HostName = HostName::BravoH1;
+const FENCED_WITHIN: Duration = Duration::from_secs(60);
+
+#[test]
+fn the_old_copy_of_a_site_that_was_cut_off_is_fenced_as_soon_as_it_is_heard() {
+    let machines = [Machine::reserved("web1", 1).unwrap()];
+    let scene = Scene::set("split", &machines).unwrap();
+    let stack = &scene.stack;
+    protect(stack, "web1", FIVE_SECONDS).unwrap();
+    point_after(stack, "web1", now_us()).unwrap();
+
+    let run = both_are_alive(stack, &machines[0]).unwrap();
+    the_old_copy_goes_silent(stack, &machines[0]).unwrap();
+    it_does_not_come_back(stack, &machines[0]).unwrap();
+    stack.cli().json(&["run", "commit", &run]).unwrap();
+    run_is(stack, &run, "succeeded").unwrap();
+    roles_are_reversed(stack, &machines[0]).unwrap();
+}
+
+/// One direction is enough to be lost: nothing that needs an answer works.
+fn both_are_alive(stack: &Stack, web1: &Machine) -> Result<String> {
+    stack.lab().wan().cut(Cut::AlphaToBravo)?;
+    let word = ["--assert-primary-down", "alpha does not answer, somebody drives there"];
+    let run = start_run(stack, "unplanned", "web1", &word)?;
+    run_is(stack, &run, "waiting")?;
+    let (old, new) = (answers(stack, ALPHA, web1)?, answers(stack, BRAVO, web1)?);
+    ensure!(old.boot_id != new.boot_id, "the same machine answers at both sites");
+    Ok(run)
+}
+
+fn the_old_copy_goes_silent(stack: &Stack, web1: &Machine) -> Result<()> {
+    let last = answers(stack, ALPHA, web1)?.last;
+    stack.lab().wan().heal()?;
+    let healed = Instant::now();
+    let alpha = stack.lab().host(ALPHA);
+    wait_until("alpha's old copy to be off", FENCED_WITHIN, || {
+        Ok((alpha.machine_state("web1")? == "shut off").then_some(()))
+    })?;
+    println!("alpha's old copy was off {:.1} s after the line was whole", healed.elapsed().as_secs_f64());
+    ensure!(is_silent(stack, ALPHA, web1)?, "it is off and answers, after record {last}");
+    item_is(stack, "web1", "commit-pending", BRAVO).map(drop)
+}
+
+fn it_does_not_come_back(stack: &Stack, web1: &Machine) -> Result<()> {
+    let alpha = stack.lab().host(ALPHA);
+    // What the agent has written down holds without the agent.
+    for agent_runs in [true, false] {
+        if !agent_runs {
+            stack.agent(ALPHA)?.kill_9()?;
+        }
+        let Err(refusal) = alpha.start("web1") else { bail!("the old copy was started") };
+        let said = format!("{refusal:#}");
+        ensure!(said.contains("understudy: "), "it failed for another reason: {said}");
+        ensure!(alpha.machine_state("web1")? == "shut off", "it runs");
+    }
+    stack.restart_agent(ALPHA)?;
+    ensure!(answers(stack, BRAVO, web1)?.last > 0, "bravo's copy does not answer");
+    Ok(())
+}
+
+fn roles_are_reversed(stack: &Stack, web1: &Machine) -> Result<()> {
+    let before = answers(stack, BRAVO, web1)?;
+    let run = start_run(stack, "reverse", "web1", &[])?;
+    let ended = run_is(stack, &run, "succeeded")?;
+    ensure!(text(&ended, "operation") == "reverse-replicate", "{ended}");
+    item_is(stack, "web1", "protected", BRAVO)?;
+    point_after(stack, "web1", now_us())?;
+    newest_point_is_whole(stack, ALPHA, web1)?;
+    let after = answers(stack, BRAVO, web1)?;
+    ensure!(before.boot_id == after.boot_id && after.last > before.last, "bravo's copy was disturbed");
+    ensure!(is_silent(stack, ALPHA, web1)?, "alpha's copy runs");
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! Tests that do not go as they should: killed agents, a test machine that dies, a change of mind (R-TF-5, invariants 5 and 6).
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use understudy_lab::{
+    HostName, Stack,
+    machine::Machine,
+    probe::wait_until,
+    story::evidence::{answers, item_is, now_us, point_after},
+};
+use understudy_lifecycle_tests::{
+    Scene,
+    evidence::{
+        FIVE_SECONDS, RUN_LIMIT, a_test_network_is_there, nothing_of_a_test_is_left, protect, run_is,
+        start_run,
+    },
+};
+
+const BRAVO: HostName = HostName::BravoH1;
+
+#[test]
+fn whatever_happens_to_a_test_failover_nothing_of_it_is_left() {
+    let machines = [Machine::reserved("web1", 1).unwrap()];
+    let scene = Scene::set("tfkills", &machines).unwrap();
+    let stack = &scene.stack;
+    protect(stack, "web1", FIVE_SECONDS).unwrap();
+
+    the_agent_dies_when_the_machine_was_made(stack).unwrap();
+    the_test_machine_dies(stack).unwrap();
+    someone_cancels(stack).unwrap();
+    production_is_as_before(stack, &machines[0]).unwrap();
+}
+
+fn the_agent_dies_when_the_machine_was_made(stack: &Stack) -> Result<()> {
+    let run = start_run(stack, "test", "web1", &[])?;
+    test_machine(stack)?;
+    stack.agent(BRAVO)?.kill_9()?;
+    stack.restart_agent(BRAVO)?;
+    run_is(stack, &run, "waiting")?;
+    let host = stack.lab().host(BRAVO);
+    ensure!(a_test_network_is_there(&host)?, "the test's network is not found where it should be");
+    ensure!(host.virsh(["list", "--name"])?.trim().lines().count() == 1, "one test machine runs");
+    let complete = ["run", "complete-test", &run, "--notes", "survived"];
+    stack.cli().json(&complete)?;
+    run_is(stack, &run, "succeeded")?;
+    nothing_of_a_test_is_left(stack, &host, "web1")
+}
+
+/// The machine never answers, so the run fails; it takes away what it made all the same.
+fn the_test_machine_dies(stack: &Stack) -> Result<()> {
+    let run = start_run(stack, "test", "web1", &[])?;
+    let host = stack.lab().host(BRAVO);
+    let name = test_machine(stack)?;
+    wait_until("the test machine to run", RUN_LIMIT, || {
+        Ok((host.machine_state(&name)? == "running").then_some(()))
+    })?;
+    host.kill_9_machine(&name)?;
+    let (ended, _) = wait_until("the run to end", RUN_LIMIT, || {
+        let now = stack.cli().json(&["run", "show", &run])?;
+        ensure!(now["state"] != "waiting", "a machine that is dead passed its probe");
+        Ok((!now["end_time"].is_null()).then_some(now))
+    })?;
+    ensure!(ended["state"] == "failed", "the run is {}", ended["state"]);
+    let problem = &ended["problems"][0];
+    ensure!(problem["remedy"].as_str().is_some_and(|r| !r.is_empty()), "no remedy: {}", ended["problems"]);
+    nothing_of_a_test_is_left(stack, &host, "web1")
+}
+
+fn someone_cancels(stack: &Stack) -> Result<()> {
+    let run = start_run(stack, "test", "web1", &[])?;
+    test_machine(stack)?;
+    stack.cli().json(&["run", "cancel", &run])?;
+    run_is(stack, &run, "cancelled")?;
+    nothing_of_a_test_is_left(stack, &stack.lab().host(BRAVO), "web1")
+}
+
+/// Waits until the hypervisor has a test machine, running or not.
+fn test_machine(stack: &Stack) -> Result<String> {
+    let host = stack.lab().host(BRAVO);
+    wait_until("a test machine", RUN_LIMIT, || {
+        let listed = host.virsh(["list", "--all", "--name"])?;
+        Ok(listed.lines().map(str::trim).find(|name| !name.is_empty()).map(str::to_owned))
+    })
+    .map(|(name, _)| name)
+}
+
+fn production_is_as_before(stack: &Stack, web1: &Machine) -> Result<()> {
+    let boot = answers(stack, HostName::AlphaH1, web1)?;
+    ensure!(Duration::from_millis(boot.uptime_ms) > Duration::from_secs(10), "web1 was started anew");
+    item_is(stack, "web1", "protected", HostName::AlphaH1)?;
+    point_after(stack, "web1", now_us()).context("replication does not go on").map(drop)
+}
