@@ -3,7 +3,7 @@
 //! job-tracker's event stream says *that* something changed, and resumes where it broke; the orchestrator says *what*. Once in a
 //! while the orchestrator is asked without an event, so that a job-tracker that is away delays nothing but the display.
 
-use std::{collections::BTreeSet, io::IsTerminal, process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, io::IsTerminal, time::Duration};
 
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -18,10 +18,8 @@ use understudy_rpc::{ApiError, retry};
 use crate::output::{self, Format};
 
 const WITHOUT_EVENTS: Duration = Duration::from_secs(2);
-/// The run did not succeed.
-const NOT_SUCCEEDED: u8 = 3;
 
-/// Until the run ends or waits for a person. Prints it at the end.
+/// Until the run ends or waits for a person; returns it as it is then.
 ///
 /// `seen` is the run as its reader knows it; steps that had ended there are not told again.
 pub async fn follow(
@@ -29,7 +27,7 @@ pub async fn follow(
     jobs: &JobsClient,
     seen: &Run,
     format: Format,
-) -> anyhow::Result<ExitCode> {
+) -> anyhow::Result<Run> {
     let id = seen.name;
     let filter = WatchFilter { job: Some(id), owner: None };
     let mut events = Box::pin(jobs.watch_events(WatchFrom::Now, filter));
@@ -51,13 +49,7 @@ pub async fn follow(
         let _ = tokio::time::timeout(WITHOUT_EVENTS, events.next()).await;
     };
     display.end();
-    crate::commands::run::print_result(format, &run)?;
-    Ok(match run.state {
-        RunState::Failed | RunState::CompletedWithErrors | RunState::Cancelled => {
-            ExitCode::from(NOT_SUCCEEDED)
-        }
-        _ => ExitCode::SUCCESS,
-    })
+    Ok(run)
 }
 
 fn passes(error: &ApiError) -> bool {

@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use understudy_ids::{Problem, UnixMicros, Uuid};
+use understudy_rpc::{ApiError, Kind};
 use understudy_types_api::{Any, MAX_PROBLEMS, check_any, problem_from_wire, time_from_wire, v1 as types};
 
 /// Most tasks in one call.
@@ -244,4 +245,14 @@ impl Check {
         }
         Some(text)
     }
+}
+
+/// An answer that this version cannot read.
+pub(crate) fn not_understood(invalid: Invalid) -> ApiError {
+    ApiError::new(
+        Kind::Internal,
+        crate::reason::NOT_UNDERSTOOD,
+        format!("job-tracker's answer is not understood: {invalid}"),
+        "Bring job-tracker and its caller to the same version.",
+    )
 }

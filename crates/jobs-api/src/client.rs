@@ -6,13 +6,12 @@ use understudy_rpc::{ApiError, Channel, trace};
 use understudy_types_api::time_to_wire;
 
 use crate::{
-    check::Invalid,
+    check::{Invalid, not_understood},
     convert::{self, new_job_to_wire, new_task_to_wire, update_to_wire},
     model::{
         Event, Job, JobFilter, JobUpdate, NewJob, NewNote, NewTask, Note, Page, Task, WatchFilter, WatchFrom,
     },
     name::JobName,
-    reason,
     v1::{self, job_service_client::JobServiceClient},
     watch,
 };
@@ -144,14 +143,4 @@ fn traced(task: NewTask) -> NewTask {
 
 fn read_all<A, B>(all: Vec<A>, read: impl Fn(A) -> Result<B, Invalid>) -> Result<Vec<B>, ApiError> {
     all.into_iter().map(read).collect::<Result<_, _>>().map_err(not_understood)
-}
-
-/// An answer that this version cannot read.
-pub(crate) fn not_understood(invalid: Invalid) -> ApiError {
-    ApiError::new(
-        understudy_rpc::Kind::Internal,
-        reason::NOT_UNDERSTOOD,
-        format!("job-tracker's answer is not understood: {invalid}"),
-        "Bring job-tracker and its caller to the same version.",
-    )
 }

@@ -8,10 +8,13 @@
 //! job-tracker sends a bookmark when a watch opens, so that even a watch that saw no event resumes where it was.
 
 use futures::{Stream, StreamExt, stream};
-use understudy_rpc::{ApiError, Channel, Kind, retry::BackOff};
+use understudy_rpc::{
+    ApiError, Channel, Kind,
+    retry::{BackOff, jitter},
+};
 
 use crate::{
-    client::not_understood,
+    check::not_understood,
     convert,
     model::{Event, WatchFilter, WatchFrom},
     name::JobName,
@@ -52,7 +55,7 @@ impl Watch {
                 Err(error) if heals(&error) => {
                     tracing::debug!(%error, "the watch broke, it will be opened again");
                     self.open = None;
-                    tokio::time::sleep(BackOff::DEFAULT.delay(self.failures, crate::worker::jitter())).await;
+                    tokio::time::sleep(BackOff::DEFAULT.delay(self.failures, jitter())).await;
                     self.failures = self.failures.saturating_add(1);
                 }
                 Err(error) => return Err(error),

@@ -2,7 +2,11 @@
 //!
 //! Every mutation of our API carries a request id, so that making it again is safe: the same id gives the same answer.
 
-use std::time::Duration;
+use std::{
+    collections::hash_map::RandomState,
+    hash::{BuildHasher, Hasher},
+    time::Duration,
+};
 
 use crate::error::{ApiError, Kind};
 
@@ -43,6 +47,12 @@ impl BackOff {
         let jitter = if jitter.is_finite() { jitter.clamp(0.0, 1.0) } else { 1.0 };
         full.mul_f64(0.5 + jitter / 2.0)
     }
+}
+
+/// A number between 0 and 1 that differs from caller to caller; it only has to keep many from acting at the same moment.
+pub fn jitter() -> f64 {
+    let random = RandomState::new().build_hasher().finish();
+    f64::from(u32::try_from(random >> 32).unwrap_or(0)) / f64::from(u32::MAX)
 }
 
 #[cfg(test)]

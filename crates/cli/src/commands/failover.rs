@@ -17,7 +17,6 @@ use crate::{
     args::{Failover, FailoverKind},
     connection::ConnectionArgs,
     output::{self, Format},
-    watch,
 };
 
 pub async fn run(connection: &ConnectionArgs, format: Format, wish: Failover) -> anyhow::Result<ExitCode> {
@@ -41,11 +40,7 @@ pub async fn run(connection: &ConnectionArgs, format: Format, wish: Failover) ->
     }
     let request = StartRun { spec: preview.spec, plan_digest: preview.digest, request_id: request_id() };
     let started = client.start_run(request).await?;
-    if follow {
-        return watch::follow(&client, &connection.jobs()?, &started, format).await;
-    }
-    super::run::print(format, &started)?;
-    Ok(ExitCode::SUCCESS)
+    super::run::show(connection, &client, format, started, follow).await
 }
 
 fn spec(wish: Failover) -> RunSpec {

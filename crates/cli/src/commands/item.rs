@@ -1,9 +1,8 @@
 use std::process::ExitCode;
 
 use understudy_recovery_api::{
-    RecoveryClient,
     request::{ProtectMachine, Unprotect},
-    view::{ProtectedItem, ReplicationHealth, Run},
+    view::{ProtectedItem, ReplicationHealth},
 };
 
 use super::{all, request_id};
@@ -11,7 +10,6 @@ use crate::{
     args::Item,
     connection::ConnectionArgs,
     output::{self, Format},
-    watch,
 };
 
 pub async fn run(connection: &ConnectionArgs, format: Format, verb: Item) -> anyhow::Result<ExitCode> {
@@ -28,14 +26,14 @@ pub async fn run(connection: &ConnectionArgs, format: Format, verb: Item) -> any
                 validate_only: check,
             };
             match client.protect_machine(request).await?.run {
-                Some(run) => return started(connection, &client, format, run, watch).await,
+                Some(run) => return super::run::show(connection, &client, format, run, watch).await,
                 None => output::say("nothing stands against it"),
             }
         }
         Item::Unprotect { item, delete_replica, watch } => {
             let request = Unprotect { item, delete_replica, request_id: request_id() };
             let run = client.unprotect_item(request).await?;
-            return started(connection, &client, format, run, watch).await;
+            return super::run::show(connection, &client, format, run, watch).await;
         }
         Item::List => {
             let items = all(usize::MAX, |page| client.list_items(page)).await?;
@@ -46,20 +44,6 @@ pub async fn run(connection: &ConnectionArgs, format: Format, verb: Item) -> any
             output::print(format, &item, || details(&item))?;
         }
     }
-    Ok(ExitCode::SUCCESS)
-}
-
-async fn started(
-    connection: &ConnectionArgs,
-    client: &RecoveryClient,
-    format: Format,
-    started: Run,
-    follow: bool,
-) -> anyhow::Result<ExitCode> {
-    if follow {
-        return watch::follow(client, &connection.jobs()?, &started, format).await;
-    }
-    super::run::print(format, &started)?;
     Ok(ExitCode::SUCCESS)
 }
 

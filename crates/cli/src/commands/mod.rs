@@ -12,7 +12,7 @@ mod network;
 mod pki;
 mod point;
 mod policy;
-pub(crate) mod run;
+mod run;
 mod site;
 
 use std::{future::Future, process::ExitCode};

@@ -2,7 +2,7 @@ use std::process::ExitCode;
 
 use understudy_ids::RunId;
 use understudy_recovery_api::{
-    StepState,
+    RecoveryClient, RunState, StepState,
     request::{CompleteTest, RunVerb},
     view::{ItemOutcome, Run as View, RunStep},
 };
@@ -15,6 +15,9 @@ use crate::{
     watch,
 };
 
+/// A run that was followed did not succeed.
+const NOT_SUCCEEDED: u8 = 3;
+
 pub async fn run(connection: &ConnectionArgs, format: Format, verb: Run) -> anyhow::Result<ExitCode> {
     let client = connection.recovery()?;
     let named = |run: RunId| RunVerb { run, request_id: request_id() };
@@ -26,7 +29,8 @@ pub async fn run(connection: &ConnectionArgs, format: Format, verb: Run) -> anyh
         }
         Run::Show { run } => (client.get_run(run).await?, false),
         Run::Watch { run } => {
-            return watch::follow(&client, &connection.jobs()?, &client.get_run(run).await?, format).await;
+            let run = client.get_run(run).await?;
+            return show(connection, &client, format, run, true).await;
         }
         Run::CompleteTest { run, notes, watch } => {
             (client.complete_test(CompleteTest { run, notes, request_id: request_id() }).await?, watch)
@@ -35,11 +39,29 @@ pub async fn run(connection: &ConnectionArgs, format: Format, verb: Run) -> anyh
         Run::Cancel { run, watch } => (client.cancel_run(named(run)).await?, watch),
         Run::Retry { run, watch } => (client.retry_run(named(run)).await?, watch),
     };
-    if follow {
-        return watch::follow(&client, &connection.jobs()?, &changed, format).await;
+    show(connection, &client, format, changed, follow).await
+}
+
+/// Shows a run that was just started or changed; with `follow`, when it has ended or waits for someone.
+pub(super) async fn show(
+    connection: &ConnectionArgs,
+    client: &RecoveryClient,
+    format: Format,
+    run: View,
+    follow: bool,
+) -> anyhow::Result<ExitCode> {
+    if !follow {
+        print(format, &run)?;
+        return Ok(ExitCode::SUCCESS);
     }
-    print(format, &changed)?;
-    Ok(ExitCode::SUCCESS)
+    let run = watch::follow(client, &connection.jobs()?, &run, format).await?;
+    print_result(format, &run)?;
+    Ok(match run.state {
+        RunState::Failed | RunState::CompletedWithErrors | RunState::Cancelled => {
+            ExitCode::from(NOT_SUCCEEDED)
+        }
+        _ => ExitCode::SUCCESS,
+    })
 }
 
 fn table(runs: &[View]) -> comfy_table::Table {
@@ -58,7 +80,7 @@ fn table(runs: &[View]) -> comfy_table::Table {
 }
 
 /// One run: what it is, its steps, what it did to each item.
-pub(crate) fn print(format: Format, run: &View) -> anyhow::Result<()> {
+fn print(format: Format, run: &View) -> anyhow::Result<()> {
     output::print(format, run, || facts(run))?;
     if format == Format::Table {
         output::say(&format!("\n{}", output::rows(["STEP", "STATE", "TOOK", "OUTCOME"], &run.steps, step)));
@@ -68,7 +90,7 @@ pub(crate) fn print(format: Format, run: &View) -> anyhow::Result<()> {
 }
 
 /// The same without the steps, for someone who has watched them.
-pub(crate) fn print_result(format: Format, run: &View) -> anyhow::Result<()> {
+fn print_result(format: Format, run: &View) -> anyhow::Result<()> {
     output::print(format, run, || facts(run))?;
     if format == Format::Table {
         print_outcomes(run);

@@ -10,12 +10,15 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 use understudy_ids::Problem;
 use understudy_jobs::LeaseTerm;
-use understudy_rpc::{ApiError, Channel, Kind, retry::BackOff, trace};
+use understudy_rpc::{
+    ApiError, Channel, Kind,
+    retry::{BackOff, jitter},
+    trace,
+};
 
 use super::{
     Handler,
     context::{Stop, Stopper, TaskContext},
-    jitter,
 };
 use crate::{
     convert::{Completion, completion_to_wire},

@@ -15,12 +15,7 @@
 mod attempt;
 mod context;
 
-use std::{
-    collections::HashMap,
-    hash::{BuildHasher, Hasher},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -30,10 +25,13 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use understudy_rpc::{ApiError, Channel, retry::BackOff};
+use understudy_rpc::{
+    ApiError, Channel,
+    retry::{BackOff, jitter},
+};
 
 use crate::{
-    client::not_understood,
+    check::not_understood,
     convert,
     model::{LeasedTask, Outcome},
     name::{Queue, TaskName},
@@ -215,10 +213,4 @@ impl Pool {
         }
         self.attempts.shutdown().await;
     }
-}
-
-/// A number between 0 and 1 that differs from caller to caller; it only has to keep many from acting at the same moment.
-pub(crate) fn jitter() -> f64 {
-    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
-    f64::from(u32::try_from(random >> 32).unwrap_or(0)) / f64::from(u32::MAX)
 }

@@ -15,9 +15,12 @@ use tokio_util::sync::CancellationToken;
 use understudy_ids::{HostName, UnixMicros};
 use understudy_recovery::Event;
 use understudy_replication_api::{Facts, FactsClient};
-use understudy_rpc::{ApiError, retry::BackOff};
+use understudy_rpc::{
+    ApiError,
+    retry::{BackOff, jitter},
+};
 
-use super::{Runtime, apply, gather::SILENCE, inventory::Inventory, now, outbox::jitter};
+use super::{Runtime, apply, gather::SILENCE, inventory::Inventory, now};
 use crate::store::{
     Failure, awaited,
     hosts::{self, HostRecord},

@@ -20,7 +20,10 @@ use understudy_recovery::{
     Event,
     run::{self, JobView},
 };
-use understudy_rpc::{ApiError, Kind, retry::BackOff};
+use understudy_rpc::{
+    ApiError, Kind,
+    retry::{BackOff, jitter},
+};
 
 use super::{Runtime, apply, message::Message, now, task};
 use crate::store::{
@@ -228,11 +231,6 @@ fn job_state(state: run::JobState) -> JobState {
         run::JobState::Failed => JobState::Failed,
         run::JobState::Cancelled => JobState::Cancelled,
     }
-}
-
-/// Spreads repetitions; any source will do.
-pub(super) fn jitter() -> f64 {
-    f64::from(Uuid::new_v4().as_fields().0) / f64::from(u32::MAX)
 }
 
 /// The job of something that is no run: one task, and labels that say so.
