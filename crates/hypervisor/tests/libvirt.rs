@@ -361,3 +361,33 @@ fn a_hung_libvirtd_is_unknown_not_off() {
         impatient.inventory().await.unwrap();
     });
 }
+
+/// R-TF-1, R-REP-3: agents ask for the host's inventory all the time, also while a snapshot is being opened. Where QEMU itself made the
+/// scratch files, such a question ended it with an assertion now and then, and the guest with it.
+#[test]
+fn asking_for_the_inventory_while_snapshots_are_opened_does_not_harm_the_machine() {
+    with_libvirtd("ask", |host| async move {
+        let db1 = name("db1");
+        host.driver.define(&definition(&host, "db1").await).await.unwrap();
+        host.driver.start(&db1).await.unwrap();
+        let asking: Vec<_> = (0..3)
+            .map(|_| {
+                let driver = host.another_driver();
+                tokio::spawn(async move {
+                    loop {
+                        driver.inventory().await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        for number in 1..=40 {
+            let base = (number > 1).then(|| number - 1);
+            open(&host.driver, "db1", number, base).await.close().await.unwrap();
+        }
+        for task in asking {
+            assert!(!task.is_finished(), "an inventory failed");
+            task.abort();
+        }
+        assert_eq!(host.driver.machine(&db1).await.unwrap().unwrap().power, PowerState::Running);
+    });
+}

@@ -1,4 +1,4 @@
-//! The `understudy` command as an operator of the lab types it: in the control namespace, with the operator's certificate.
+//! The `understudy` command as an operator types it: with the operator's certificate, in the lab in the control namespace.
 
 use std::{
     collections::BTreeMap,
@@ -17,6 +17,12 @@ pub struct Cli {
     pub(crate) program: PathBuf,
     pub(crate) namespace: Option<Namespace>,
     pub(crate) env: BTreeMap<String, String>,
+}
+
+/// A running product that can be asked through its command line.
+pub trait Product {
+    /// The command line, as the product's operator uses it.
+    fn cli(&self) -> Cli;
 }
 
 /// What a command that was expected to be refused said.

@@ -4,20 +4,25 @@ use std::{
     net::Ipv4Addr,
     os::unix::process::CommandExt,
     path::PathBuf,
-    process::ExitCode,
+    process::{self, ExitCode},
+    sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+use nix::sys::signal::{SigSet, Signal};
 use understudy_lab::{
     HostName, Lab, LabId, Namespace, Site, Stack,
+    cli::Product as _,
     guest_image::ImageCache,
     journal::read_journal,
     lab::{DEFAULT_CACHE, DEFAULT_ROOT},
     machine::Machine,
     preflight::preflight,
     probe::{guest_page, reach_from_guest},
+    simulated::{self, SimulatedStack, SimulatedStory},
     story::Story,
     topology::RESERVATIONS,
     wan::Cut,
@@ -55,6 +60,15 @@ enum Verb {
         /// Leave the lab running afterwards.
         #[arg(long)]
         keep: bool,
+    },
+    /// Tell the main job on simulated machines: without root and hypervisor, it shows the flow and not that machines come up.
+    Simulated {
+        /// Leave it running afterwards.
+        #[arg(long, conflicts_with = "remove")]
+        keep: bool,
+        /// End the simulation that was left running in this directory, and remove it.
+        #[arg(long, value_name = "DIRECTORY")]
+        remove: Option<PathBuf>,
     },
     /// Remove everything of the lab.
     Down,
@@ -135,6 +149,8 @@ fn run(arguments: Arguments) -> Result<()> {
         Verb::Preflight => check(&ImageCache::new(arguments.cache)),
         Verb::Up { no_guests } => up(&lab, no_guests),
         Verb::Demo { keep } => demo(&lab, keep),
+        Verb::Simulated { remove: Some(directory), .. } => simulated::remove(&directory),
+        Verb::Simulated { keep, .. } => simulate(keep),
         Verb::Down => lab.down(),
         Verb::Status => status(&lab),
         Verb::Wan(WanVerb::Cut { cut }) => lab.wan().cut(cut),
@@ -146,6 +162,51 @@ fn run(arguments: Arguments) -> Result<()> {
         Verb::Journal(JournalVerb::Read { disks }) => journal(&disks),
         Verb::Guest(verb) => guest(&lab, verb),
     }
+}
+
+/// What has been started is ended on a signal as well.
+fn simulate(keep: bool) -> Result<()> {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    // Threads and only threads inherit this: a program that is started gets an empty mask.
+    signals.thread_block()?;
+    let stack = Arc::new(SimulatedStack::new()?);
+    let interrupted = stack.clone();
+    thread::spawn(move || {
+        let Ok(signal) = signals.wait() else { return };
+        let ended = interrupted.end_and(|| {
+            eprintln!("understudy-lab: {signal}; nothing of the simulation is left");
+            process::exit(128 + signal as i32);
+        });
+        drop(ended);
+    });
+    let told = tell_simulated(&stack);
+    if keep {
+        let directory = stack.directory().display();
+        println!("\nThe simulation is left running in {directory}. To look around:");
+        println!("  {} item list", stack.cli().shell_prefix());
+        println!("To end it:\n  target/debug/understudy-lab simulated --remove {directory}");
+    } else {
+        stack.end()?;
+    }
+    told
+}
+
+fn tell_simulated(stack: &SimulatedStack) -> Result<()> {
+    let begun = Instant::now();
+    let mut story = SimulatedStory::new(stack)?;
+    stack.up(story.machines())?;
+    println!("two simulated sites and four services run after {:.1} s", begun.elapsed().as_secs_f64());
+    let told = story.tell_all();
+    let held = story.conclude();
+    told.context("the story could not be told to its end")?;
+    if !held {
+        bail!("not everything held");
+    }
+    println!("\nAll {} claims held, on simulated machines.", story.tell.count());
+    Ok(())
 }
 
 fn check(cache: &ImageCache) -> Result<()> {

@@ -171,7 +171,6 @@ log_format = "text"
         if service == Service::Orchestrator {
             config +=
                 &format!("[network_mapper]\nendpoint = \"{}\"\n", self.endpoint(Service::NetworkMapper));
-            config += &format!("[client_tls]\n{tls}\n");
         }
         config
     }
@@ -228,12 +227,12 @@ log_format = "text"
         Cli { program: self.programs.command_line(), namespace, env }
     }
 
-    /// Tells the product about sites, hosts, the policy `five-seconds`, the production networks and that they stand for each
-    /// other, and waits until both agents are heard.
+    /// Tells the product about sites, hosts, a policy of this name and interval, the production networks and that they stand for
+    /// each other, and waits until both agents are heard.
     ///
     /// # Errors
     /// When a command is refused, or the agents are not heard within half a minute.
-    pub fn describe_sites(&self, cli: &Cli) -> Result<()> {
+    pub fn describe_sites(&self, cli: &Cli, (policy, interval): (&str, &str)) -> Result<()> {
         for site in Site::ALL {
             cli.json(&["site", "create", site.name(), "--kind", "hypervisor"])?;
             let agent = self.agent(site.host());
@@ -258,11 +257,11 @@ log_format = "text"
         cli.json(&[
             "policy",
             "create",
-            "five-seconds",
+            policy,
             "--interval",
-            "5s",
+            interval,
             "--keep",
-            "12",
+            "6",
             "--shutdown-grace",
             "30s",
             "--power-off",

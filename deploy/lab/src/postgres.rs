@@ -1,7 +1,8 @@
-//! The lab's private Postgres, in the control namespace: started, stopped, killed without warning and started again.
+//! A private Postgres, in the lab in the control namespace: started, stopped, killed without warning and started again.
 //!
 //! It writes durably (fsync stays on), because what the services survive includes its sudden death. It trusts everybody
-//! who reaches it, which is whoever is in the control namespace or may open its socket.
+//! who reaches it, which is whoever is in the control namespace or may open its socket; without a namespace it has only the socket.
+//! It runs as the user `postgres` when it is started by root, which Postgres refuses to be.
 
 use std::{
     fs,
@@ -13,7 +14,7 @@ use std::{
 use anyhow::{Context, Result};
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::{Pid, User},
+    unistd::{Pid, Uid, User},
 };
 
 use crate::{
@@ -35,19 +36,22 @@ const LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub struct Postgres {
     lab: LabId,
-    namespace: Namespace,
+    namespace: Option<Namespace>,
     /// The control plane's directory.
     control: PathBuf,
 }
 
 impl Postgres {
-    pub(crate) fn new(lab: &LabId, namespace: Namespace, control: &Path) -> Self {
-        Self { lab: lab.clone(), namespace, control: control.to_owned() }
+    pub(crate) fn new(lab: &LabId, namespace: impl Into<Option<Namespace>>, control: &Path) -> Self {
+        Self { lab: lab.clone(), namespace: namespace.into(), control: control.to_owned() }
     }
 
     /// Where to reach a database, from within the control namespace.
     pub fn url(&self, database: &str) -> String {
-        format!("postgres://{USER}@127.0.0.1:{PORT}/{database}")
+        match self.namespace {
+            Some(_) => format!("postgres://{USER}@127.0.0.1:{PORT}/{database}"),
+            None => format!("postgres://{USER}@localhost/{database}?host={}", self.socket_dir().display()),
+        }
     }
 
     /// Directory of its socket, which can be used from any namespace.
@@ -61,13 +65,18 @@ impl Postgres {
 
     /// Initialises the data directory, starts the server and creates the databases.
     pub(crate) fn create(&self) -> Result<()> {
-        let user = User::from_name(USER)?
-            .with_context(|| format!("there is no user {USER}; run deploy/lab/install.sh"))?;
         for directory in [self.data(), self.socket_dir()] {
             fs::create_dir_all(&directory)?;
-            chown(&directory, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+            if Uid::effective().is_root() {
+                let user = User::from_name(USER)?
+                    .with_context(|| format!("there is no user {USER}; run deploy/lab/install.sh"))?;
+                chown(&directory, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+            }
         }
-        let mut initdb = as_postgres(&program("initdb")?);
+        let (program, mut words) = as_postgres(&program("initdb")?);
+        words.extend(["--username".to_owned(), USER.to_owned()]);
+        let mut initdb = command::new(program);
+        initdb.args(words);
         // Initialising need not survive a power failure; what the server writes later does.
         initdb
             .args(["--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "-D"])
@@ -83,16 +92,11 @@ impl Postgres {
 
     fn spec(&self) -> Result<ProcessSpec> {
         let path = |path: PathBuf| path.display().to_string();
-        let mut args: Vec<String> = SETPRIV.iter().map(|&word| word.to_owned()).collect();
-        args.extend([
-            path(program("postgres")?),
-            "-D".into(),
-            path(self.data()),
-            "-k".into(),
-            path(self.socket_dir()),
-        ]);
-        args.extend(["-h", "127.0.0.1", "-c", "max_connections=200"].map(str::to_owned));
-        Ok(ProcessSpec::new(&self.lab, &self.namespace, &self.control, USER, "setpriv", args))
+        let (program, mut args) = as_postgres(&program("postgres")?);
+        args.extend(["-D".into(), path(self.data()), "-k".into(), path(self.socket_dir())]);
+        let listen = if self.namespace.is_some() { "127.0.0.1" } else { "" };
+        args.extend(["-h", listen, "-c", "max_connections=200"].map(str::to_owned));
+        Ok(ProcessSpec::new(&self.lab, self.namespace.as_ref(), &self.control, USER, program, args))
     }
 
     /// The server's process.
@@ -169,12 +173,13 @@ impl Postgres {
     }
 }
 
-const SETPRIV: [&str; 3] = ["--reuid=postgres", "--regid=postgres", "--init-groups"];
-
-fn as_postgres(program: &Path) -> std::process::Command {
-    let mut command = command::new("setpriv");
-    command.args(SETPRIV).arg(program);
-    command
+/// The program to start and its arguments, so that `server` runs as somebody whom Postgres accepts.
+fn as_postgres(server: &Path) -> (PathBuf, Vec<String>) {
+    if !Uid::effective().is_root() {
+        return (server.to_owned(), vec![]);
+    }
+    let words = ["--reuid=postgres", "--regid=postgres", "--init-groups", &server.display().to_string()];
+    ("setpriv".into(), words.map(str::to_owned).to_vec())
 }
 
 /// A program of the newest installed Postgres; Debian keeps the server's off the PATH.

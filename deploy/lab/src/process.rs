@@ -40,8 +40,8 @@ const DEATH: Duration = Duration::from_secs(10);
 pub struct ProcessSpec {
     /// Name of its pidfile and log.
     pub name: String,
-    /// Full name of the network namespace it runs in.
-    pub namespace: String,
+    /// Full name of the network namespace it runs in; without one, in the one of whoever starts it.
+    pub namespace: Option<String>,
     /// It sees the machine's mounts as they are, so that network namespaces that it makes are there for others too. Otherwise it
     /// gets mounts of its own, with `/sys` showing its network namespace.
     pub shares_mounts: bool,
@@ -57,10 +57,10 @@ pub struct ProcessSpec {
 }
 
 impl ProcessSpec {
-    /// A process of lab `id` in `namespace`, marked as the lab's, with pidfile and log in `run` and `logs` of `directory`.
-    pub fn new(
+    /// A process of lab `id` in `namespace` if one is given, marked as the lab's, with pidfile and log in `run` and `logs` of `directory`.
+    pub fn new<'a>(
         id: &LabId,
-        namespace: &Namespace,
+        namespace: impl Into<Option<&'a Namespace>>,
         directory: &Path,
         name: &str,
         program: impl Into<PathBuf>,
@@ -68,7 +68,7 @@ impl ProcessSpec {
     ) -> Self {
         Self {
             name: name.to_owned(),
-            namespace: namespace.name().to_owned(),
+            namespace: namespace.into().map(|n| n.name().to_owned()),
             shares_mounts: false,
             program: program.into(),
             args: args.into_iter().map(Into::into).collect(),
@@ -128,11 +128,12 @@ impl ManagedProcess {
             fs::create_dir_all(directory)?;
         }
         let log = OpenOptions::new().create(true).append(true).open(&spec.log)?;
-        let handle = format!("--net=/run/netns/{}", spec.namespace);
-        let entry: &[&str] = if spec.shares_mounts {
-            &["nsenter", &handle]
-        } else {
-            &["ip", "netns", "exec", &spec.namespace]
+        let entry = match &spec.namespace {
+            None => vec![],
+            Some(name) if spec.shares_mounts => {
+                vec!["nsenter".to_owned(), format!("--net=/run/netns/{name}")]
+            }
+            Some(name) => ["ip", "netns", "exec", name].map(str::to_owned).to_vec(),
         };
         // A session of its own keeps it alive when the terminal goes away; neither setsid nor what enters the namespace
         // forks here, so the pid is the program's own.

@@ -6,21 +6,21 @@
 //! ```
 
 use std::{
-    collections::BTreeMap,
     fs,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::{
     Host, HostName, Lab, ManagedProcess, Namespace, ProcessSpec, Site,
-    cli::Cli,
+    cli::{Cli, Product},
     command,
-    probe::{Reach, tcp, wait_until},
-    topology::{CONTROL, PROD_GATEWAY, PROD_NETWORK, WITNESS},
+    places::{AgentPlace, Places, Programs},
+    probe::{Reach, tcp},
+    topology::CONTROL,
 };
 
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -51,7 +51,7 @@ impl Service {
         }
     }
 
-    fn database(self) -> &'static str {
+    pub(crate) fn database(self) -> &'static str {
         match self {
             Self::JobTracker => "jobs",
             Self::Orchestrator => "orchestrator",
@@ -66,17 +66,13 @@ impl Service {
             Self::NetworkMapper => 7443,
         }
     }
-
-    fn endpoint(self) -> String {
-        format!("https://{CONTROL}:{}", self.port())
-    }
 }
 
 /// The product running in a lab.
 #[derive(Debug, Clone)]
 pub struct Stack {
     lab: Lab,
-    binaries: PathBuf,
+    programs: Programs,
 }
 
 impl Stack {
@@ -85,18 +81,7 @@ impl Stack {
     /// # Errors
     /// When a program is missing there.
     pub fn new(lab: Lab, binaries: impl Into<PathBuf>) -> Result<Self> {
-        let binaries = binaries.into();
-        let stack = Self { lab, binaries };
-        let programs = Service::ALL.map(|s| stack.program(s.name()));
-        for program in programs.into_iter().chain([stack.agent_program(), stack.binaries.join("understudy")])
-        {
-            ensure!(
-                program.exists(),
-                "{} is not built; build everything first: cargo build --workspace --bins",
-                program.display()
-            );
-        }
-        Ok(stack)
+        Ok(Self { lab, programs: Programs::of(binaries.into())? })
     }
 
     /// From the programs beside the one that runs, as cargo puts them.
@@ -104,12 +89,7 @@ impl Stack {
     /// # Errors
     /// When a program is missing there.
     pub fn beside_this_program(lab: Lab) -> Result<Self> {
-        let own = std::env::current_exe()?;
-        let directory = own.parent().context("this program is in no directory")?;
-        // Tests are one level further down.
-        let directory =
-            if directory.ends_with("deps") { directory.parent().unwrap_or(directory) } else { directory };
-        Self::new(lab, directory)
+        Ok(Self { lab, programs: Programs::beside_this_one()? })
     }
 
     /// The lab it runs in.
@@ -117,12 +97,20 @@ impl Stack {
         &self.lab
     }
 
-    fn program(&self, service: &str) -> PathBuf {
-        self.binaries.join(format!("understudy-{service}"))
-    }
-
-    fn agent_program(&self) -> PathBuf {
-        self.program("replication-agent")
+    fn places(&self) -> Places {
+        let service = |service: Service| SocketAddr::from((CONTROL, service.port()));
+        let agent = |name: HostName| {
+            let host = self.lab.host(name);
+            AgentPlace {
+                facts: (name.address(), FACTS_PORT).into(),
+                sink: (name.address(), SINK_PORT).into(),
+                pki: host.pki(),
+                store: host.store(),
+                state: host.agent_state(),
+                boot_id: agent_directory(&host).join("boot-id"),
+            }
+        };
+        Places::new(self.programs.clone(), self.lab.control_dir().join("pki"), service, agent)
     }
 
     /// Issues certificates, writes configuration, starts all services and agents, and waits until they answer.
@@ -130,7 +118,7 @@ impl Stack {
     /// # Errors
     /// When one does not start; the error shows the end of its log.
     pub fn up(&self) -> Result<()> {
-        self.issue_certificates().context("cannot issue certificates")?;
+        self.places().issue_certificates().context("cannot issue certificates")?;
         for service in Service::ALL {
             self.start_service(service)?;
         }
@@ -138,29 +126,6 @@ impl Stack {
             self.install_hook(&self.lab.host(host))
                 .with_context(|| format!("cannot install the hook on {host}"))?;
             self.start_agent(host)?;
-        }
-        Ok(())
-    }
-
-    fn issue_certificates(&self) -> Result<()> {
-        let authority = self.lab.control_dir().join("pki/authority");
-        let understudy = |arguments: &[&str]| {
-            command::output(command::new(self.binaries.join("understudy")).arg("pki").args(arguments))
-        };
-        let dir = authority.display().to_string();
-        understudy(&["init", "--dir", &dir])?;
-        let issue = |identity: String, out: &Path, name: &str| {
-            let out = out.display().to_string();
-            let identity = format!("spiffe://understudy/{identity}");
-            understudy(&["issue", "--dir", &dir, "--identity", &identity, "--out", &out, "--name", name])
-        };
-        let control = self.lab.control_dir().join("pki");
-        for service in Service::ALL {
-            issue(format!("service/{}", service.name()), &control, service.name())?;
-        }
-        issue("user/operator".to_owned(), &control, "operator")?;
-        for host in HostName::ALL {
-            issue(format!("agent/{}/{host}", host.site().name()), &self.lab.host(host).pki(), "agent")?;
         }
         Ok(())
     }
@@ -184,13 +149,14 @@ impl Stack {
     fn start_service(&self, service: Service) -> Result<()> {
         let directory = self.lab.control_dir();
         let config = directory.join(format!("{}.toml", service.name()));
-        fs::write(&config, self.service_config(service))?;
+        let url = self.lab.postgres().url(service.database());
+        fs::write(&config, self.places().service_config(service, &url))?;
         let process = ManagedProcess::start(ProcessSpec::new(
             self.lab.id(),
             &self.lab.control(),
             &directory,
             service.name(),
-            self.program(service.name()),
+            self.programs.service(service),
             ["--config", &config.display().to_string()],
         ))?;
         self.await_port(&process, &self.lab.control(), CONTROL, service.port())
@@ -222,34 +188,6 @@ impl Stack {
             .map(drop)
     }
 
-    fn service_config(&self, service: Service) -> String {
-        let pki = self.lab.control_dir().join("pki");
-        let url = self.lab.postgres().url(service.database());
-        let mut config = format!(
-            r#"[server]
-listen = "{CONTROL}:{port}"
-[server.tls]
-{tls}
-[database]
-url = "{url}"
-[telemetry]
-log_format = "text"
-"#,
-            port = service.port(),
-            tls = tls_config(&pki, service.name()),
-        );
-        if service != Service::JobTracker {
-            config += &format!("[job_tracker]\nendpoint = \"{}\"\n", Service::JobTracker.endpoint());
-        } else {
-            // A killed worker's tasks are handed out again after this time; the lab does not want to wait long.
-            config += "[leases]\nlease_ms = 5000\n";
-        }
-        if service == Service::Orchestrator {
-            config += &format!("[network_mapper]\nendpoint = \"{}\"\n", Service::NetworkMapper.endpoint());
-        }
-        config
-    }
-
     fn start_agent(&self, name: HostName) -> Result<()> {
         let host = self.lab.host(name);
         let mut spec = ProcessSpec::new(
@@ -257,7 +195,7 @@ log_format = "text"
             &host.namespace(),
             &agent_directory(&host),
             "agent",
-            self.agent_program(),
+            self.programs.agent(),
             ["--config", &agent_config_file(&host).display().to_string()],
         );
         // An agent makes network namespaces for tests; they must outlive it and be there for the operator.
@@ -279,12 +217,12 @@ log_format = "text"
     /// Writes the agent's configuration and the hook by which libvirt asks it before it starts a machine. libvirtd notices a
     /// hook when it starts, so it is started again.
     fn install_hook(&self, host: &Host) -> Result<()> {
-        new_boot_id(host)?;
-        let config = agent_config_file(host);
-        fs::write(&config, agent_config(host))?;
+        let (places, config) = (self.places(), agent_config_file(host));
+        places.new_boot_id(host.name())?;
+        fs::write(&config, places.agent_config(host.name(), &libvirt_config(host)))?;
         let hooks = host.hooks().display().to_string();
         command::output(
-            command::new(self.agent_program())
+            command::new(self.programs.agent())
                 .args(["install-hook", "--dir", &hooks, "--config"])
                 .arg(&config),
         )?;
@@ -296,27 +234,14 @@ log_format = "text"
     /// # Errors
     /// When a part does not come back.
     pub fn revive_site(&self, site: Site) -> Result<()> {
-        new_boot_id(&self.lab.host(site.host()))?;
+        self.places().new_boot_id(site.host())?;
         self.lab.revive_site(site)?;
         self.restart_agent(site.host())
     }
 
     /// The command line, as the operator of the lab uses it.
     pub fn cli(&self) -> Cli {
-        let pki = self.lab.control_dir().join("pki");
-        let file = |name: &str| pki.join(name).display().to_string();
-        let env = BTreeMap::from(
-            [
-                ("UNDERSTUDY_ORCHESTRATOR", Service::Orchestrator.endpoint()),
-                ("UNDERSTUDY_JOB_TRACKER", Service::JobTracker.endpoint()),
-                ("UNDERSTUDY_NETWORK_MAPPER", Service::NetworkMapper.endpoint()),
-                ("UNDERSTUDY_CA", file("ca.pem")),
-                ("UNDERSTUDY_CERTIFICATE", file("operator.pem")),
-                ("UNDERSTUDY_KEY", file("operator.key")),
-            ]
-            .map(|(name, value)| (name.to_owned(), value)),
-        );
-        Cli { program: self.binaries.join("understudy"), namespace: Some(self.lab.control()), env }
+        self.places().cli(Some(self.lab.control()))
     }
 
     /// Tells the product about the lab: sites, hosts, a policy, the production networks and that they stand for each other.
@@ -324,47 +249,7 @@ log_format = "text"
     /// # Errors
     /// When a command is refused, or the agents are not heard within half a minute.
     pub fn describe_sites(&self) -> Result<()> {
-        let cli = self.cli();
-        for site in Site::ALL {
-            cli.json(&["site", "create", site.name(), "--kind", "hypervisor"])?;
-            let host = site.host();
-            let at = |port: u16| format!("https://{}:{port}", host.address());
-            let name = resource(host);
-            cli.json(&["host", "create", &name, "--facts", &at(FACTS_PORT), "--sink", &at(SINK_PORT)])?;
-            let network = format!("sites/{}/networks/prod", site.name());
-            cli.json(&[
-                "network",
-                "create",
-                &network,
-                "--subnet",
-                "192.168.50.0/24",
-                "--gateway",
-                &PROD_GATEWAY.to_string(),
-                "--hypervisor-network",
-                PROD_NETWORK,
-                "--isolation-target",
-                &WITNESS.to_string(),
-            ])?;
-        }
-        cli.json(&["mapping", "create", "sites/alpha/networks/prod", "sites/bravo/networks/prod"])?;
-        cli.json(&[
-            "policy",
-            "create",
-            "five-seconds",
-            "--interval",
-            "5s",
-            "--keep",
-            "12",
-            "--shutdown-grace",
-            "30s",
-            "--power-off",
-        ])?;
-        wait_until("both agents to be heard", START_LIMIT, || {
-            let hosts = cli.json(&["host", "list"])?;
-            let all = hosts.as_array().is_some_and(|h| h.iter().all(|host| host["connected"] == true));
-            Ok(all.then_some(()))
-        })
-        .map(drop)
+        self.places().describe_sites(&self.cli(), ("five-seconds", "5s"))
     }
 
     /// Ends all services and agents in an orderly way.
@@ -382,6 +267,12 @@ log_format = "text"
     }
 }
 
+impl Product for Stack {
+    fn cli(&self) -> Cli {
+        Self::cli(self)
+    }
+}
+
 /// `alpha/alpha-h1`, as the command line wants a host.
 pub fn resource(host: HostName) -> String {
     format!("{}/{host}", host.site().name())
@@ -396,58 +287,17 @@ fn agent_config_file(host: &Host) -> PathBuf {
     agent_directory(host).join("agent.toml")
 }
 
-fn boot_id_file(host: &Host) -> PathBuf {
-    agent_directory(host).join("boot-id")
-}
-
-/// All hosts of a lab share one kernel, which boots once; so each has a file that stands for the kernel's boot id.
-fn new_boot_id(host: &Host) -> Result<()> {
-    let id = fs::read_to_string("/proc/sys/kernel/random/uuid").context("the kernel gives no random uuid")?;
-    fs::write(boot_id_file(host), id).map_err(Into::into)
-}
-
-fn agent_config(host: &Host) -> String {
-    let name = host.name();
+fn libvirt_config(host: &Host) -> String {
     format!(
-        r#"site = "{site}"
-host = "{name}"
-store_dir = "{store}"
-state_dir = "{state}"
-control_listen = "{address}:{FACTS_PORT}"
-bulk_listen = "{address}:{SINK_PORT}"
-job_tracker = "{job_tracker}"
-boot_id_file = "{boot_id}"
-[tls]
-{tls}
-[hypervisor]
-driver = "libvirt"
+        r#"driver = "libvirt"
 uri = "{uri}"
-state_dir = "{hypervisor}"
+state_dir = "{state}"
 console_dir = "{consoles}"
 emulation = "qemu"
 cpu_model = "qemu64"
-[telemetry]
-log_format = "text"
 "#,
-        site = name.site().name(),
-        store = host.store().display(),
-        state = host.agent_state().display(),
-        address = name.address(),
-        job_tracker = Service::JobTracker.endpoint(),
-        boot_id = boot_id_file(host).display(),
-        tls = tls_config(&host.pki(), "agent"),
         uri = host.libvirt_uri(),
-        hypervisor = host.agent_state().join("hypervisor").display(),
+        state = host.agent_state().join("hypervisor").display(),
         consoles = host.logs().display(),
-    )
-}
-
-fn tls_config(pki: &Path, name: &str) -> String {
-    let file = |name: String| pki.join(name).display().to_string();
-    format!(
-        "ca = \"{}\"\ncertificate = \"{}\"\nkey = \"{}\"",
-        file("ca.pem".to_owned()),
-        file(format!("{name}.pem")),
-        file(format!("{name}.key"))
     )
 }

@@ -5,6 +5,7 @@
 //! | `alpha-to-bravo` | anything from alpha to bravo's management network, where the control plane is too |
 //! | `bravo-to-alpha` | the other direction |
 //! | `both` | anything |
+//! | `hosts` | anything between the hosts of alpha and bravo; both still see the control plane |
 //! | `control` | anything between alpha and the control plane; alpha and bravo-h1 still see each other |
 //!
 //! Packets are dropped silently, as a broken line drops them: nobody is told. Cuts add up; healing removes all of them.
@@ -14,7 +15,7 @@ use anyhow::Result;
 use crate::{
     command,
     namespace::Namespace,
-    topology::{CONTROL, Site},
+    topology::{CONTROL, HostName, Site},
 };
 
 /// What is to be cut.
@@ -23,6 +24,7 @@ pub enum Cut {
     AlphaToBravo,
     BravoToAlpha,
     Both,
+    Hosts,
     Control,
 }
 
@@ -124,6 +126,13 @@ fn rules(cut: Cut) -> Vec<Vec<String>> {
         Cut::AlphaToBravo => vec![one_way(alpha, bravo)],
         Cut::BravoToAlpha => vec![one_way(bravo, alpha)],
         Cut::Both => vec![one_way(alpha, bravo), one_way(bravo, alpha)],
+        Cut::Hosts => {
+            let (here, there) = (HostName::AlphaH1.address(), HostName::BravoH1.address());
+            vec![
+                words(format!("-s {here} -d {there} -j DROP")),
+                words(format!("-s {there} -d {here} -j DROP")),
+            ]
+        }
         Cut::Control => vec![
             words(format!("-i {alpha} -d {CONTROL} -j DROP")),
             words(format!("-o {alpha} -s {CONTROL} -j DROP")),

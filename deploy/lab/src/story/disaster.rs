@@ -5,13 +5,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{
-    Story,
+    Narrator, Story,
     evidence::{
         answers, array, item_is, newest_run, now_us, outcome, point_after, point_files, points, text,
         time_us, whole_journal,
     },
 };
-use crate::{HostName, Site, Stack, machine::Machine, probe::wait_until, wan::Cut};
+use crate::{
+    HostName, Site, Stack, cli::Product, journal::record::DISK_BYTES, machine::Machine, probe::wait_until,
+    wan::Cut,
+};
 
 /// The guest's clock is the emulator's: it may be behind by so much. Only comparisons of guest time with host time need it.
 const CLOCK_SKEW_US: i64 = 2_500_000;
@@ -32,9 +35,7 @@ pub(super) fn lose_alpha(story: &mut Story<'_>) -> Result<()> {
     arguments.extend(names.iter().map(String::as_str));
 
     story.tell.check("without a word about the primary side it is refused", || {
-        let refusal = stack.cli().refused(&[&arguments[..], &["--yes"]].concat())?;
-        ensure!(refusal.said.contains("→"), "no remedy is given: {}", refusal.said);
-        Ok(refusal.said.lines().nth(1).unwrap_or_default().trim().to_owned())
+        refused_without_a_word(stack, &arguments)
     });
     arguments.extend(["--assert-primary-down", "site alpha has burnt down", "--yes", "--watch"]);
     stack.cli().show(&arguments)?;
@@ -56,6 +57,13 @@ pub(super) fn lose_alpha(story: &mut Story<'_>) -> Result<()> {
         });
     }
     Ok(())
+}
+
+/// The failover is refused as long as nobody says what is known of the primary side, and the refusal says what to do.
+pub(crate) fn refused_without_a_word(product: &impl Product, arguments: &[&str]) -> Result<String> {
+    let refusal = product.cli().refused(&[arguments, &["--yes"]].concat())?;
+    ensure!(refusal.said.contains("→"), "no remedy is given: {}", refusal.said);
+    Ok(refusal.said.lines().nth(1).unwrap_or_default().trim().to_owned())
 }
 
 /// The journal on alpha's dead disks ends where the machine was killed; the point's journal ends at the point. What lies between them is
@@ -121,20 +129,29 @@ pub(super) fn alpha_returns(story: &mut Story<'_>) -> Result<()> {
     for name in story.names() {
         story.tell.check(&format!("alpha is told its place for {name}"), || told_its_place(stack, &name));
     }
-    let before: Vec<u64> = story.names().iter().map(|n| newest(stack, n)).collect::<Result<_>>()?;
-    let names = story.names();
+    reverse(&mut story.tell, stack, &story.machines, DISK_BYTES)
+}
+
+/// Alpha is made the stand-by side of all machines, by shipping what differs; each disk has `disk_bytes`.
+pub(crate) fn reverse(
+    tell: &mut Narrator,
+    product: &impl Product,
+    machines: &[Machine],
+    disk_bytes: u64,
+) -> Result<()> {
+    let before: Vec<u64> = machines.iter().map(|m| newest(product, &m.name)).collect::<Result<_>>()?;
     let mut arguments = vec!["failover", "reverse"];
-    arguments.extend(names.iter().map(String::as_str));
+    arguments.extend(machines.iter().map(|m| m.name.as_str()));
     arguments.extend(["--yes", "--watch"]);
-    stack.cli().show(&arguments)?;
-    for (machine, before) in story.machines.clone().into_iter().zip(before) {
-        let name = machine.name.clone();
-        story.tell.check(&format!("{name} is protected towards alpha"), || {
-            item_is(stack, &name, "protected", BRAVO)
+    product.cli().show(&arguments)?;
+    for (Machine { name, disks, .. }, before) in machines.iter().zip(before) {
+        tell.check(&format!("{name} is protected towards alpha"), || {
+            item_is(product, name, "protected", BRAVO)
         });
-        story.tell.check(&format!("only what differs of {name} was shipped"), || {
-            let first = points(stack, &name)?.into_iter().find(|p| p.seq > before).context("no new point")?;
-            let whole = u64::from(machine.disks) * (96 << 20);
+        tell.check(&format!("only what differs of {name} was shipped"), || {
+            let first =
+                points(product, name)?.into_iter().find(|p| p.seq > before).context("no new point")?;
+            let whole = u64::from(*disks) * disk_bytes;
             ensure!(
                 first.changed_bytes > 0 && first.changed_bytes < whole / 4,
                 "{} bytes",
@@ -147,7 +164,7 @@ pub(super) fn alpha_returns(story: &mut Story<'_>) -> Result<()> {
 }
 
 /// The correction that the orchestrator makes by itself is a job like any other.
-fn told_its_place(stack: &Stack, name: &str) -> Result<String> {
+fn told_its_place(stack: &impl Product, name: &str) -> Result<String> {
     wait_until("the correction", RETURN_LIMIT, || {
         let jobs = stack.cli().json(&["job", "list", "--type", "reconcile"])?;
         let about = |job: &serde_json::Value| {
@@ -160,6 +177,6 @@ fn told_its_place(stack: &Stack, name: &str) -> Result<String> {
 }
 
 /// The number of the newest point that the item's stand-by side has; 0 for none.
-fn newest(stack: &Stack, name: &str) -> Result<u64> {
+fn newest(stack: &impl Product, name: &str) -> Result<u64> {
     Ok(points(stack, name)?.last().map_or(0, |p| p.seq))
 }

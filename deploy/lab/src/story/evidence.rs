@@ -1,7 +1,7 @@
 //! What the story's claims are checked against: the product's own words as JSON, files in the stores, journals on the disks.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -9,7 +9,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::{
-    Host, HostName, Stack, command,
+    Host, HostName, Stack,
+    cli::Product,
+    command,
     journal::{JournalReport, read_journal},
     machine::Machine,
     probe::{GuestPage, guest_page, wait_until},
@@ -31,7 +33,7 @@ pub struct Point {
 ///
 /// # Errors
 /// When the orchestrator does not answer.
-pub fn points(stack: &Stack, item: &str) -> Result<Vec<Point>> {
+pub fn points(stack: &impl Product, item: &str) -> Result<Vec<Point>> {
     let listed = stack.cli().json(&["point", "list", item])?;
     let mut points: Vec<Point> = array(&listed)
         .iter()
@@ -51,7 +53,7 @@ pub fn points(stack: &Stack, item: &str) -> Result<Vec<Point>> {
 ///
 /// # Errors
 /// When none comes.
-pub fn point_after(stack: &Stack, item: &str, after_us: i64) -> Result<Point> {
+pub fn point_after(stack: &impl Product, item: &str, after_us: i64) -> Result<Point> {
     let what = format!("a new recovery point of {item}");
     wait_until(&what, POINT_LIMIT, || {
         Ok(points(stack, item)?.pop().filter(|newest| newest.instant_us > after_us))
@@ -63,15 +65,20 @@ pub fn point_after(stack: &Stack, item: &str, after_us: i64) -> Result<Point> {
 ///
 /// # Errors
 /// When they do not come.
-pub fn at_least_points(stack: &Stack, item: &str, count: usize) -> Result<Vec<Point>> {
+pub fn at_least_points(stack: &impl Product, item: &str, count: usize) -> Result<Vec<Point>> {
     let what = format!("{count} recovery points of {item}");
     wait_until(&what, POINT_LIMIT, || Ok(Some(points(stack, item)?).filter(|p| p.len() >= count)))
         .map(|(points, _)| points)
 }
 
-/// The files of a point, in the order of the machine's disks.
+/// The files of a point on this host, in the order of the machine's disks.
 pub fn point_files(host: &Host, machine: &Machine, seq: u64) -> Vec<PathBuf> {
-    let point = host.store().join("items").join(&machine.name).join("points").join(seq.to_string());
+    files_in_store(&host.store(), machine, seq)
+}
+
+/// The files of a point in this store, in the order of the machine's disks.
+pub fn files_in_store(store: &Path, machine: &Machine, seq: u64) -> Vec<PathBuf> {
+    let point = store.join("items").join(&machine.name).join("points").join(seq.to_string());
     (b'a'..)
         .take(machine.disks as usize)
         .map(|letter| point.join(format!("disk-vd{}.qcow2", char::from(letter))))
@@ -109,7 +116,7 @@ pub fn whole_journal(files: &[PathBuf]) -> Result<JournalReport> {
 ///
 /// # Errors
 /// When it does.
-pub fn qemu_img_check(file: &std::path::Path) -> Result<()> {
+pub fn qemu_img_check(file: &Path) -> Result<()> {
     command::output(command::new("qemu-img").args(["check", "-U", "-q"]).arg(file)).map(drop)
 }
 
@@ -117,7 +124,7 @@ pub fn qemu_img_check(file: &std::path::Path) -> Result<()> {
 ///
 /// # Errors
 /// When there is none.
-pub fn newest_run(stack: &Stack, item: &str) -> Result<Value> {
+pub fn newest_run(stack: &impl Product, item: &str) -> Result<Value> {
     let runs = stack.cli().json(&["run", "list", "--item", item])?;
     let name = array(&runs).first().map(|run| text(run, "name")).context("the item has no run")?;
     stack.cli().json(&["run", "show", &name])
@@ -155,7 +162,7 @@ pub fn is_silent(stack: &Stack, host: HostName, machine: &Machine) -> Result<boo
 ///
 /// # Errors
 /// When the orchestrator does not answer.
-pub fn item(stack: &Stack, name: &str) -> Result<Value> {
+pub fn item(stack: &impl Product, name: &str) -> Result<Value> {
     stack.cli().json(&["item", "show", name])
 }
 
@@ -163,7 +170,7 @@ pub fn item(stack: &Stack, name: &str) -> Result<Value> {
 ///
 /// # Errors
 /// When that does not come about.
-pub fn item_is(stack: &Stack, name: &str, state: &str, host: HostName) -> Result<String> {
+pub fn item_is(stack: &impl Product, name: &str, state: &str, host: HostName) -> Result<String> {
     let active = crate::stack::resource(host);
     let what = format!("{name} to be {state} and active at {active}");
     wait_until(&what, POINT_LIMIT, || {

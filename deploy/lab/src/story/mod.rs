@@ -7,12 +7,12 @@
 //!
 //! The same code is the demonstration and the acceptance test: a claim that is printed has been checked.
 
-mod disaster;
+pub(crate) mod disaster;
 pub mod evidence;
 pub mod narrator;
-mod planned;
-mod protect;
-mod rehearse;
+pub(crate) mod planned;
+pub(crate) mod protect;
+pub(crate) mod rehearse;
 
 use anyhow::Result;
 
@@ -41,7 +41,7 @@ impl<'a> Story<'a> {
     /// When a command fails that must succeed for the rest to make sense.
     pub fn tell_all(&mut self) -> Result<()> {
         let (alpha, bravo) = (HostName::AlphaH1, HostName::BravoH1);
-        protect::find(self)?;
+        protect::find(&mut self.tell, self.stack, &self.machines, "five-seconds")?;
         protect::replicate(self)?;
         rehearse::test_failover(self)?;
         planned::fail_over(self, "4. Planned failover of both to bravo", alpha, bravo)?;

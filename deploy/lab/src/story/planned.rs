@@ -6,13 +6,15 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::{
-    Story,
+    Narrator, Story,
     evidence::{
         answers, array, is_silent, item_is, machine_files, newest_run, now_us, outcome, point_after,
         point_files, text, whole_journal,
     },
 };
-use crate::{HostName, Service, Stack, journal::JournalReport, machine::Machine, probe::wait_until};
+use crate::{
+    HostName, Service, Stack, cli::Product, journal::JournalReport, machine::Machine, probe::wait_until,
+};
 
 const RUN_LIMIT: Duration = Duration::from_secs(180);
 
@@ -29,7 +31,7 @@ pub(super) fn fail_over(story: &mut Story<'_>, title: &str, from: HostName, to: 
     stack.cli().show(&arguments)?;
     let run = newest_run(stack, &names[0])?;
     came_over_whole(story, &run, from, to)?;
-    commit(story, &run, to)
+    commit(&mut story.tell, story.stack, &story.machines, &run, to)
 }
 
 /// What must be true of every item when the run waits for commit.
@@ -82,7 +84,7 @@ fn describe(journal: &JournalReport) -> String {
     format!("{} (of {} boots)", journal.last, journal.boots.len())
 }
 
-fn digests(run: &Value, name: &str) -> Result<String> {
+pub(crate) fn digests(run: &Value, name: &str) -> Result<String> {
     let disks = array(&outcome(run, name)?["disks"]);
     ensure!(!disks.is_empty(), "nothing was compared");
     for disk in disks {
@@ -94,17 +96,23 @@ fn digests(run: &Value, name: &str) -> Result<String> {
     Ok(roots.join(", "))
 }
 
-fn commit(story: &mut Story<'_>, run: &Value, to: HostName) -> Result<()> {
-    let stack = story.stack;
-    stack.cli().show(&["run", "commit", &text(run, "name"), "--watch"])?;
-    for name in story.names() {
-        story.tell.check(&format!("{name} is protected in the other direction by itself"), || {
-            let said = item_is(stack, &name, "protected", to)?;
-            let point = point_after(stack, &name, now_us())?;
+/// Commits the run; protection follows in the other direction.
+pub(crate) fn commit(
+    tell: &mut Narrator,
+    product: &impl Product,
+    machines: &[Machine],
+    run: &Value,
+    to: HostName,
+) -> Result<()> {
+    product.cli().show(&["run", "commit", &text(run, "name"), "--watch"])?;
+    for Machine { name, .. } in machines {
+        tell.check(&format!("{name} is protected in the other direction by itself"), || {
+            let said = item_is(product, name, "protected", to)?;
+            let point = point_after(product, name, now_us())?;
             Ok(format!("{said}; point {} has come", point.seq))
         });
     }
-    stack.cli().show(&["item", "list"])
+    product.cli().show(&["item", "list"])
 }
 
 /// A planned failover in whose middle one part after the other is killed and started again.
@@ -130,7 +138,7 @@ pub(super) fn fail_over_under_fire(story: &mut Story<'_>, from: HostName, to: Ho
     let run = await_state(stack, &id, "waiting")?;
     came_over_whole(story, &run, from, to)?;
     story.tell.check("each step's effect happened once", || steps_once(stack, &id));
-    commit(story, &run, to)
+    commit(&mut story.tell, story.stack, &story.machines, &run, to)
 }
 
 type Kill = Box<dyn Fn(&Stack) -> Result<()>>;
@@ -163,7 +171,7 @@ fn victims(to: HostName) -> Vec<(&'static str, Kill)> {
 }
 
 /// Until one more step has ended than when asked first, so that the kills are spread over the run.
-fn await_progress(stack: &Stack, id: &str) -> Result<()> {
+pub(crate) fn await_progress(stack: &impl Product, id: &str) -> Result<()> {
     let ended = |run: &Value| {
         array(&run["steps"]).iter().filter(|s| s["state"] != "pending" && s["state"] != "running").count()
     };
@@ -178,7 +186,7 @@ fn await_progress(stack: &Stack, id: &str) -> Result<()> {
     .map(drop)
 }
 
-fn await_state(stack: &Stack, id: &str, state: &str) -> Result<Value> {
+pub(crate) fn await_state(stack: &impl Product, id: &str, state: &str) -> Result<Value> {
     let what = format!("the run to be {state}");
     wait_until(&what, RUN_LIMIT, || {
         let run = stack.cli().json(&["run", "show", id])?;
@@ -193,7 +201,7 @@ fn await_state(stack: &Stack, id: &str, state: &str) -> Result<Value> {
 }
 
 /// One task per step at job-tracker, each done; and one domain, one generation step on the machines.
-fn steps_once(stack: &Stack, id: &str) -> Result<String> {
+pub(crate) fn steps_once(stack: &impl Product, id: &str) -> Result<String> {
     let tasks = stack.cli().json(&["job", "tasks", id])?;
     let mut by_key: BTreeMap<String, u32> = BTreeMap::new();
     let mut repeated = 0;

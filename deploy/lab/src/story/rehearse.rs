@@ -7,10 +7,14 @@ use serde_json::Value;
 
 use super::{
     Story,
-    evidence::{array, newest_run, now_us, outcome, point_after, point_files, points, text, whole_journal},
+    evidence::{
+        array, newest_run, now_us, outcome, point_after, point_files, points, qemu_img_check, text,
+        whole_journal,
+    },
 };
 use crate::{
     Host, HostName, Stack, Visitor,
+    cli::Product,
     machine::Machine,
     probe::{Reach, guest_page, reach_from_guest, wait_until},
     topology::WITNESS,
@@ -20,6 +24,9 @@ const BOOT_LIMIT: Duration = Duration::from_secs(60);
 /// Where the operator's visitor sits in the test network; no machine has this address.
 const VISITOR: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 250);
 const INTERVAL_US: i64 = 5_000_000;
+/// What the policy keeps, and the one that has just come.
+const KEPT: usize = 7;
+const RETENTION_LIMIT: Duration = Duration::from_secs(30);
 
 pub(super) fn test_failover(story: &mut Story<'_>) -> Result<()> {
     story.tell.chapter("3. Test failover of web1 from an older point");
@@ -56,7 +63,7 @@ pub(super) fn test_failover(story: &mut Story<'_>) -> Result<()> {
 
     let newest = point_after(stack, "web1", now_us())?;
     story.tell.check("replication went on at its interval during the test", || {
-        cadence(stack, begun, newest.instant_us)
+        cadence(stack, INTERVAL_US, begun, newest.instant_us)
     });
 
     stack.cli().show(&[
@@ -67,13 +74,21 @@ pub(super) fn test_failover(story: &mut Story<'_>) -> Result<()> {
         "web1 came up; page and journal looked at",
         "--watch",
     ])?;
-    story.tell.check("the notes stay with the job", || {
-        let notes = stack.cli().json(&["job", "notes", &id])?;
-        let kept = array(&notes).iter().any(|n| text(n, "text").contains("journal looked at"));
-        ensure!(kept, "the job's notes are {notes}");
-        Ok(format!("{} note(s)", array(&notes).len()))
-    });
+    story.tell.check("the notes stay with the job", || notes_kept(stack, &id, "journal looked at"));
     story.tell.check("nothing of the test is left", || nothing_left(stack, &bravo));
+    story.tell.check("points beyond the policy's six are merged away, and the rest is sound", || {
+        let (kept, _) = wait_until("retention", RETENTION_LIMIT, || {
+            Ok(Some(points(stack, "web1")?).filter(|points| points.len() <= KEPT))
+        })?;
+        for point in &kept {
+            let files = point_files(&bravo, &web1, point.seq);
+            files.iter().try_for_each(|file| qemu_img_check(file))?;
+            whole_journal(&files).with_context(|| format!("point {}", point.seq))?;
+        }
+        let first = kept.first().context("no point is left")?.seq;
+        ensure!(first > 1, "the first point is still there");
+        Ok(format!("{} points from number {first} on", kept.len()))
+    });
     Ok(())
 }
 
@@ -112,15 +127,26 @@ fn inside(
         ensure!(reach == Reach::Unreachable, "{reach:?}");
         Ok("the same address from inside the test: unreachable".to_owned())
     });
-    story.tell.check("isolation was proven before the machine started", || {
-        let steps = array(&run["steps"]);
-        let at = |part: &str| steps.iter().find(|s| text(s, "step").ends_with(part)).context("no such step");
-        let (probe, start) = (at("prove-isolation-0-0")?, at(".start")?);
-        ensure!(probe["state"] == "succeeded", "the probe is {}", probe["state"]);
-        ensure!(text(probe, "end_time") <= text(start, "start_time"), "it came later");
-        Ok(text(probe, "outcome"))
-    });
+    story.tell.check("isolation was proven before the machine started", || isolation_came_first(run));
     Ok(())
+}
+
+/// The job's notes hold these words.
+pub(crate) fn notes_kept(product: &impl Product, job: &str, words: &str) -> Result<String> {
+    let notes = product.cli().json(&["job", "notes", job])?;
+    let kept = array(&notes).iter().any(|n| text(n, "text").contains(words));
+    ensure!(kept, "the job's notes are {notes}");
+    Ok(format!("{} note(s)", array(&notes).len()))
+}
+
+/// The step that proves isolation succeeded before the test machine was started.
+pub(crate) fn isolation_came_first(run: &Value) -> Result<String> {
+    let steps = array(&run["steps"]);
+    let at = |part: &str| steps.iter().find(|s| text(s, "step").ends_with(part)).context("no such step");
+    let (probe, start) = (at("prove-isolation-0-0")?, at(".start")?);
+    ensure!(probe["state"] == "succeeded", "the probe is {}", probe["state"]);
+    ensure!(text(probe, "end_time") <= text(start, "start_time"), "it came later");
+    Ok(text(probe, "outcome"))
 }
 
 fn test_bridge(host: &Host) -> Result<String> {
@@ -136,16 +162,16 @@ fn test_bridge(host: &Host) -> Result<String> {
 }
 
 /// No two neighbouring points since `from_us` are further apart than one and a half intervals.
-fn cadence(stack: &Stack, from_us: i64, to_us: i64) -> Result<String> {
+pub(crate) fn cadence(stack: &impl Product, interval_us: i64, from_us: i64, to_us: i64) -> Result<String> {
     let points = points(stack, "web1")?;
     let during: Vec<i64> = points
         .iter()
         .map(|p| p.instant_us)
-        .filter(|at| (from_us - INTERVAL_US..=to_us).contains(at))
+        .filter(|at| (from_us - interval_us..=to_us).contains(at))
         .collect();
     let gaps: Vec<i64> = during.windows(2).map(|pair| pair[1] - pair[0]).collect();
     let widest = gaps.iter().copied().max().context("no two points during the test")?;
-    ensure!(widest <= INTERVAL_US * 3 / 2, "a gap of {:.1} s", widest as f64 / 1e6);
+    ensure!(widest <= interval_us * 3 / 2, "a gap of {:.1} s", widest as f64 / 1e6);
     Ok(format!("{} points, widest gap {:.1} s", during.len(), widest as f64 / 1e6))
 }
 

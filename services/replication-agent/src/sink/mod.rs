@@ -1,7 +1,7 @@
 //! The receiving end: takes recovery points from the one agent that sends an item at its generation.
 //!
 //! ```text
-//!   Negotiate ─▶ admitted? ─▶ what the store has
+//!   Negotiate ─▶ admitted? ─▶ an earlier transfer ends ─▶ what the store has
 //!   PushPoint ─▶ admitted? ─▶ one at a time per item, the latest counts ─▶ writer thread ─▶ watermarks … ─▶ receipt ─▶ retention, later
 //!                    │
 //!                    └─ stale, fenced, active here, another sender: refused before a byte is written
@@ -210,6 +210,9 @@ fn now() -> UnixMicros {
 impl SinkHandler for Sink {
     async fn negotiate(&self, peer: &HostName, request: Negotiate) -> Result<Negotiated, ApiError> {
         let record = self.admit(peer, &request.item, request.generation).await?;
+        // Who negotiates sends nothing any more. A transfer that is still open here has lost its line, and what it brought is
+        // to be made durable before it is told.
+        drop(self.turns.take(&request.item).await);
         let facts = self.replica.call(move |store| store.target_facts(&record.item)).await;
         facts.map(negotiated).map_err(store_error)
     }

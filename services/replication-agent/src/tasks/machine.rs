@@ -62,9 +62,10 @@ impl Tasks {
         Ok(AgentTaskResult::MachineStarted { time: now() })
     }
 
-    /// Asks until there is an answer or the limit has passed; both are results.
+    /// Asks until there is an answer, the machine is known to be off or the limit has passed; all are results.
     pub(super) async fn probe_machine(
         &self,
+        name: &MachineName,
         network: NetworkName,
         address: IpAddr,
         port: Option<u16>,
@@ -78,7 +79,8 @@ impl Tasks {
             let asking = self.hypervisor.probe_address(&network, address, port, QUESTION.min(left));
             let reachable = asking.await.map_err(TaskError::of_question)?;
             let after = began.elapsed();
-            if reachable || after >= limit {
+            // Asked after the address was: a machine that is off now did not merely answer too late.
+            if reachable || after >= limit || self.is_off(name).await? {
                 return Ok(AgentTaskResult::ProbeResult { reachable, after });
             }
             let percent = (after.as_secs_f64() / limit.as_secs_f64().max(0.001) * 100.0) as u32;
@@ -88,5 +90,11 @@ impl Tasks {
                 () = context.stopped().cancelled() => return Err(stopped()),
             }
         }
+    }
+
+    /// A machine that nobody can say anything about is not off (invariant 16).
+    async fn is_off(&self, name: &MachineName) -> Result<bool> {
+        let machine = self.machine(name).await?;
+        Ok(machine.is_some_and(|machine| machine.power == PowerState::ShutOff))
     }
 }

@@ -100,8 +100,8 @@ impl Tasks {
         let AgentTask { item, generation, run, action } = task;
         let scope = Scope { item, generation, run };
         // Probes change nothing and last long, so they keep nobody waiting.
-        if let Action::ProbeMachine { network, address, port, limit, .. } = action {
-            return self.probe_machine(network, address, port, limit, context).await;
+        if let Action::ProbeMachine { machine, network, address, port, limit } = action {
+            return self.probe_machine(&machine, network, address, port, limit, context).await;
         }
         let _lock = tokio::select! {
             lock = self.lock(&scope.item) => lock,
@@ -128,8 +128,8 @@ impl Tasks {
                 self.shut_down_machine(scope, &machine, grace, then_power_off).await
             }
             Action::StartMachine { machine } => self.start_machine(scope, &machine).await,
-            Action::ProbeMachine { network, address, port, limit, .. } => {
-                self.probe_machine(network, address, port, limit, context).await
+            Action::ProbeMachine { machine, network, address, port, limit } => {
+                self.probe_machine(&machine, network, address, port, limit, context).await
             }
             Action::VerifyPoint { seq } => self.verify_point(scope, seq, context).await,
             Action::PromotePoint { seq, nics } => self.promote_point(scope, seq, nics).await,

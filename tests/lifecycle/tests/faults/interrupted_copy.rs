@@ -5,7 +5,7 @@
 //!   db1:   slow line ─▶ copying ─▶ target killed ─▶ started ─▶ copying ─▶ source killed ─▶ started ─▶ first point
 //! ```
 
-use std::{cell::Cell, time::Duration};
+use std::{fs, os::unix::fs::MetadataExt, time::Duration};
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
@@ -18,7 +18,7 @@ use understudy_lab::{
 };
 use understudy_lifecycle_tests::{
     Scene,
-    evidence::{begin_protection, newest_point_is_whole, store_is_tidy, stored_points},
+    evidence::{begin_protection, item_directory, newest_point_is_whole, store_is_tidy, stored_points},
 };
 
 const ALPHA: HostName = HostName::AlphaH1;
@@ -27,6 +27,10 @@ const BRAVO: HostName = HostName::BravoH1;
 const SLOW_KBIT: u32 = 16_000;
 /// Long enough that what a cycle said of itself can be read before the next one.
 const POLICY: &str = "slow";
+/// Of some 18 MB that a disk uses, in bytes.
+const A_GOOD_PART: u64 = 6 << 20;
+/// What may have been in a buffer of the target when it was looked at, and what the guest wrote meanwhile, in bytes.
+const IN_FLIGHT: u64 = 3 << 20;
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
@@ -46,34 +50,24 @@ fn the_line_is_cut(stack: &Stack, web1: &Machine) -> Result<()> {
     wan.rate(Some(SLOW_KBIT))?;
     begin_protection(stack, "web1", POLICY)?;
     let before = in_the_middle(stack, "web1")?;
-    wan.cut(Cut::Both)?;
+    // The control plane is heard all along, so that what the source says of it is seen while it is so.
+    wan.cut(Cut::Hosts)?;
     let written = answers(stack, ALPHA, web1)?.last;
-
-    // The control plane is on the other side of the line as well, so the source's own words come with the line.
-    wait_until("replication to be known as not in order", LIMIT, || {
+    wait_until("the item to show its error and what to do", LIMIT, || {
         let health = item(stack, "web1")?["health"].clone();
-        Ok((health["level"] != "ok" && !text(&health, "reason").is_empty()).then_some(()))
+        let error = &health["last_error"];
+        let told = !text(error, "message").is_empty() && !text(error, "remedy").is_empty();
+        Ok((health["activity"] == "error" && health["level"] != "ok" && told).then_some(()))
     })?;
     no_point_yet(stack, "web1")?;
     ensure!(answers(stack, ALPHA, web1)?.last > written, "the guest does not write any more");
-    wait_until("the source to give up the transfer", LIMIT, || {
-        let log = std::fs::read_to_string(stack.agent(ALPHA)?.spec().log.clone())?;
-        Ok(log.contains("cycle failed").then_some(()))
-    })?;
 
     wan.heal()?;
-    let seen = Cell::new(false);
     let (health, _) = wait_until("the first point", LIMIT, || {
         let health = item(stack, "web1")?["health"].clone();
-        let error = &health["last_error"];
-        if health["activity"] == "error" {
-            ensure!(!text(error, "message").is_empty() && !text(error, "remedy").is_empty(), "{error}");
-            seen.set(true);
-        }
         let complete = !points(stack, "web1")?.is_empty() && !text(&health, "last_cycle_kind").is_empty();
         Ok(complete.then_some(health))
     })?;
-    ensure!(seen.get(), "the error and what to do about it were never shown");
     resumed(&health, points(stack, "web1")?[0].changed_bytes, before)?;
     wan.rate(None)?;
     item_is(stack, "web1", "protected", ALPHA)?;
@@ -96,15 +90,18 @@ fn both_agents_die(stack: &Stack, db1: &Machine) -> Result<()> {
     converged(stack, db1)
 }
 
-/// Waits until a good part of the first copy has been sent, and returns how many bytes.
+/// Waits until a good part of the first copy has arrived at the target, and returns how many bytes. What the source has handed to its
+/// connection may still be on its way.
 fn in_the_middle(stack: &Stack, name: &str) -> Result<u64> {
+    let incoming = item_directory(&stack.lab().host(BRAVO), name).join("incoming/point");
     wait_until(&format!("the middle of the first copy of {name}"), LIMIT, || {
-        let health = item(stack, name)?["health"].clone();
-        let (sent, total) = (number(&health, "sent_bytes")?, number(&health, "total_bytes")?);
-        ensure!(points(stack, name)?.is_empty(), "the first copy is complete already");
-        Ok((health["activity"] == "initial" && total > 0 && sent * 2 >= total).then_some(sent))
+        let mut arrived = 0;
+        for entry in fs::read_dir(&incoming)? {
+            arrived += entry?.metadata()?.blocks() * 512;
+        }
+        Ok((arrived >= A_GOOD_PART).then_some(arrived))
     })
-    .map(|(sent, _)| sent)
+    .map(|(arrived, _)| arrived)
 }
 
 /// Neither told nor lying in the store (invariant 2).
@@ -119,9 +116,9 @@ fn no_point_yet(stack: &Stack, name: &str) -> Result<()> {
 fn resumed(health: &Value, whole: u64, before: u64) -> Result<()> {
     let sent = number(health, "last_cycle_bytes")?;
     let kind = text(health, "last_cycle_kind");
-    println!("first point of {whole} bytes: {before} sent before the cut, {sent} after it; {kind}");
+    println!("first point of {whole} bytes: {before} had arrived before the cut, {sent} were sent after it; {kind}");
     ensure!(kind.starts_with("resumed full"), "the cycle after the cut was {kind}");
-    ensure!(sent * 4 < whole * 3, "{sent} of {whole} bytes were sent again, after {before} before the cut");
+    ensure!(sent + before < whole + IN_FLIGHT, "{sent} of {whole} bytes were sent again, {before} had arrived");
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 mod control_plane_away;
 mod interrupted_copy;
+mod one_trace;
 mod refusals;
 mod split;
 mod stubborn_guest;

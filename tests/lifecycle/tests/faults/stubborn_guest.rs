@@ -64,7 +64,7 @@ fn it_stops_and_says_why(stack: &Stack) -> Result<()> {
 /// What was done is visible, and nothing behind the point of no return was begun.
 fn before_the_point_of_no_return(run: &Value) -> Result<()> {
     let steps = array(&run["steps"]);
-    let behind = steps.iter().find(|s| s["plan"]["point_of_no_return"] == true).context("no such step")?;
+    let behind = steps.iter().find(|s| s["point_of_no_return"] == true).context("no such step")?;
     ensure!(behind["state"] == "pending", "the point of no return is {}", behind["state"]);
     let in_state = |state: &str| steps.iter().filter(|s| s["state"] == state).count();
     ensure!(in_state("succeeded") > 0 && in_state("failed") == 1, "{steps:?}");

@@ -166,12 +166,16 @@ impl Domain {
         check(unsafe { raw::virDomainUndefineFlags(self.pointer(), raw::UNDEFINE_EVERYTHING) }).map(drop)
     }
 
+    /// The scratch files that the description names exist already, as empty qcow2 images of their disks' sizes.
     pub fn begin_backup(&self, backup_xml: &str, checkpoint_xml: Option<&str>) -> Result<(), CallError> {
         let backup = c_text(backup_xml)?;
         let checkpoint = checkpoint_xml.map(c_text).transpose()?;
         let checkpoint = checkpoint.as_ref().map_or(ptr::null(), |xml| xml.as_ptr());
         // SAFETY: the handle is alive, the texts are C strings that live until the call returns, NULL means none.
-        check(unsafe { raw::virDomainBackupBegin(self.pointer(), backup.as_ptr(), checkpoint, 0) }).map(drop)
+        check(unsafe {
+            raw::virDomainBackupBegin(self.pointer(), backup.as_ptr(), checkpoint, raw::BACKUP_REUSES_FILES)
+        })
+        .map(drop)
     }
 
     /// Description of the backup that is running, if one is.

@@ -175,6 +175,8 @@ pub const UNDEFINE_EVERYTHING: c_uint = 1 | 2 | 4 | 16;
 pub const CHECKPOINT_REDEFINE: c_uint = 1;
 pub const CHECKPOINT_LIST_TOPOLOGICAL: c_uint = 2;
 pub const CHECKPOINT_DELETE_METADATA_ONLY: c_uint = 2;
+/// `VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL`
+pub const BACKUP_REUSES_FILES: c_uint = 1;
 pub const ADDRESSES_FROM_LEASES: c_uint = 0;
 pub const ADDRESSES_FROM_ARP: c_uint = 2;
 

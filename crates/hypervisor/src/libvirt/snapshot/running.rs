@@ -8,10 +8,11 @@ use std::{
 
 use async_trait::async_trait;
 use understudy_ids::{DiskName, MachineName, UnixMicros};
+use understudy_replica_store::qcow2::Writer;
 
 use super::{
     super::{LibvirtHypervisor, ffi::Domain, machines::look_up, session::failed, xml::Element},
-    Place, TrackedDisk, disks_of, reader,
+    Place, TrackedDisk, disks_of, files, reader,
 };
 use crate::{Error, Snapshot, SnapshotDisk, SnapshotRequest};
 
@@ -141,17 +142,38 @@ fn begin(domain: &Domain, request: &SnapshotRequest, place: &Place) -> Result<Be
     let checkpoint =
         (!trackable.is_empty()).then(|| checkpoint_xml(&request.checkpoint.0, &trackable, &targets));
 
+    make_scratch_files(domain, &disks, place)?;
     let mut instant = UnixMicros::from(SystemTime::now());
     let mut attempt =
         domain.begin_backup(&backup_xml(&disks, &targets, &tracked, &base, place), checkpoint.as_deref());
     if attempt.as_ref().is_err_and(super::super::ffi::CallError::is_checkpoint_inconsistent) {
         tracked = usable(domain, &disks, &targets, &tracked, &base, place)?;
+        make_scratch_files(domain, &disks, place)?;
         instant = UnixMicros::from(SystemTime::now());
         attempt =
             domain.begin_backup(&backup_xml(&disks, &targets, &tracked, &base, place), checkpoint.as_deref());
     }
     attempt.map_err(failed(what))?;
     Ok(Begun { instant, checkpoint_made: checkpoint.is_some(), tracked })
+}
+
+/// Makes the files that keep what the guest overwrites while the snapshot is open.
+///
+/// libvirt would have QEMU make them, as a job. When the machine's disks are asked for while that job runs – and the inventory
+/// asks once a second – QEMU 7.2 ends with an assertion (`qcow2_get_specific_info`), and the guest with it.
+fn make_scratch_files(domain: &Domain, disks: &[TrackedDisk], place: &Place) -> Result<(), Error> {
+    for disk in disks {
+        let file = place.scratch(disk.name.as_str());
+        let what = || format!("making the scratch file {}", file.display());
+        let size = domain.disk_size(disk.name.as_str()).map_err(failed(what()))?;
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(files(what(), &error)),
+            _ => {}
+        }
+        let made = Writer::create(&file, size, None).and_then(Writer::finish);
+        made.map_err(|error| Error::Failed { what: what(), why: error.to_string() })?;
+    }
+    Ok(())
 }
 
 /// Which disks' change tracking since `base` libvirt accepts, found out by asking for each alone.
@@ -172,8 +194,6 @@ fn usable(
             Ok(()) => {
                 usable.insert(disk.name.clone());
                 end_job(domain, TRIAL_LIMIT)?;
-                // libvirt wants to make the scratch file itself.
-                drop(std::fs::remove_file(place.scratch(disk.name.as_str())));
             }
             Err(error) if error.is_checkpoint_inconsistent() => {
                 tracing::warn!(machine = domain.name(), disk = %disk.name, %error, "change tracking is not usable");
