@@ -177,7 +177,7 @@ fn the_same_request_twice(stack: &Stack) -> Result<()> {
     let mut other = wish;
     other.spec.without_network = true;
     let reused = as_operator(stack, async |client| client.start_run(other).await)?.err();
-    expect(reused, Kind::InvalidArgument, "REQUEST_ID_REUSED")?;
+    expect(reused, Kind::AlreadyExists, "REQUEST_ID_REUSED")?;
     unchanged(stack, &before)?;
     for wish in [
         &["failover", "planned", "web1", "--yes"][..],
