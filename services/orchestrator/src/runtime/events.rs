@@ -133,7 +133,7 @@ async fn take_in(runtime: &Runtime, epoch: i64, event: Event) -> Result<Move, Fa
     if !has_ended(&task) {
         return Ok(Move::Passed);
     }
-    metrics::counter!("orchestrator_task_events_total", "state" => task.state.to_string()).increment(1);
+    metrics::counter!("understudy_orchestrator_task_events_total", "state" => task.state.to_string()).increment(1);
     let what = Arc::new((resume_token, task));
     let for_tx = what.clone();
     let done = runtime
@@ -153,7 +153,7 @@ async fn take_in(runtime: &Runtime, epoch: i64, event: Event) -> Result<Move, Fa
         // Every event behind one that cannot be taken in would wait for ever; the run's step times out instead.
         Err(Failure::Refused(error)) => {
             tracing::error!(%error, task = %what.1.name(), "a task's end does not fit its run");
-            metrics::counter!("orchestrator_task_events_refused_total").increment(1);
+            metrics::counter!("understudy_orchestrator_task_events_refused_total").increment(1);
             Ok(Move::Passed)
         }
         other => other,

@@ -42,7 +42,7 @@ pub async fn run(runtime: Runtime, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {
         match known(&runtime).await {
             Ok(known) => {
-                metrics::gauge!("orchestrator_hosts").set(known.len() as f64);
+                metrics::gauge!("understudy_orchestrator_hosts").set(known.len() as f64);
                 for host in known {
                     readers.entry(host.name.clone()).or_insert_with(|| {
                         tokio::spawn(read_for_ever(runtime.clone(), host, shutdown.clone()))

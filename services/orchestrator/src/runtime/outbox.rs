@@ -92,7 +92,7 @@ async fn drain(runtime: Runtime, shutdown: CancellationToken) {
 
 async fn measure(runtime: &Runtime) -> Result<(), Failure> {
     let depth = outbox::depth(&mut *runtime.reader().await?).await?;
-    metrics::gauge!("orchestrator_outbox_depth").set(depth as f64);
+    metrics::gauge!("understudy_orchestrator_outbox_depth").set(depth as f64);
     Ok(())
 }
 
@@ -102,7 +102,7 @@ async fn serve_one(runtime: &Runtime, tx: &mut PgConnection) -> Result<bool, Fai
     let (id, job) = (claimed.id, claimed.job);
     match send(runtime, job, &claimed.message).await {
         Ok(()) => {
-            metrics::counter!("orchestrator_outbox_sent_total").increment(1);
+            metrics::counter!("understudy_orchestrator_outbox_sent_total").increment(1);
             outbox::delete(tx, id).await?;
         }
         Err(Refused::NotNow(error)) => {
@@ -112,7 +112,7 @@ async fn serve_one(runtime: &Runtime, tx: &mut PgConnection) -> Result<bool, Fai
         }
         Err(Refused::Never(error)) => {
             tracing::error!(%error, %job, "job-tracker will never take this message");
-            metrics::counter!("orchestrator_outbox_refused_total").increment(1);
+            metrics::counter!("understudy_orchestrator_outbox_refused_total").increment(1);
             give_up(tx, claimed, error).await?;
         }
     }

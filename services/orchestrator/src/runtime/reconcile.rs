@@ -80,7 +80,7 @@ async fn ask(tx: &mut PgConnection, correction: &Correction) -> Result<(), Failu
         return Ok(());
     }
     tracing::info!(key = correction.key, host = %correction.host, reason = correction.reason, "correcting");
-    metrics::counter!("orchestrator_corrections_total").increment(1);
+    metrics::counter!("understudy_orchestrator_corrections_total").increment(1);
     let about = match &correction.action {
         Action::Agent { item, .. } => Some(item.to_resource()),
         _ => None,

@@ -37,7 +37,7 @@ pub async fn run(runtime: Runtime, shutdown: CancellationToken) {
 
 async fn round(runtime: &Runtime, now: UnixMicros) -> Result<(), Failure> {
     let open = runs::open(&mut *runtime.reader().await?).await?;
-    metrics::gauge!("orchestrator_open_runs").set(open.len() as f64);
+    metrics::gauge!("understudy_orchestrator_open_runs").set(open.len() as f64);
     for run in open {
         if !overdue(&run, now).is_empty() {
             give_up_on_overdue(runtime, &run, now).await?;
