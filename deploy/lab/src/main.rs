@@ -22,7 +22,7 @@ use understudy_lab::{
     machine::Machine,
     preflight::preflight,
     probe::{guest_page, reach_from_guest},
-    simulated::{self, SimulatedStack, SimulatedStory},
+    simulated::{self, NOTICE, SimulatedStack, SimulatedStory},
     story::Story,
     topology::RESERVATIONS,
     wan::Cut,
@@ -195,6 +195,7 @@ fn simulate(keep: bool) -> Result<()> {
 }
 
 fn tell_simulated(stack: &SimulatedStack) -> Result<()> {
+    println!("━━━ {NOTICE}");
     let begun = Instant::now();
     let mut story = SimulatedStory::new(stack)?;
     stack.up(story.machines())?;

@@ -21,4 +21,4 @@ mod story;
 
 pub use remains::remove;
 pub use stack::SimulatedStack;
-pub use story::SimulatedStory;
+pub use story::{NOTICE, SimulatedStory};

@@ -25,7 +25,7 @@ pub(super) const POLICY: (&str, &str) = ("two-seconds", "2s");
 /// Enough for a first copy and two cycles after it.
 const POINTS: usize = 4;
 /// What must be said wherever somebody could take the simulation for more.
-const NOTICE: &str = "SIMULATED: machines, disks and networks exist in the agents only. This shows the flow, not that machines come up.";
+pub const NOTICE: &str = "SIMULATED: machines, disks and networks exist in the agents only. This shows the flow, not that machines come up.";
 
 /// Everybody in it.
 pub struct SimulatedStory<'a> {
@@ -54,7 +54,6 @@ impl<'a> SimulatedStory<'a> {
     /// When a command fails that must succeed for the rest to make sense.
     pub fn tell_all(&mut self) -> Result<()> {
         let (alpha, bravo) = (HostName::AlphaH1, HostName::BravoH1);
-        println!("━━━ {NOTICE}");
         protect::find(&mut self.tell, self.stack, &self.machines, POLICY.0)?;
         self.replicate()?;
         rehearse::test_failover(self)?;

@@ -116,9 +116,14 @@ fn no_point_yet(stack: &Stack, name: &str) -> Result<()> {
 fn resumed(health: &Value, whole: u64, before: u64) -> Result<()> {
     let sent = number(health, "last_cycle_bytes")?;
     let kind = text(health, "last_cycle_kind");
-    println!("first point of {whole} bytes: {before} had arrived before the cut, {sent} were sent after it; {kind}");
+    println!(
+        "first point of {whole} bytes: {before} had arrived before the cut, {sent} were sent after it; {kind}"
+    );
     ensure!(kind.starts_with("resumed full"), "the cycle after the cut was {kind}");
-    ensure!(sent + before < whole + IN_FLIGHT, "{sent} of {whole} bytes were sent again, {before} had arrived");
+    ensure!(
+        sent + before < whole + IN_FLIGHT,
+        "{sent} of {whole} bytes were sent again, {before} had arrived"
+    );
     Ok(())
 }
 

@@ -23,7 +23,9 @@ use opentelemetry_proto::tonic::{
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, transport::Server};
 use understudy_lab::{
-    HostName, ManagedProcess, Service, Stack, machine::Machine, probe::wait_until,
+    HostName, ManagedProcess, Service, Stack,
+    machine::Machine,
+    probe::wait_until,
     story::evidence::{array, text},
 };
 use understudy_lifecycle_tests::{
@@ -54,10 +56,9 @@ fn one_trace_covers_a_test_failover_across_all_services() {
     let tasks = stack.cli().json(&["job", "tasks", &run]).unwrap();
     let wanted: BTreeSet<String> = array(&tasks).iter().map(|task| text(task, "task")).collect();
     assert!(wanted.len() > 5, "the run had {} tasks", wanted.len());
-    let (spans, _) = wait_until("a trace with every task of the run", LIMIT, || {
-        collector.trace_with(&wanted).map(Some)
-    })
-    .unwrap();
+    let (spans, _) =
+        wait_until("a trace with every task of the run", LIMIT, || collector.trace_with(&wanted).map(Some))
+            .unwrap();
     println!("{wanted} tasks in one trace of {} spans", spans.len(), wanted = wanted.len());
     let services: BTreeSet<&str> = spans.iter().map(|span| span.service.as_str()).collect();
     for service in ["orchestrator", "job-tracker", "network-mapper", "replication-agent"] {
@@ -170,10 +171,7 @@ impl TraceService for Receiver {
     }
 }
 
-fn attribute(
-    attributes: &[opentelemetry_proto::tonic::common::v1::KeyValue],
-    name: &str,
-) -> Option<String> {
+fn attribute(attributes: &[opentelemetry_proto::tonic::common::v1::KeyValue], name: &str) -> Option<String> {
     let found = attributes.iter().find(|attribute| attribute.key == name)?;
     match found.value.as_ref()?.value.as_ref()? {
         Value::StringValue(text) => Some(text.clone()),

@@ -64,7 +64,17 @@ fn wishes_about_what_is_not_there(stack: &Stack, protection: &str) -> Result<()>
         ),
         (
             &[
-                "item", "protect", "db1", "--machine", &db1, "--to", &bravo, "--policy", "gold", "--exclude-disk", "vdz",
+                "item",
+                "protect",
+                "db1",
+                "--machine",
+                &db1,
+                "--to",
+                &bravo,
+                "--policy",
+                "gold",
+                "--exclude-disk",
+                "vdz",
             ],
             &["POLICY_NOT_FOUND", "DISK_NOT_FOUND"],
         ),
@@ -136,7 +146,9 @@ fn strangers(stack: &Stack) -> Result<()> {
     let before = effects(stack)?;
     let control = stack.lab().control_dir().join("pki");
     let agents = stack.lab().host(ALPHA).pki();
-    let list = async |channel| RecoveryClient::new(channel).list_sites(Page { size: 10, token: String::new() }).await;
+    let list = async |channel| {
+        RecoveryClient::new(channel).list_sites(Page { size: 10, token: String::new() }).await
+    };
 
     let agent = call(stack, ServiceKind::Orchestrator, tls(&agents, "agent"), list)?.err();
     expect(agent, Kind::PermissionDenied, "")?;
@@ -225,7 +237,8 @@ fn refused(stack: &Stack, wish: &[&str], reasons: &[&str]) -> Result<String> {
     let refusal = stack.cli().refused(wish)?;
     let said = refusal.said;
     ensure!(refusal.code == Some(1), "{wish:?} ended with {:?}: {said}", refusal.code);
-    let missing: Vec<&&str> = reasons.iter().filter(|reason| !said.contains(&format!("[{reason}]"))).collect();
+    let missing: Vec<&&str> =
+        reasons.iter().filter(|reason| !said.contains(&format!("[{reason}]"))).collect();
     ensure!(missing.is_empty(), "{wish:?} does not say {missing:?}: {said}");
     let told = reasons.len();
     ensure!(said.matches("→").count() >= told, "{wish:?} has {told} reasons and less remedies: {said}");
@@ -276,7 +289,9 @@ fn as_operator<T: Send>(
     action: impl AsyncFnOnce(RecoveryClient) -> Result<T, ApiError> + Send,
 ) -> Result<Result<T, ApiError>> {
     let operator = tls(&stack.lab().control_dir().join("pki"), "operator");
-    call(stack, ServiceKind::Orchestrator, operator, async |channel| action(RecoveryClient::new(channel)).await)
+    call(stack, ServiceKind::Orchestrator, operator, async |channel| {
+        action(RecoveryClient::new(channel)).await
+    })
 }
 
 /// Calls a service from within the control plane's network.
@@ -287,7 +302,9 @@ fn call<T: Send>(
     action: impl AsyncFnOnce(Channel) -> Result<T, ApiError> + Send,
 ) -> Result<Result<T, ApiError>> {
     let (endpoint, descriptors) = match service {
-        ServiceKind::Orchestrator => ("https://10.77.2.10:7442", understudy_recovery_api::FILE_DESCRIPTOR_SET),
+        ServiceKind::Orchestrator => {
+            ("https://10.77.2.10:7442", understudy_recovery_api::FILE_DESCRIPTOR_SET)
+        }
         ServiceKind::JobTracker => ("https://10.77.2.10:7441", understudy_jobs_api::FILE_DESCRIPTOR_SET),
         ServiceKind::NetworkMapper => bail!("nothing is asked of network-mapper here"),
     };
