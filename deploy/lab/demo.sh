@@ -29,6 +29,11 @@ if [[ -n $simulated ]]; then
         echo "demo: cargo was not found; install Rust (https://rustup.rs)" >&2
         exit 1
     }
+    # The agent has both drivers, and is linked with libvirt's library whichever it uses.
+    pkg-config --exists libvirt 2>/dev/null || {
+        echo "demo: building needs libvirt's library and headers; on Debian: apt-get install libvirt-dev pkg-config gcc" >&2
+        exit 1
+    }
     cargo build --quiet --workspace --bins
     exec target/debug/understudy-lab simulated ${arguments[@]+"${arguments[@]}"}
 fi

@@ -81,6 +81,15 @@ unmount_below() {
         while read -r mounted; do umount -l "$(printf '%b' "$mounted")"; done
 }
 
+# Killed outright, Postgres would leave a segment of shared memory behind; told to quit at once, it takes it along.
+stop_postgres() {
+    local id=$1 pid deadline=$((SECONDS + 5))
+    pid=$(head -n 1 "$base/$id/control/pg/data/postmaster.pid" 2>/dev/null) || return 0
+    lab_processes "$id" | grep -qx "$pid" || return 0
+    kill -QUIT "$pid" 2>/dev/null
+    while [[ -d /proc/$pid && $SECONDS -lt $deadline ]]; do sleep 0.05; done
+}
+
 # A test network's namespace does not carry the lab's id. With processes killed and the hosts' namespaces gone, it is left without
 # a process and without a cable; one of another lab, or of a real agent, has both.
 delete_orphaned_test_namespaces() {
@@ -94,6 +103,7 @@ delete_orphaned_test_namespaces() {
 
 down() {
     local id=$1 name failed=0
+    stop_postgres "$id"
     kill_processes "$id" || failed=1
     for name in $(lab_namespaces "$id"); do ip netns delete "$name" || failed=1; done
     delete_orphaned_test_namespaces

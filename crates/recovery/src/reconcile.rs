@@ -137,12 +137,14 @@ impl AtHost<'_> {
         self.open.iter().any(|run| operations.contains(&run.operation) && run.items.contains(&self.item.name))
     }
 
-    /// A side that is not the active one and does not know it (R-FO-7). Also while an unplanned failover waits for its commit, whose steps
+    /// A side that is not the active one and does not know it, or knows it and still runs its copy: a source that its target has told so
+    /// ends replication by itself, and no more (R-FO-7). Also while an unplanned failover waits for its commit, whose steps
     /// never speak to the old side; runs that do speak to it fence it themselves, and must not be overtaken.
     fn fence(&self) -> Option<Correction> {
         use Operation::*;
         let fact = self.fact?;
-        let outdated = fact.generation < self.item.generation || fact.role == Role::Source;
+        let ignorant = fact.generation < self.item.generation || fact.role == Role::Source;
+        let outdated = ignorant || (fact.role == Role::Fenced && self.runs_here());
         if self.is_active() || !outdated || self.is_in_run_of(&[PlannedFailover, ReverseReplicate, Unprotect])
         {
             return None;
@@ -150,6 +152,15 @@ impl AtHost<'_> {
         let detail = format!("g{}.seen-g{}", self.item.generation, fact.generation);
         let reason = format!("{} is active at {} by now", self.item.name, self.item.active_host);
         Some(self.correction(CorrectionKind::Fence, &detail, AgentWork::Fence { power_off: true }, reason))
+    }
+
+    /// The item's own machine, not one of a test, is known to have power at this host.
+    fn runs_here(&self) -> bool {
+        let own = |machine: &&MachineFact| {
+            machine.item.as_ref() == Some(&self.item.name) && machine.test_run.is_none()
+        };
+        let mut powers = self.host.machines.iter().filter(own).map(|machine| machine.power);
+        powers.any(|power| matches!(power, Power::Running | Power::Paused))
     }
 
     /// Protected machines never start by themselves after a boot of their host, because the host cannot know whether they may.

@@ -128,6 +128,17 @@ impl Postgres {
         wait_until("Postgres to stop", LIMIT, || Ok(server.pid().is_none().then_some(()))).map(drop)
     }
 
+    /// Ends it without saving anything, but with the shared memory that it has of the kernel, which no `kill -9` gives back. One that was
+    /// never started or has ended is left so.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub(crate) fn abandon(&self) -> Result<()> {
+        let Ok(server) = self.process() else { return Ok(()) };
+        server.signal(Signal::SIGQUIT)?;
+        wait_until("Postgres to end", LIMIT, || Ok(server.pid().is_none().then_some(()))).map(drop)
+    }
+
     /// Kills the server and all its backends without warning, as a power failure would.
     ///
     /// # Errors

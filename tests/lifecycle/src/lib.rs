@@ -80,8 +80,12 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        if thread::panicking() {
-            eprintln!("logs are kept in {:?}", self.keep_logs());
+        if !thread::panicking() {
+            return;
+        }
+        match self.keep_logs() {
+            Ok(kept) => eprintln!("logs are kept in {}", kept.display()),
+            Err(error) => eprintln!("logs could not be kept: {error:#}"),
         }
     }
 }

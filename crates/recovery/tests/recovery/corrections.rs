@@ -102,6 +102,29 @@ fn a_side_that_does_not_know_its_place_is_told_at_the_present_generation() {
     }
 }
 
+/// R-FO-7, invariant 1: a source that its target told of a higher generation has fenced itself, and its machine runs on.
+#[test]
+fn a_side_that_is_fenced_and_still_runs_its_copy_is_told_to_power_it_off() {
+    for (power, asks) in [
+        (Power::Running, true),
+        (Power::Paused, true),
+        (Power::ShutOff, false),
+        // Nobody knows, so nothing is done about it (invariant 16).
+        (Power::Unknown, false),
+    ] {
+        let mut scene = scene();
+        scene.record.state = ItemState::CommitPending;
+        scene.open(Operation::UnplannedFailover);
+        scene.alpha.items[0].role = Role::Fenced;
+        scene.alpha.machines = vec![MachineFact { power, ..scene.bravo.machines[0].clone() }];
+        let fences = if asks { vec![CorrectionKind::Fence] } else { Vec::new() };
+        assert_eq!(scene.kinds(), fences, "{power:?}");
+        // A test's machine is nobody's old copy.
+        scene.alpha.machines[0].test_run = Some(RUN);
+        assert!(!scene.kinds().contains(&CorrectionKind::Fence));
+    }
+}
+
 /// Steps of these runs tell the old side its place themselves; only an unplanned failover never speaks to it.
 #[test]
 fn a_fence_overtakes_no_run_that_speaks_to_the_old_side() {

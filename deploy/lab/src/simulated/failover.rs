@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use understudy_hypervisor::simulated;
 
@@ -247,14 +247,15 @@ pub(super) fn under_fire(story: &mut SimulatedStory<'_>, from: HostName, to: Hos
     let before = number(&item(stack, &story.machines[0].name)?, "generation")?;
     stack.cli().show(&order(&story.machines, "planned", &["--yes"]))?;
     let id = text(&newest_run(stack, &story.machines[0].name)?, "name");
-    // The agent first: later it may have machines, which would die with it.
-    for victim in ["the target's agent", "orchestrator", "job-tracker", "Postgres"] {
+    // The agent at once, while the machines are being shut down: later it has some, which would die with it.
+    stack.restart_agent(to).context("killing the target's agent")?;
+    story.tell.say("kill -9 the target's agent; started again");
+    for victim in ["orchestrator", "job-tracker", "Postgres"] {
         await_progress(stack, &id)?;
         match victim {
             "orchestrator" => stack.restart_service(Service::Orchestrator),
             "job-tracker" => stack.restart_service(Service::JobTracker),
-            "Postgres" => stack.restart_postgres(),
-            _ => stack.restart_agent(to),
+            _ => stack.restart_postgres(),
         }
         .with_context(|| format!("killing {victim}"))?;
         story.tell.say(&format!("kill -9 {victim}; started again"));
@@ -263,9 +264,7 @@ pub(super) fn under_fire(story: &mut SimulatedStory<'_>, from: HostName, to: Hos
     story.tell.check("each step's effect happened once", || steps_once(stack, &id));
     story.tell.check("the generation went up by one", || {
         let after = number(&item(stack, &story.machines[0].name)?, "generation")?;
-        if after != before + 1 {
-            bail!("from {before} to {after}");
-        }
+        ensure!(after == before + 1, "from {before} to {after}");
         Ok(format!("from {before} to {after}"))
     });
     settle(story, &run, from, to)

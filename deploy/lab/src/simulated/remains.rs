@@ -1,4 +1,5 @@
-//! What a simulation consists of, found without any list of it: processes by the mark in their environment, files by their directory.
+//! The end of a simulation. What it consists of is found without any list: processes by the mark in their environment, files by
+//! their directory. Only Postgres is asked to end first, because it has memory of the kernel to give back.
 
 use std::{
     fs, io,
@@ -14,6 +15,7 @@ use nix::{
 };
 
 use crate::{
+    postgres::Postgres,
     probe::wait_until,
     process::{OWNER_VARIABLE, is_alive},
     topology::LabId,
@@ -23,11 +25,6 @@ const DEATH: Duration = Duration::from_secs(15);
 /// Holds the id of the simulation whose directory it is in.
 const ID_FILE: &str = "simulation";
 
-/// Makes `directory` the one of simulation `id`.
-pub(super) fn found(directory: &Path, id: &LabId) -> Result<()> {
-    fs::write(directory.join(ID_FILE), id.to_string()).map_err(Into::into)
-}
-
 /// Ends the simulation whose directory this is, and removes it.
 ///
 /// # Errors
@@ -36,6 +33,8 @@ pub fn remove(directory: &Path) -> Result<()> {
     let id = fs::read_to_string(directory.join(ID_FILE))
         .with_context(|| format!("{} is not the directory of a simulation", directory.display()))?;
     let id: LabId = id.parse()?;
+    // One that does not end is killed with the others; then what it has of the kernel's memory is left.
+    drop(Postgres::new(&id, None, &directory.join("control")).abandon());
     wait_until(&format!("the end of all processes of simulation {id}"), DEATH, || {
         let left = processes(&id)?;
         for pid in &left {
@@ -72,26 +71,23 @@ fn has(environ: &Path, mark: &[u8]) -> bool {
     fs::read(environ).is_ok_and(|text| text.split(|byte| *byte == 0).any(|variable| variable == mark))
 }
 
-/// A new directory below the system's temporary one, for a simulation of its own.
+/// A new directory below the system's temporary one, for simulation `id`.
 ///
 /// # Errors
 /// When it cannot be made, or its path is too long for a socket in it.
-pub(super) fn new_directory() -> Result<PathBuf> {
+pub(super) fn new_directory(id: &LabId) -> Result<PathBuf> {
     /// The kernel takes socket paths of at most 107 bytes; Postgres's hangs so far below.
     const SOCKET: usize = "/control/pg/socket/.s.PGSQL.5432".len();
-    let directory = tempfile::Builder::new().prefix("understudy-simulated-").tempdir()?.keep();
-    let length = directory.as_os_str().len() + SOCKET;
-    if length > 107 {
-        fs::remove_dir(&directory)?;
-    }
+    let directory = tempfile::Builder::new().prefix("understudy-simulated-").tempdir()?;
     ensure!(
-        length <= 107,
+        directory.path().as_os_str().len() + SOCKET <= 107,
         "{} is too long a path for a socket in it; set TMPDIR to a shorter one",
-        directory.display()
+        directory.path().display()
     );
+    fs::write(directory.path().join(ID_FILE), id.to_string())?;
     // Postgres runs as somebody else when this is root, and has to get to its directory.
-    allow_passing(&directory)?;
-    Ok(directory)
+    allow_passing(directory.path())?;
+    Ok(directory.keep())
 }
 
 fn allow_passing(directory: &Path) -> io::Result<()> {

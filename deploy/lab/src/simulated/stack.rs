@@ -46,13 +46,14 @@ impl SimulatedStack {
     /// When Postgres or a program of the product is missing, or no directory can be made.
     pub fn new() -> Result<Self> {
         for program in ["initdb", "postgres", "psql"] {
-            postgres::program(program)
-                .context("the simulation needs a Postgres of its own (Debian: apt-get install postgresql)")?;
+            ensure!(
+                postgres::program(program).is_ok(),
+                "the simulation needs a Postgres of its own, and {program} was not found below /usr/lib/postgresql; \
+                 on Debian: apt-get install postgresql"
+            );
         }
         let programs = Programs::beside_this_one()?;
         let id: LabId = format!("sim{}", std::process::id()).parse()?;
-        let directory = remains::new_directory()?;
-        remains::found(&directory, &id)?;
         let mut ports = free_ports();
         let mut address = || {
             let port = ports.next().context("this machine has no free ports on 127.0.0.1")?;
@@ -61,6 +62,7 @@ impl SimulatedStack {
         let addresses = (0..Service::ALL.len() + 2 * HostName::ALL.len())
             .map(|_| address())
             .collect::<Result<Vec<SocketAddr>>>()?;
+        let directory = remains::new_directory(&id)?;
         let place = |host: HostName| {
             let (base, number) = (directory.join(host.name()), Service::ALL.len() + 2 * host as usize);
             AgentPlace {

@@ -91,7 +91,7 @@ fn send_traces(stack: &Stack) -> Result<()> {
 struct Span {
     service: String,
     name: String,
-    /// Of a span about a task.
+    /// Of a span about a task, its id.
     task: Option<String>,
 }
 
@@ -163,6 +163,7 @@ impl TraceService for Receiver {
             let service = attribute(&attributes, "service.name").unwrap_or_default();
             for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
                 let task = attribute(&span.attributes, "task");
+                let task = task.and_then(|name| name.rsplit('/').next().map(str::to_owned));
                 let known = Span { service: service.clone(), name: span.name, task };
                 traces.entry(span.trace_id).or_default().push(known);
             }

@@ -102,7 +102,7 @@ fn wishes_about_what_is_not_there(stack: &Stack, protection: &str) -> Result<()>
 
 fn wishes_without_a_mapping(stack: &Stack) -> Result<()> {
     let id = mapping(stack)?;
-    ensure!(stack.cli().command(&["mapping", "delete", &id]).status()?.success(), "the mapping stays");
+    ensure!(stack.cli().command(&["mapping", "delete", &id]).output()?.status.success(), "the mapping stays");
     let (machine, bravo) = (format!("{}/db1", resource(ALPHA)), resource(BRAVO));
     for wish in [
         &["failover", "test", "web1", "--yes"][..],
@@ -127,7 +127,7 @@ fn a_plan_that_has_changed(stack: &Stack) -> Result<()> {
     let create = ["network", "create", other, "--subnet", "192.168.50.0/24", "--hypervisor-network", "other"];
     stack.cli().json(&create)?;
     let delete = ["mapping", "delete", &mapping(stack)?];
-    ensure!(stack.cli().command(&delete).status()?.success(), "the mapping stays");
+    ensure!(stack.cli().command(&delete).output()?.status.success(), "the mapping stays");
     stack.cli().json(&["mapping", "create", PROD[0], other])?;
 
     let before = effects(stack)?;
@@ -137,7 +137,7 @@ fn a_plan_that_has_changed(stack: &Stack) -> Result<()> {
     unchanged(stack, &before)?;
 
     let delete = ["mapping", "delete", &mapping(stack)?];
-    ensure!(stack.cli().command(&delete).status()?.success(), "the mapping stays");
+    ensure!(stack.cli().command(&delete).output()?.status.success(), "the mapping stays");
     stack.cli().json(&["mapping", "create", PROD[0], PROD[1]]).map(drop)
 }
 

@@ -5,7 +5,10 @@
 //!         ◀─────           both run: the recorded override                     ─▶ and stays off ─▶ reverse replication
 //! ```
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, bail, ensure};
 use understudy_lab::{
@@ -22,6 +25,8 @@ use understudy_lifecycle_tests::{
 
 const ALPHA: HostName = HostName::AlphaH1;
 const BRAVO: HostName = HostName::BravoH1;
+/// Keep-alive notices a dead line within fifteen seconds.
+const SESSION_LOST_WITHIN: Duration = Duration::from_secs(40);
 const FENCED_WITHIN: Duration = Duration::from_secs(60);
 
 #[test]
@@ -40,15 +45,25 @@ fn the_old_copy_of_a_site_that_was_cut_off_is_fenced_as_soon_as_it_is_heard() {
     roles_are_reversed(stack, &machines[0]).unwrap();
 }
 
-/// One direction is enough to be lost: nothing that needs an answer works.
+/// One direction is enough to be lost: nothing that needs an answer works. For as long as alpha's session lives, the order to fence
+/// still goes the other way and is obeyed, so the split begins when it has ended.
 fn both_are_alive(stack: &Stack, web1: &Machine) -> Result<String> {
+    let before = sessions_lost(stack)?;
     stack.lab().wan().cut(Cut::AlphaToBravo)?;
+    wait_until("alpha's agent to have lost its session", SESSION_LOST_WITHIN, || {
+        Ok((sessions_lost(stack)? > before).then_some(()))
+    })?;
     let word = ["--assert-primary-down", "alpha does not answer, somebody drives there"];
     let run = start_run(stack, "unplanned", "web1", &word)?;
     run_is(stack, &run, "waiting")?;
     let (old, new) = (answers(stack, ALPHA, web1)?, answers(stack, BRAVO, web1)?);
     ensure!(old.boot_id != new.boot_id, "the same machine answers at both sites");
     Ok(run)
+}
+
+fn sessions_lost(stack: &Stack) -> Result<usize> {
+    let log = fs::read_to_string(&stack.agent(ALPHA)?.spec().log)?;
+    Ok(log.matches("no session with job-tracker").count())
 }
 
 fn the_old_copy_goes_silent(stack: &Stack, web1: &Machine) -> Result<()> {
