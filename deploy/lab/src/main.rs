@@ -225,10 +225,18 @@ fn demo(lab: &Lab, keep: bool) -> Result<()> {
     if keep {
         println!("\nThe lab is left running. To look around:\n  {} item list", stack.cli().shell_prefix());
         println!("To take it down:\n  deploy/lab/down.sh {}", lab.id());
-    } else {
-        lab.down()?;
+        return told;
     }
-    told
+    let ended = told.and_then(|()| end_in_order(&stack));
+    lab.down()?;
+    ended
+}
+
+fn end_in_order(stack: &Stack) -> Result<()> {
+    let begun = Instant::now();
+    stack.stop().context("not everything ends when it is told to")?;
+    println!("Services and agents ended in an orderly way within {:.1} s.", begun.elapsed().as_secs_f64());
+    Ok(())
 }
 
 fn tell(stack: &Stack) -> Result<()> {

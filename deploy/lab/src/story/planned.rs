@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, thread, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{
@@ -16,6 +16,8 @@ use crate::{
     HostName, Service, Stack, cli::Product, journal::JournalReport, machine::Machine, probe::wait_until,
 };
 
+/// An emulated guest boots in a few seconds; more than this is no planned failover any more.
+const AWAY_LIMIT: Duration = Duration::from_secs(60);
 const RUN_LIMIT: Duration = Duration::from_secs(180);
 
 pub(super) fn fail_over(story: &mut Story<'_>, title: &str, from: HostName, to: HostName) -> Result<()> {
@@ -31,7 +33,7 @@ pub(super) fn fail_over(story: &mut Story<'_>, title: &str, from: HostName, to: 
     stack.cli().show(&arguments)?;
     let run = newest_run(stack, &names[0])?;
     came_over_whole(story, &run, from, to)?;
-    commit(&mut story.tell, story.stack, &story.machines, &run, to)
+    finish(story, &run, from, to)
 }
 
 /// What must be true of every item when the run waits for commit.
@@ -96,6 +98,31 @@ pub(crate) fn digests(run: &Value, name: &str) -> Result<String> {
     Ok(roots.join(", "))
 }
 
+/// Commits, and asks the guests how long they were away: the first point that comes back to the old side holds the journals of both boots.
+fn finish(story: &mut Story<'_>, run: &Value, from: HostName, to: HostName) -> Result<()> {
+    let stack = story.stack;
+    commit(&mut story.tell, stack, &story.machines, run, to)?;
+    for machine in story.machines.clone() {
+        story.tell.check(&format!("by its own journal {} was away for seconds only", machine.name), || {
+            let newest = point_after(stack, &machine.name, 0)?;
+            let journal = whole_journal(&point_files(&stack.lab().host(from), &machine, newest.seq))?;
+            let [.., before, after] = &journal.boots[..] else {
+                bail!("it has booted {} times", journal.boots.len())
+            };
+            ensure!(after.first == before.last + 1, "records are missing between the boots");
+            let away = Duration::from_micros(after.first_time_us.saturating_sub(before.last_time_us));
+            ensure!(away < AWAY_LIMIT, "it was away for {} s", away.as_secs());
+            Ok(format!(
+                "{:.1} s between record {} and record {}",
+                away.as_secs_f64(),
+                before.last,
+                after.first
+            ))
+        });
+    }
+    Ok(())
+}
+
 /// Commits the run; protection follows in the other direction.
 pub(crate) fn commit(
     tell: &mut Narrator,
@@ -138,7 +165,7 @@ pub(super) fn fail_over_under_fire(story: &mut Story<'_>, from: HostName, to: Ho
     let run = await_state(stack, &id, "waiting")?;
     came_over_whole(story, &run, from, to)?;
     story.tell.check("each step's effect happened once", || steps_once(stack, &id));
-    commit(&mut story.tell, story.stack, &story.machines, &run, to)
+    finish(story, &run, from, to)
 }
 
 type Kill = Box<dyn Fn(&Stack) -> Result<()>>;
