@@ -22,6 +22,11 @@ pub fn print<T: Serialize>(format: Format, value: &T, table: impl FnOnce() -> Ta
     Ok(())
 }
 
+/// Says that something is gone.
+pub fn deleted(format: Format, name: &str) -> anyhow::Result<()> {
+    print(format, &serde_json::json!({ "deleted": name }), || facts(&[("deleted", name.to_owned())]))
+}
+
 /// Prints a line. A reader that went away (`| head`) ends the command quietly; there is nobody to tell anything.
 pub fn say(text: &str) {
     if writeln!(std::io::stdout(), "{text}").is_err() {

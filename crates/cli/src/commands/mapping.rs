@@ -14,8 +14,7 @@ pub async fn run(client: &NetworkClient, format: Format, verb: Mapping) -> anyho
         Mapping::List => all_of_network(|page| client.mappings(page)).await?,
         Mapping::Delete { id } => {
             client.delete_mapping(id, Uuid::new_v4()).await?;
-            output::say(&format!("deleted networkMappings/{id}"));
-            return Ok(());
+            return output::deleted(format, &format!("networkMappings/{id}"));
         }
     };
     output::print(format, &mappings, || {

@@ -45,8 +45,7 @@ pub async fn run(client: &NetworkClient, format: Format, verb: Network) -> anyho
         }
         Network::Delete { network } => {
             client.delete_network(&network, Uuid::new_v4()).await?;
-            output::say(&format!("deleted {network}"));
-            return Ok(());
+            return output::deleted(format, &network.to_string());
         }
     };
     output::print(format, &networks, || {

@@ -3,7 +3,7 @@
 //! ```text
 //!   ledger (assignment) ──▶ Sources ──▶ Source: every interval ─▶ cycle ─▶ point at the peer
 //!                              ▲                     │ failed: again after a growing pause, at most a few intervals
-//!   tasks: final delta, stop ──┘                     │ superseded: ledger says fenced, loop ends (R-FO-7)
+//!   tasks: final delta, stop ──┘                     │ superseded: fenced, machine off, loop ends (R-FO-7)
 //! ```
 //! Cycles of one item never overlap; a cycle that takes longer than the interval is followed by the next one at once.
 
@@ -248,12 +248,17 @@ fn back_off(interval: Duration, failures: u32) -> Duration {
     BACK_OFF_LEAST.saturating_mul(1 << failures.min(16)).min(most)
 }
 
-/// The target has seen a higher generation, so this side writes it down and ends.
+/// The target has seen a higher generation, which is committed before anybody is told to promote: the other side is active by now, or about
+/// to be. So this side writes it down and takes its copy out of production, whether or not the control plane can be reached
+/// (invariant 1). Where the machine cannot be stopped now, the orchestrator's correction stops it later.
 async fn fence(source: &Source, ledger: &Ledger, generation: Generation) {
     tracing::warn!(item = %source.item, ours = %source.generation, %generation, "superseded; this side is fenced");
     if let Err(error) = ledger.admit(&source.item, generation, Verb::Fence).await {
         // Whoever has written down a higher generation still has fenced this loop as well.
         tracing::error!(item = %source.item, %error, "the higher generation could not be written down");
+    }
+    if let Err(error) = source.hypervisor.power_off(&source.assignment.machine).await {
+        tracing::error!(item = %source.item, machine = %source.assignment.machine, %error, "the old copy could not be stopped");
     }
 }
 

@@ -101,11 +101,9 @@ fn a_superseded_source_is_refused_and_fences_itself() {
         .unwrap();
     let record = wait("alpha to be told", || world.alpha.record().filter(|r| r.role == Role::Fenced));
     assert_eq!((record.generation, record.assignment), (generation(2), None));
-    assert_eq!(
-        world.alpha.power(&machine()),
-        Some(PowerState::Running),
-        "a fenced side decides nothing about its machine"
-    );
+    wait("the old copy to be off", || {
+        Some(()).filter(|()| world.alpha.power(&machine()) == Some(PowerState::ShutOff))
+    });
     let points = world.bravo.points();
     std::thread::sleep(4 * SHORT);
     assert_eq!(world.bravo.points(), points, "a point of a fenced side arrived");
