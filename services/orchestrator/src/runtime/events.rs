@@ -133,7 +133,8 @@ async fn take_in(runtime: &Runtime, epoch: i64, event: Event) -> Result<Move, Fa
     if !has_ended(&task) {
         return Ok(Move::Passed);
     }
-    metrics::counter!("understudy_orchestrator_task_events_total", "state" => task.state.to_string()).increment(1);
+    metrics::counter!("understudy_orchestrator_task_events_total", "state" => task.state.to_string())
+        .increment(1);
     let what = Arc::new((resume_token, task));
     let for_tx = what.clone();
     let done = runtime
