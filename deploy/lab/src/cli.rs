@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::Namespace;
+use crate::{Namespace, command};
 
 /// Runs `understudy` with the lab's endpoints and certificate in its environment.
 #[derive(Debug, Clone)]
@@ -77,6 +77,7 @@ impl Cli {
 
     /// The command to run for oneself.
     pub fn command(&self, arguments: &[&str]) -> Command {
+        command::wait_if_others_end();
         let mut command = match &self.namespace {
             Some(namespace) => namespace.command(&self.program),
             None => Command::new(&self.program),

@@ -3,12 +3,33 @@
 use std::{
     ffi::OsStr,
     process::{Command, Output, Stdio},
+    sync::OnceLock,
+    thread::{self, ThreadId},
 };
 
 use anyhow::{Context, Result, bail};
 
+/// The thread that alone may go on starting programs.
+static LAST: OnceLock<ThreadId> = OnceLock::new();
+
+/// From now on only the calling thread starts programs; others wait for the end of this process. Whoever then ends what has been started
+/// leaves nothing behind that was started meanwhile.
+pub fn only_this_thread_goes_on() {
+    // When another thread said so first, this one is among those that wait.
+    let _ = LAST.set(thread::current().id());
+    wait_if_others_end();
+}
+
+/// To be called before a program is started.
+pub fn wait_if_others_end() {
+    while LAST.get().is_some_and(|last| *last != thread::current().id()) {
+        thread::park();
+    }
+}
+
 /// A command without input and in a plain language, so that what it prints can be parsed.
 pub fn new(program: impl AsRef<OsStr>) -> Command {
+    wait_if_others_end();
     let mut command = Command::new(program);
     command.stdin(Stdio::null()).env("LC_ALL", "C");
     command

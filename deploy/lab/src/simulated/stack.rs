@@ -15,6 +15,7 @@ use super::remains;
 use crate::{
     HostName, ManagedProcess, ProcessSpec, Service,
     cli::{Cli, Product},
+    command,
     machine::Machine,
     places::{AgentPlace, Places, Programs},
     postgres::{self, Postgres},
@@ -136,6 +137,8 @@ impl SimulatedStack {
     /// As there.
     pub fn end_and(&self, last: impl FnOnce()) -> Result<()> {
         let mut ended = self.lock();
+        // Under the lock, so that nobody waits who holds it.
+        command::only_this_thread_goes_on();
         let removed = if *ended { Ok(()) } else { remains::remove(&self.directory) };
         *ended = true;
         last();

@@ -76,5 +76,5 @@ async fn a_machine_lives_through_all_six_operations() {
 
     // The job is what the run is, and knows it as such (R-JOB-1).
     let report = stage.jobs().get_job(planned.name).await.unwrap().report_json.expect("a report");
-    assert!(report.contains("\"downtime\""), "{report}");
+    assert!(report.contains("\"downtime_seconds\""), "{report}");
 }
