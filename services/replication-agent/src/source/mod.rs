@@ -254,8 +254,10 @@ fn back_off(interval: Duration, failures: u32) -> Duration {
 async fn fence(source: &Source, ledger: &Ledger, generation: Generation) {
     tracing::warn!(item = %source.item, ours = %source.generation, %generation, "superseded; this side is fenced");
     if let Err(error) = ledger.admit(&source.item, generation, Verb::Fence).await {
-        // Whoever has written down a higher generation still has fenced this loop as well.
+        // Whoever has written down a higher generation still has fenced this loop as well, and the machine may be the active one
+        // again under it. So it is not touched; where the disk is at fault, the orchestrator's correction stops the old copy.
         tracing::error!(item = %source.item, %error, "the higher generation could not be written down");
+        return;
     }
     if let Err(error) = source.hypervisor.power_off(&source.assignment.machine).await {
         tracing::error!(item = %source.item, machine = %source.assignment.machine, %error, "the old copy could not be stopped");
