@@ -3,6 +3,8 @@
 //! A partial is `incoming/` with three things in it: what the source said when it began, the files, and the log of what is
 //! durable of them. The log is the last to come and the first to go, so that whatever has one can be resumed.
 
+use std::path::Path;
+
 use understudy_ids::{DiskName, ItemName};
 use understudy_replication::{
     cycle::{Partial, PartialDisk},
@@ -12,6 +14,7 @@ use understudy_replication::{
 
 use crate::{
     error::{Result, StoreError},
+    fsio::Io,
     incoming::{DiskWriter, PointWriter},
     journal::{Journal, Received},
     layout::{backing_path, disk_file},
@@ -38,15 +41,7 @@ impl Store {
         let dir = self.dir(&begin.item);
         self.remove_incoming(&begin.item)?;
         self.io().create_dir_all(&dir.incoming_point())?;
-        let parent = begin.parent.map(|seq| self.manifest(&begin.item, seq)).transpose()?.flatten();
-        let mut disks = Vec::with_capacity(begin.disks.len());
-        for disk in &begin.disks {
-            let path = dir.incoming_point().join(disk_file(&disk.name));
-            let backing = backing(&begin, parent.as_ref(), &disk.name, disk.size);
-            let tree = self.parent_tree(&begin, &mut state, backing.is_some(), &disk.name, disk.size)?;
-            let writer = Writer::create_with(self.io(), &path, disk.size, backing)?;
-            disks.push(DiskWriter::new(disk.name.clone(), writer, tree));
-        }
+        let disks = self.disk_writers(&begin, &mut state, Writer::create_with)?;
         self.io().sync_dir(&dir.incoming_point())?;
         // The log is what makes a partial, so it comes last; without it `open` removes the rest.
         write_json(self.io(), &dir.incoming_begin(), &begin)?;
@@ -73,15 +68,7 @@ impl Store {
             return Err(StoreError::PartialMismatch { item: begin.item, why: why.to_owned() });
         }
         self.admit(&begin.item, begin.generation, Some(Role::Standby))?;
-        let parent = begin.parent.map(|seq| self.manifest(&begin.item, seq)).transpose()?.flatten();
-        let mut disks = Vec::with_capacity(begin.disks.len());
-        for disk in &begin.disks {
-            let path = dir.incoming_point().join(disk_file(&disk.name));
-            let backing = backing(&begin, parent.as_ref(), &disk.name, disk.size);
-            let tree = self.parent_tree(&begin, &mut state, backing.is_some(), &disk.name, disk.size)?;
-            let writer = Writer::reopen(self.io(), &path, disk.size, backing)?;
-            disks.push(DiskWriter::new(disk.name.clone(), writer, tree));
-        }
+        let mut disks = self.disk_writers(&begin, &mut state, Writer::reopen)?;
         let journal = Journal::replay(self.io(), &dir.incoming_log(), |entry| {
             if let Some(disk) = disks.get_mut(entry.disk as usize) {
                 disk.restore(entry.what);
@@ -161,6 +148,24 @@ impl Store {
             }
         }
         Ok(())
+    }
+    /// One writer per disk, on the parent's file and digests. `open` begins the file, or goes on with the one that is there.
+    fn disk_writers(
+        &self,
+        begin: &Begin,
+        state: &mut ItemState,
+        open: impl Fn(&Io, &Path, u64, Option<Backing>) -> Result<Writer>,
+    ) -> Result<Vec<DiskWriter>> {
+        let dir = self.dir(&begin.item).incoming_point();
+        let parent = begin.parent.map(|seq| self.manifest(&begin.item, seq)).transpose()?.flatten();
+        let mut disks = Vec::with_capacity(begin.disks.len());
+        for disk in &begin.disks {
+            let backing = backing(begin, parent.as_ref(), &disk.name, disk.size);
+            let tree = self.parent_tree(begin, state, backing.is_some(), &disk.name, disk.size)?;
+            let writer = open(self.io(), &dir.join(disk_file(&disk.name)), disk.size, backing)?;
+            disks.push(DiskWriter::new(disk.name.clone(), writer, tree));
+        }
+        Ok(disks)
     }
 
     fn parent_tree(
