@@ -17,7 +17,7 @@ pub mod simulated;
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use async_trait::async_trait;
-use understudy_ids::{ByteRange, DiskName, MachineName, NetworkName, UnixMicros};
+use understudy_ids::{ByteRange, Consistency, DiskName, MachineName, NetworkName, UnixMicros};
 
 pub use model::{
     Bus, DiskHardware, Firmware, Hardware, HostInventory, Machine, MachineDefinition, MachineTag,
@@ -127,8 +127,39 @@ pub trait Snapshot: Send + Sync {
     /// Whether the request's checkpoint was made, so that it can be a later snapshot's base. When not – the machine has
     /// no disk whose changes can be tracked – the caller keeps the base that it has.
     fn checkpoint_made(&self) -> bool;
+    /// How the guest stood at the instant.
+    fn guest(&self) -> &GuestState;
     /// Ends the snapshot and frees what it holds. Change tracking goes on.
     async fn close(self: Box<Self>) -> Result<(), Error>;
+}
+
+/// How the guest stood at a snapshot's instant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GuestState {
+    /// It was running, or had been switched off: as after a power cut.
+    Crash,
+    /// Its file systems were frozen, and were so for this long.
+    Application { frozen: Duration },
+    /// It had shut itself down.
+    Clean,
+}
+
+impl GuestState {
+    pub fn consistency(&self) -> Consistency {
+        match self {
+            Self::Crash => Consistency::Crash,
+            Self::Application { .. } => Consistency::Application,
+            Self::Clean => Consistency::Clean,
+        }
+    }
+
+    /// For how long its file systems were frozen.
+    pub fn frozen(&self) -> Option<Duration> {
+        match self {
+            Self::Application { frozen } => Some(*frozen),
+            Self::Crash | Self::Clean => None,
+        }
+    }
 }
 
 /// One disk of an open snapshot.

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 use async_trait::async_trait;
 use conformance::{Bench, MIB, changed, definition, disk, filling, name, network, open};
 use understudy_hypervisor::{
-    Error, Hypervisor, PowerState, Reservation,
+    Error, GuestState, Hypervisor, PowerState, Reservation,
     simulated::{
         Config, FirstMachine, SimulatedHypervisor, disk_files,
         journal::{Record, SECTOR},
@@ -145,6 +145,8 @@ async fn a_guest_that_takes_longer_than_the_grace_still_runs() {
     assert_eq!(host.driver.machine(&db1).await.unwrap().unwrap().power, PowerState::Running);
     assert!(host.driver.shut_down(&db1, Duration::from_secs(5)).await.unwrap());
     assert!(matches!(host.driver.guest_write(&db1, &disk("vda"), 0, &[1]), Err(Error::WrongState { .. })));
+    let off = open(&host.driver, "db1", 1, None).await;
+    assert_eq!(off.guest(), &GuestState::Clean);
 }
 
 /// What a clients' own test and the simulated demonstration start from.

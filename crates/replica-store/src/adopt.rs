@@ -10,7 +10,7 @@
 
 use std::path::{Path, PathBuf};
 
-use understudy_ids::{Generation, ItemName, PointSeq};
+use understudy_ids::{Consistency, Generation, ItemName, PointSeq};
 use understudy_replication::{
     digest::{BlockDigest, DigestTree},
     extents::{BLOCK_SIZE, block_range},
@@ -20,7 +20,7 @@ use crate::{
     digests,
     error::{IoContext, Result, StoreError},
     layout::{MANIFEST, digest_file, disk_file},
-    model::{Adopt, AdoptDisk, Consistency, DiskManifest, Manifest, PointKind, Role},
+    model::{Adopt, AdoptDisk, DiskManifest, Manifest, PointKind, Role},
     overlays::overlay_record,
     qcow2::{Backing, Chain, Source, create_overlay_with},
     store::{Number, Store, lock, names, write_json},
@@ -176,6 +176,7 @@ fn manifest(adopt: &Adopt, parent: Option<PointSeq>, disks: Vec<DiskManifest>) -
         instant: adopt.now,
         received: adopt.now,
         consistency: Consistency::Crash,
+        frozen: None,
         kind: PointKind::Base,
         checkpoint: None,
         machine: adopt.machine.clone(),

@@ -278,8 +278,9 @@ impl PointWriter {
     }
 
     fn manifest(&self, disks: Vec<DiskManifest>, received: UnixMicros) -> Manifest {
-        let Begin { item, generation, seq, parent, checkpoint, instant, consistency, machine, .. } =
-            self.begin.clone();
+        let Begin {
+            item, generation, seq, parent, checkpoint, instant, consistency, frozen, machine, ..
+        } = self.begin.clone();
         let (kind, checkpoint) = (PointKind::Recovery, Some(checkpoint));
         Manifest {
             item,
@@ -289,6 +290,7 @@ impl PointWriter {
             instant,
             received,
             consistency,
+            frozen,
             kind,
             checkpoint,
             machine,

@@ -36,7 +36,7 @@ pub use error::{Result, StoreError};
 pub use fsio::{Change, Watch};
 pub use incoming::PointWriter;
 pub use model::{
-    Adopt, AdoptDisk, Begin, Consistency, Damage, DiskFile, DiskFormat, DiskManifest, DiskSpec,
-    GenerationRecord, ItemUsage, Manifest, Pin, PointInfo, PointKind, Role, Space,
+    Adopt, AdoptDisk, Begin, Damage, DiskFile, DiskFormat, DiskManifest, DiskSpec, GenerationRecord,
+    ItemUsage, Manifest, Pin, PointInfo, PointKind, Role, Space,
 };
 pub use store::Store;

@@ -1,22 +1,10 @@
 //! What the store writes down and tells about its content.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use understudy_ids::{DiskName, Generation, ItemName, PointSeq, UnixMicros, Uuid};
+use understudy_ids::{Consistency, DiskName, Generation, ItemName, PointSeq, UnixMicros, Uuid};
 use understudy_replication::{cycle::CheckpointName, digest::BlockDigest};
-
-/// How the guest stood at a point's instant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Consistency {
-    /// As after a power cut, all disks at one instant (R-REP-3).
-    Crash,
-    /// File systems frozen by the guest's agent.
-    Application,
-    /// The machine was shut down.
-    Clean,
-}
 
 /// Whether a point is offered to operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +45,9 @@ pub struct Manifest {
     /// When it was complete here.
     pub received: UnixMicros,
     pub consistency: Consistency,
+    /// For how long the guest's file systems were frozen for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<Duration>,
     pub kind: PointKind,
     /// The source's checkpoint at the instant; `None` when the relation to any source is unknown.
     pub checkpoint: Option<CheckpointName>,
@@ -143,6 +134,9 @@ pub struct Begin {
     pub checkpoint: CheckpointName,
     pub instant: UnixMicros,
     pub consistency: Consistency,
+    /// For how long the guest's file systems were frozen for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<Duration>,
     pub machine: serde_json::Value,
 }
 

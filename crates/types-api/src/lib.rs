@@ -10,6 +10,7 @@
 //! Every way in is checked, every way out cannot fail.
 
 mod any;
+mod consistency;
 pub mod cursor;
 mod problem;
 mod time;
@@ -23,6 +24,7 @@ pub mod v1 {
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
 
 pub use any::{AnyError, MAX_ANY_BYTES, check_any, pack, unpack};
+pub use consistency::{consistency_from_wire, consistency_to_wire};
 pub use problem::{MAX_PROBLEM_TEXT, MAX_PROBLEMS, problem_from_wire, problem_to_wire};
 pub use prost_types::Any;
 pub use time::{InvalidTime, duration_from_wire, duration_to_wire, time_from_wire, time_to_wire};

@@ -10,14 +10,27 @@ pub async fn run(client: &RecoveryClient, format: Format, verb: Point) -> anyhow
     let Point::List { item } = verb;
     let points = all(usize::MAX, |page| client.list_points(&item, page)).await?;
     output::print(format, &points, || {
-        output::rows(["POINT", "INSTANT", "RECEIVED", "CHANGED", "IN USE"], &points, |p: &RecoveryPoint| {
-            [
-                p.seq.to_string(),
-                output::time(p.instant),
-                output::time(p.received),
-                output::bytes(p.changed_bytes),
-                if p.in_use { "yes" } else { "" }.to_owned(),
-            ]
-        })
+        output::rows(
+            ["POINT", "INSTANT", "CONSISTENCY", "RECEIVED", "CHANGED", "IN USE"],
+            &points,
+            |p: &RecoveryPoint| {
+                [
+                    p.seq.to_string(),
+                    output::time(p.instant),
+                    consistency(p),
+                    output::time(p.received),
+                    output::bytes(p.changed_bytes),
+                    if p.in_use { "yes" } else { "" }.to_owned(),
+                ]
+            },
+        )
     })
+}
+
+/// With the time that it cost the guest.
+fn consistency(point: &RecoveryPoint) -> String {
+    match point.frozen {
+        Some(frozen) => format!("{}, frozen {} ms", point.consistency, frozen.as_millis()),
+        None => point.consistency.to_string(),
+    }
 }

@@ -78,6 +78,7 @@ pub fn install(machine: &FirstMachine, state_dir: &Path) -> Result<SimulatedMach
         },
         tag: None,
         is_running: false,
+        shut_itself_down: false,
         checkpoints: Vec::new(),
     };
     let installed = SimulatedMachine::open(record, state_dir.to_owned())?;

@@ -30,6 +30,9 @@ pub struct MachineRecord {
     pub hardware: Hardware,
     pub tag: Option<MachineTag>,
     pub is_running: bool,
+    /// It is off because its guest has shut itself down.
+    #[serde(default)]
+    pub shut_itself_down: bool,
     /// Oldest first. As of the last orderly stop.
     pub checkpoints: Vec<Checkpoint>,
 }
@@ -81,11 +84,12 @@ impl SimulatedMachine {
             return Ok(false);
         }
         self.record.is_running = true;
+        self.record.shut_itself_down = false;
         self.save()?;
         Ok(true)
     }
 
-    pub fn stop(&mut self) -> Result<(), Error> {
+    pub fn stop(&mut self, by_guest: bool) -> Result<(), Error> {
         if let Some(guest) = self.guest.take() {
             guest.abort();
         }
@@ -94,6 +98,7 @@ impl SimulatedMachine {
         }
         self.settle()?;
         self.record.is_running = false;
+        self.record.shut_itself_down = by_guest;
         self.save()
     }
 
@@ -182,6 +187,7 @@ impl Host {
             hardware,
             tag: Some(definition.tag.clone()),
             is_running: false,
+            shut_itself_down: false,
             checkpoints: Vec::new(),
         };
         let machine = SimulatedMachine::open(record, config.state_dir.clone())?;

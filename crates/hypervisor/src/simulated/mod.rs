@@ -253,12 +253,13 @@ impl Hypervisor for SimulatedHypervisor {
                 return Ok(false);
             }
         }
-        self.power_off(name).await.map(|()| true)
+        let name = name.clone();
+        self.act(move |host, _| host.machine_mut(&name)?.stop(true)).await.map(|()| true)
     }
 
     async fn power_off(&self, name: &MachineName) -> Result<(), Error> {
         let name = name.clone();
-        self.act(move |host, _| host.machine_mut(&name)?.stop()).await
+        self.act(move |host, _| host.machine_mut(&name)?.stop(false)).await
     }
 
     async fn undefine(&self, name: &MachineName) -> Result<(), Error> {

@@ -16,7 +16,7 @@ use super::{
     failed,
     machine::{Checkpoint, SimulatedMachine},
 };
-use crate::{DiskReader, Error, Extent, Snapshot, SnapshotDisk, SnapshotRequest};
+use crate::{DiskReader, Error, Extent, GuestState, Snapshot, SnapshotDisk, SnapshotRequest};
 
 /// Clusters looked at for one answer.
 const MOST_CLUSTERS: u64 = 16 << 10;
@@ -24,6 +24,7 @@ const LONGEST_READ: u32 = 32 << 20;
 
 pub struct SimulatedSnapshot {
     instant: UnixMicros,
+    guest: GuestState,
     disks: Vec<SnapshotDisk>,
 }
 
@@ -55,7 +56,8 @@ impl SimulatedMachine {
         let checkpoint = Checkpoint { name: request.checkpoint.clone(), changed: Default::default() };
         self.record.checkpoints.push(checkpoint);
         self.save()?;
-        Ok(SimulatedSnapshot { instant, disks })
+        let guest = if self.record.shut_itself_down { GuestState::Clean } else { GuestState::Crash };
+        Ok(SimulatedSnapshot { instant, guest, disks })
     }
 }
 
@@ -71,6 +73,10 @@ impl Snapshot for SimulatedSnapshot {
 
     fn checkpoint_made(&self) -> bool {
         true
+    }
+
+    fn guest(&self) -> &GuestState {
+        &self.guest
     }
 
     async fn close(self: Box<Self>) -> Result<(), Error> {

@@ -4,9 +4,9 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use understudy_hypervisor::{
-    Bus, CheckpointName, DiskHardware, Error, Extent, Firmware, Hardware, Hypervisor, MachineDefinition,
-    MachineTag, NicHardware, PowerState, Reservation, Snapshot, SnapshotDisk, SnapshotRequest, TagRole,
-    TestNetworkDefinition,
+    Bus, CheckpointName, DiskHardware, Error, Extent, Firmware, GuestState, Hardware, Hypervisor,
+    MachineDefinition, MachineTag, NicHardware, PowerState, Reservation, Snapshot, SnapshotDisk,
+    SnapshotRequest, TagRole, TestNetworkDefinition,
 };
 use understudy_ids::{ByteRange, DiskName, Generation, MachineName, NetworkName, Uuid};
 
@@ -211,6 +211,7 @@ pub async fn snapshots_of_a_running_machine(bench: &dyn Bench) {
 
     let first = open(host, "db1", 1, None).await;
     assert!(first.checkpoint_made());
+    assert_eq!(first.guest(), &GuestState::Crash);
     assert!(first.disks().iter().all(|disk| !disk.changes_known && disk.size == SIZE));
     assert!(extents(&first.disks()[0]).await.iter().all(|extent| extent.changed));
     bench.guest_write(&db1, &vda, 2 * MIB, 2).await;
@@ -276,6 +277,7 @@ pub async fn snapshots_of_a_machine_that_is_shut_off(bench: &dyn Bench) {
 
     let off = open(host, "db1", 3, Some(1)).await;
     assert!(off.checkpoint_made());
+    assert_eq!(off.guest(), &GuestState::Crash, "a machine that was switched off is taken for clean");
     assert_eq!(changed(&off.disks()[0]).await, blocks(&[2, 3]));
     assert_eq!(changed(&off.disks()[1]).await, blocks(&[]));
     assert_eq!(filling(&off.disks()[0], 3 * MIB).await, 3);

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 use understudy_ids::{
-    DiskName, Generation, HostName, ItemName, PointSeq, PolicyName, Problem, RunId, UnixMicros,
+    Consistency, DiskName, Generation, HostName, ItemName, PointSeq, PolicyName, Problem, RunId, UnixMicros,
 };
-use understudy_types_api::{duration_to_wire, problem_to_wire, time_to_wire};
+use understudy_types_api::{
+    consistency_from_wire, consistency_to_wire, duration_to_wire, problem_to_wire, time_to_wire,
+};
 
 use super::{Run, encode, optional_problem};
 use crate::{
@@ -321,31 +323,48 @@ pub struct RecoveryPoint {
     pub received: UnixMicros,
     pub changed_bytes: u64,
     pub in_use: bool,
+    /// Whether applications start from it without recovering anything.
+    pub consistency: Consistency,
+    /// For how long the guest's file systems were frozen for it.
+    #[serde(serialize_with = "encode::maybe_seconds")]
+    pub frozen: Option<Duration>,
 }
 
 impl RecoveryPoint {
     pub fn into_wire(self) -> v1::RecoveryPoint {
-        let Self { item, seq, instant, received, changed_bytes, in_use } = self;
+        let Self { item, seq, instant, received, changed_bytes, in_use, consistency, frozen } = self;
         v1::RecoveryPoint {
             name: PointRef { item, seq }.to_resource(),
             instant: Some(time_to_wire(instant)),
             received: Some(time_to_wire(received)),
             changed_bytes,
             in_use,
+            consistency: consistency_to_wire(consistency),
+            frozen: frozen.map(duration_to_wire),
         }
     }
 
     /// # Errors
     /// When a field is missing or malformed.
     pub fn from_wire(wire: v1::RecoveryPoint) -> Result<Self, Invalid> {
-        let v1::RecoveryPoint { name, instant, received, changed_bytes, in_use } = wire;
+        let v1::RecoveryPoint { name, instant, received, changed_bytes, in_use, consistency, frozen } = wire;
         let mut checks = Checks::default();
         let name: Option<PointRef> = checks.resource("name", &name);
         let instant = checks.time("instant", instant);
         let received = checks.time("received", received);
+        let frozen = checks.optional_span("frozen", frozen);
         let whole = (|| {
             let PointRef { item, seq } = name?;
-            Some(Self { item, seq, instant: instant?, received: received?, changed_bytes, in_use })
+            Some(Self {
+                item,
+                seq,
+                instant: instant?,
+                received: received?,
+                changed_bytes,
+                in_use,
+                consistency: consistency_from_wire(consistency),
+                frozen,
+            })
         })();
         checks.finish(whole)
     }

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, path::Path, process::Command};
 
-use understudy_ids::{DiskName, Generation, ItemName, PointSeq, UnixMicros};
-use understudy_replica_store::{Begin, Consistency, DiskSpec, Manifest, PointWriter, Result, Store};
+use understudy_ids::{Consistency, DiskName, Generation, ItemName, PointSeq, UnixMicros};
+use understudy_replica_store::{Begin, DiskSpec, Manifest, PointWriter, Result, Store};
 use understudy_replication::{
     cycle::CheckpointName,
     digest::{BlockDigest, DigestTree},
@@ -78,6 +78,7 @@ pub fn begin(number: u64, parent: Option<u64>, disks: &Disks) -> Begin {
         checkpoint: CheckpointName::new(format!("cp{number}")),
         instant: UnixMicros::new(number as i64),
         consistency: Consistency::Crash,
+        frozen: None,
         machine: serde_json::json!({ "name": "web1" }),
     }
 }

@@ -9,8 +9,8 @@ mod wire;
 use std::{net::IpAddr, time::Duration};
 
 use understudy_ids::{
-    DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq, Problem, RunId,
-    UnixMicros, Uuid,
+    Consistency, DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq,
+    Problem, RunId, UnixMicros, Uuid,
 };
 use understudy_replication::BlockDigest;
 
@@ -110,6 +110,9 @@ pub struct RecoveryPoint {
     pub is_base: bool,
     /// A running test or machine uses it.
     pub pinned: bool,
+    pub consistency: Consistency,
+    /// For how long the guest's file systems were frozen for it.
+    pub frozen: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

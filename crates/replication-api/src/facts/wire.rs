@@ -3,7 +3,10 @@
 use std::net::IpAddr;
 
 use understudy_ids::{Generation, PointSeq};
-use understudy_types_api::{duration_to_wire, problem_from_wire, problem_to_wire, time_to_wire};
+use understudy_types_api::{
+    consistency_from_wire, consistency_to_wire, duration_to_wire, problem_from_wire, problem_to_wire,
+    time_to_wire,
+};
 
 use super::{
     Disk, Facts, ItemFacts, ItemRole, Machine, Nic, PointDisk, PowerState, RecoveryPoint, ReplicationFacts,
@@ -146,7 +149,17 @@ impl TryFrom<v1::ItemFacts> for ItemFacts {
 impl TryFrom<v1::RecoveryPoint> for RecoveryPoint {
     type Error = Invalid;
     fn try_from(wire: v1::RecoveryPoint) -> Result<Self, Invalid> {
-        let v1::RecoveryPoint { seq, instant, received, generation, disks, is_base, pinned } = wire;
+        let v1::RecoveryPoint {
+            seq,
+            instant,
+            received,
+            generation,
+            disks,
+            is_base,
+            pinned,
+            consistency,
+            frozen,
+        } = wire;
         Ok(Self {
             seq: PointSeq::new(seq),
             instant: time("instant", instant)?,
@@ -167,6 +180,8 @@ impl TryFrom<v1::RecoveryPoint> for RecoveryPoint {
             )?,
             is_base,
             pinned,
+            consistency: consistency_from_wire(consistency),
+            frozen: span_optional("frozen", frozen)?,
         })
     }
 }
@@ -309,7 +324,8 @@ impl From<ItemFacts> for v1::ItemFacts {
 
 impl From<RecoveryPoint> for v1::RecoveryPoint {
     fn from(point: RecoveryPoint) -> Self {
-        let RecoveryPoint { seq, instant, received, generation, disks, is_base, pinned } = point;
+        let RecoveryPoint { seq, instant, received, generation, disks, is_base, pinned, consistency, frozen } =
+            point;
         Self {
             seq: seq.get(),
             instant: Some(time_to_wire(instant)),
@@ -326,6 +342,8 @@ impl From<RecoveryPoint> for v1::RecoveryPoint {
                 .collect(),
             is_base,
             pinned,
+            consistency: consistency_to_wire(consistency),
+            frozen: frozen.map(duration_to_wire),
         }
     }
 }
@@ -370,7 +388,7 @@ impl From<ReplicationFacts> for v1::ReplicationFacts {
 mod tests {
     use std::time::Duration;
 
-    use understudy_ids::{Problem, UnixMicros, Uuid};
+    use understudy_ids::{Consistency, Problem, UnixMicros, Uuid};
     use understudy_replication::BlockDigest;
 
     use super::*;
@@ -435,6 +453,8 @@ mod tests {
                     }],
                     is_base: true,
                     pinned: true,
+                    consistency: Consistency::Application,
+                    frozen: Some(Duration::from_millis(40)),
                 }],
             }],
             test_networks: Vec::new(),

@@ -16,8 +16,10 @@
 mod order;
 pub(crate) mod wire;
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use understudy_ids::{DiskName, Generation, ItemName, PointSeq, UnixMicros};
+use understudy_ids::{Consistency, DiskName, Generation, ItemName, PointSeq, UnixMicros};
 use understudy_replication::BlockDigest;
 
 pub use order::PartOrder;
@@ -104,6 +106,10 @@ pub struct Begin {
     pub resume: bool,
     /// The machine's identity and hardware, opaque to the transfer.
     pub machine_json: String,
+    /// How the guest stood at the instant.
+    pub consistency: Consistency,
+    /// For how long its file systems were frozen for it.
+    pub frozen: Option<Duration>,
 }
 
 /// One piece of a recovery point.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use understudy_ids::{Generation, PointSeq};
 use understudy_replication::BlockDigest;
-use understudy_types_api::time_to_wire;
+use understudy_types_api::{consistency_from_wire, consistency_to_wire, duration_to_wire, time_to_wire};
 
 use super::{
     Answer, Begin, DIGEST_BYTES, DigestRun, Latest, Negotiate, Negotiated, Part, Partial, PartialDisk,
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     MAX_DISKS,
-    field::{Invalid, digest, list, parse, required, text, time},
+    field::{Invalid, digest, list, parse, required, span_optional, text, time},
     v1,
 };
 
@@ -164,6 +164,8 @@ impl TryFrom<v1::Begin> for Begin {
             disks: list,
             resume,
             machine_json,
+            consistency,
+            frozen,
         } = wire;
         if seq == 0 || parent_seq >= seq {
             return Err(Invalid::new("seq", format!("{seq} does not follow its parent {parent_seq}")));
@@ -178,13 +180,27 @@ impl TryFrom<v1::Begin> for Begin {
             disks: disks(list)?,
             resume,
             machine_json: text("machine_json", machine_json, MAX_MACHINE_JSON)?,
+            consistency: consistency_from_wire(consistency),
+            frozen: span_optional("frozen", frozen)?,
         })
     }
 }
 
 impl From<Begin> for v1::Begin {
     fn from(begin: Begin) -> Self {
-        let Begin { item, generation, seq, parent, checkpoint, instant, disks, resume, machine_json } = begin;
+        let Begin {
+            item,
+            generation,
+            seq,
+            parent,
+            checkpoint,
+            instant,
+            disks,
+            resume,
+            machine_json,
+            consistency,
+            frozen,
+        } = begin;
         Self {
             item: item.into(),
             generation: generation.get(),
@@ -195,6 +211,8 @@ impl From<Begin> for v1::Begin {
             disks: disks_to_wire(disks),
             resume,
             machine_json,
+            consistency: consistency_to_wire(consistency),
+            frozen: frozen.map(duration_to_wire),
         }
     }
 }

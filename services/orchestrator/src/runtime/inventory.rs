@@ -7,8 +7,8 @@ use std::{net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use understudy_ids::{
-    DiskName, Generation, ItemName, MacAddress, MachineName, NetworkName, PointSeq, Problem, RunId,
-    UnixMicros, Uuid,
+    Consistency, DiskName, Generation, ItemName, MacAddress, MachineName, NetworkName, PointSeq, Problem,
+    RunId, UnixMicros, Uuid,
 };
 use understudy_recovery::plan::Power;
 use understudy_replication_api as facts;
@@ -119,6 +119,15 @@ pub struct Point {
     pub changed_bytes: u64,
     pub is_base: bool,
     pub pinned: bool,
+    /// Inventories that were written down before points had one.
+    #[serde(default = "crash")]
+    pub consistency: Consistency,
+    #[serde(default)]
+    pub frozen: Option<Duration>,
+}
+
+fn crash() -> Consistency {
+    Consistency::Crash
 }
 
 impl Inventory {
@@ -247,8 +256,18 @@ impl From<facts::ReplicationFacts> for Replication {
 
 impl From<facts::RecoveryPoint> for Point {
     fn from(told: facts::RecoveryPoint) -> Self {
-        let facts::RecoveryPoint { seq, instant, received, generation, disks, is_base, pinned } = told;
+        let facts::RecoveryPoint {
+            seq,
+            instant,
+            received,
+            generation,
+            disks,
+            is_base,
+            pinned,
+            consistency,
+            frozen,
+        } = told;
         let changed_bytes = disks.iter().map(|d| d.changed_bytes).sum();
-        Self { seq, instant, received, generation, changed_bytes, is_base, pinned }
+        Self { seq, instant, received, generation, changed_bytes, is_base, pinned, consistency, frozen }
     }
 }

@@ -127,6 +127,8 @@ pub fn point(record: &ItemRecord, point: &Point) -> view::RecoveryPoint {
         received: point.received,
         changed_bytes: point.changed_bytes,
         in_use: point.pinned,
+        consistency: point.consistency,
+        frozen: point.frozen,
     }
 }
 

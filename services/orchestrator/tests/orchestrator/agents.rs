@@ -12,7 +12,9 @@ use std::{
 use async_trait::async_trait;
 use futures::{StreamExt, stream::BoxStream};
 use tokio::sync::watch;
-use understudy_ids::{Generation, HostName, ItemName, MachineName, PointSeq, Problem, UnixMicros, Uuid};
+use understudy_ids::{
+    Consistency, Generation, HostName, ItemName, MachineName, PointSeq, Problem, UnixMicros, Uuid,
+};
 use understudy_jobs_api::{Handler, LeasedTask, Outcome, TaskContext};
 use understudy_network_api::{NetworkAction, NetworkTask, NetworkTaskResult};
 use understudy_replication::BlockDigest;
@@ -313,6 +315,8 @@ impl Model {
             disks: vec![disk],
             is_base: false,
             pinned: false,
+            consistency: Consistency::Crash,
+            frozen: None,
         };
         let held = self.item(target, item, generation, ItemRole::Target);
         held.points.push(point.clone());

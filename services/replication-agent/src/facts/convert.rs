@@ -57,5 +57,7 @@ pub fn point(point: PointInfo) -> RecoveryPoint {
             .collect(),
         is_base: manifest.kind == PointKind::Base,
         pinned: !pins.is_empty(),
+        consistency: manifest.consistency,
+        frozen: manifest.frozen,
     }
 }

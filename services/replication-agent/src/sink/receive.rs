@@ -14,7 +14,7 @@ use std::{
 use futures::StreamExt;
 use tokio::sync::mpsc;
 use understudy_ids::DiskName;
-use understudy_replica_store::{self as store, Consistency, DiskSpec, PointWriter, Store};
+use understudy_replica_store::{self as store, DiskSpec, PointWriter, Store};
 use understudy_replication::{
     BLOCK_SIZE, BlockDigest, CheckpointName,
     extents::{block_count, block_range},
@@ -138,7 +138,8 @@ fn open(store: &Store, begin: Begin) -> Result<PointWriter, Failure> {
         disks: begin.disks.into_iter().map(|d| DiskSpec { name: d.name, size: d.size }).collect(),
         checkpoint: CheckpointName::new(begin.checkpoint),
         instant: begin.instant,
-        consistency: Consistency::Crash,
+        consistency: begin.consistency,
+        frozen: begin.frozen,
         machine,
     };
     Ok(if resume { store.resume(begin)? } else { store.begin(begin)? })

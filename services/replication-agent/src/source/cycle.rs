@@ -239,6 +239,8 @@ impl Source {
             disks: plan.disks.iter().map(|d| SinkDisk { name: d.disk.clone(), size: d.size }).collect(),
             resume: plan.partial == PartialUse::Continue,
             machine_json,
+            consistency: frozen.snapshot.guest().consistency(),
+            frozen: frozen.snapshot.guest().frozen(),
         })
     }
 

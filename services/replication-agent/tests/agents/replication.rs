@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use understudy_hypervisor::{Hypervisor, PowerState};
+use understudy_ids::Consistency;
 use understudy_replication_agent::{ledger::Role, tasks::TaskError};
 use understudy_replication_api::{
     Action, ItemRole, ReplicationState, STALE_GENERATION,
@@ -86,6 +87,36 @@ fn either_agent_may_be_killed_in_the_middle_of_a_cycle() {
         let seq = world.next_point();
         assert!(world.model.is_at(&world.bravo, seq), "point {seq} after the source's death {round}");
     }
+}
+
+/// Number and consistency of the newest point.
+fn newest(world: &World) -> Option<(u64, Consistency)> {
+    world.bravo.item_facts()?.points.last().map(|point| (point.seq.get(), point.consistency))
+}
+
+fn becomes(world: &World, expected: Consistency) -> (u64, Consistency) {
+    wait("a point that says so", || newest(world).filter(|(_, told)| *told == expected))
+}
+
+/// R-REP-3, R-UF-3: a point says how the guest stood. One that has shut itself down leaves nothing to recover; one that was switched
+/// off does.
+#[test]
+fn points_say_how_the_guest_stood() {
+    let mut world = World::new(2);
+    world.protect(SHORT);
+    becomes(&world, Consistency::Crash);
+    let running = world.next_point();
+    let off = world.alpha.hypervisor.clone();
+    assert!(world.alpha.block_on(off.shut_down(&machine(), Duration::from_secs(1))).unwrap());
+    let (clean, _) = becomes(&world, Consistency::Clean);
+    assert!(clean > running && world.model.is_at(&world.bravo, clean));
+    world.alpha.block_on(world.alpha.hypervisor.start(&machine())).unwrap();
+    world.model.write(&world.alpha, 3);
+    becomes(&world, Consistency::Crash);
+    world.alpha.block_on(world.alpha.hypervisor.power_off(&machine())).unwrap();
+    let last =
+        wait("a point of the machine that is off", || newest(&world).filter(|(seq, _)| *seq > clean + 1));
+    assert_eq!(last.1, Consistency::Crash);
 }
 
 /// R-FO-7: a side that was superseded learns it from its peer, writes it down and sends nothing more.

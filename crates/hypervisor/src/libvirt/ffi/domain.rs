@@ -65,6 +65,14 @@ impl Domain {
         })
     }
 
+    /// Whether it is off because its guest has shut itself down, as far as libvirt remembers: not over its own restart.
+    pub fn has_shut_itself_down(&self) -> Result<bool, CallError> {
+        let (mut state, mut reason) = (0, 0);
+        // SAFETY: the handle is alive, the results have room.
+        check(unsafe { raw::virDomainGetState(self.pointer(), &mut state, &mut reason, 0) })?;
+        Ok((state, reason) == (raw::STATE_SHUT_OFF, raw::SHUT_OFF_BY_GUEST))
+    }
+
     /// Whether there is a process for it, in whatever state.
     pub fn is_active(&self) -> Result<bool, CallError> {
         // SAFETY: the handle is alive.

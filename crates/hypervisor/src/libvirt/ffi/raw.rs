@@ -161,6 +161,8 @@ pub const STATE_BLOCKED: c_int = 2;
 pub const STATE_PAUSED: c_int = 3;
 pub const STATE_SHUTTING_DOWN: c_int = 4;
 pub const STATE_SHUT_OFF: c_int = 5;
+/// `VIR_DOMAIN_SHUTOFF_SHUTDOWN`: by the guest itself.
+pub const SHUT_OFF_BY_GUEST: c_int = 1;
 pub const STATE_CRASHED: c_int = 6;
 pub const STATE_SUSPENDED: c_int = 7;
 

@@ -14,7 +14,7 @@ use super::{
     super::{LibvirtHypervisor, ffi::Domain, machines::look_up, session::failed, xml::Element},
     Place, TrackedDisk, disks_of, files, reader,
 };
-use crate::{Error, Snapshot, SnapshotDisk, SnapshotRequest};
+use crate::{Error, GuestState, Snapshot, SnapshotDisk, SnapshotRequest};
 
 /// The exports' name for the bitmap of what changed since the base.
 const EXPORTED_BITMAP: &str = "changed";
@@ -257,6 +257,10 @@ impl Snapshot for RunningSnapshot {
 
     fn checkpoint_made(&self) -> bool {
         self.checkpoint_made
+    }
+
+    fn guest(&self) -> &GuestState {
+        &GuestState::Crash
     }
 
     async fn close(self: Box<Self>) -> Result<(), Error> {

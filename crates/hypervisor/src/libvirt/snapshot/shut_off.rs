@@ -19,7 +19,7 @@ use super::{
     },
     Place, TrackedDisk, disks_of, files, image, reader,
 };
-use crate::{CheckpointName, Error, Snapshot, SnapshotDisk, SnapshotRequest};
+use crate::{CheckpointName, Error, GuestState, Snapshot, SnapshotDisk, SnapshotRequest};
 
 const SERVER: &str = "qemu-storage-daemon";
 /// Prefix of all bitmaps that are ours.
@@ -29,6 +29,7 @@ pub struct ShutOffSnapshot {
     hypervisor: LibvirtHypervisor,
     machine: MachineName,
     instant: UnixMicros,
+    guest: GuestState,
     checkpoint_made: bool,
     disks: Vec<SnapshotDisk>,
 }
@@ -38,6 +39,7 @@ impl LibvirtHypervisor {
         let place = Place::new(&self.config.state_dir, &request.machine);
         place.make().await?;
         let instant = UnixMicros::from(SystemTime::now());
+        let guest = self.how_it_went_off(&request.machine).await?;
         let disks = self.tracked_disks(&request.machine, Some(&request.disks)).await?;
         let checkpoint_made = self.checkpoint_shut_off(request, &disks).await?;
         let known = self.list_checkpoints(&request.machine).await?;
@@ -63,9 +65,19 @@ impl LibvirtHypervisor {
             hypervisor: self.clone(),
             machine: request.machine.clone(),
             instant,
+            guest,
             checkpoint_made,
             disks: opened,
         }))
+    }
+
+    async fn how_it_went_off(&self, machine: &MachineName) -> Result<GuestState, Error> {
+        let machine = machine.clone();
+        let what = format!("how machine {machine} went off");
+        let asked = self.session.call(what.clone(), move |connection| {
+            look_up(connection, &machine)?.has_shut_itself_down().map_err(failed(what))
+        });
+        Ok(if asked.await? { GuestState::Clean } else { GuestState::Crash })
     }
 
     /// The machine's disks that are files, or those of them that are named; a named one that is no file is an error.
@@ -222,6 +234,10 @@ impl Snapshot for ShutOffSnapshot {
 
     fn checkpoint_made(&self) -> bool {
         self.checkpoint_made
+    }
+
+    fn guest(&self) -> &GuestState {
+        &self.guest
     }
 
     async fn close(self: Box<Self>) -> Result<(), Error> {
