@@ -15,7 +15,7 @@ use crate::{
     layout::{DAMAGED, MANIFEST, MERGING, OVERLAY, digest_file},
     model::{Damage, Manifest, OverlayRecord, Pin, PointInfo, PointKind},
     qcow2::Chain,
-    store::{ItemState, Number, Store, lock, names, read_json},
+    store::{ItemState, Number, Store, StoreReader, lock, names, read_json},
 };
 
 /// A point directory and what it stands on.
@@ -37,7 +37,7 @@ pub(crate) fn ancestry(links: &[Link], seq: PointSeq) -> Vec<PointSeq> {
     found
 }
 
-impl Store {
+impl StoreReader {
     /// All points of an item with a valid manifest, oldest first: bases and damaged ones too (see [`PointInfo::is_offered`]).
     pub fn points(&self, item: &ItemName) -> Result<Vec<PointInfo>> {
         let pins = self.pins(item)?;
@@ -75,21 +75,6 @@ impl Store {
     pub fn point(&self, item: &ItemName, seq: PointSeq) -> Result<PointInfo> {
         let found = self.points(item)?.into_iter().find(|p| p.manifest.seq == seq);
         found.ok_or_else(|| StoreError::NoPoint { item: item.clone(), seq })
-    }
-
-    /// The facts that the source's next cycle is planned from. A damaged newest point counts as nothing, so that the next
-    /// cycle ships everything.
-    pub fn target_facts(&self, item: &ItemName) -> Result<TargetFacts> {
-        let newest = self.points(item)?.pop().filter(|p| p.damaged_blocks == 0);
-        let has = newest.map_or(TargetHas::Nothing, |p| {
-            let Manifest { seq, checkpoint, kind, disks, .. } = p.manifest;
-            let disks = disks.into_iter().map(|d| (d.name, d.size)).collect();
-            match checkpoint.filter(|_| kind == PointKind::Recovery) {
-                Some(checkpoint) => TargetHas::Point { seq, checkpoint, disks },
-                None => TargetHas::Base { seq, disks },
-            }
-        });
-        Ok(TargetFacts { has, partial: self.partial(item)? })
     }
 
     /// What retention decides on.
@@ -235,5 +220,22 @@ impl Store {
     /// the larger one.
     pub(crate) fn stacks_on(parent: Option<&Manifest>, disk: &DiskName, size: u64) -> bool {
         parent.and_then(|p| p.disk(disk)).is_some_and(|below| below.size <= size)
+    }
+}
+
+impl Store {
+    /// The facts that the source's next cycle is planned from. A damaged newest point counts as nothing, so that the next
+    /// cycle ships everything.
+    pub fn target_facts(&self, item: &ItemName) -> Result<TargetFacts> {
+        let newest = self.points(item)?.pop().filter(|p| p.damaged_blocks == 0);
+        let has = newest.map_or(TargetHas::Nothing, |p| {
+            let Manifest { seq, checkpoint, kind, disks, .. } = p.manifest;
+            let disks = disks.into_iter().map(|d| (d.name, d.size)).collect();
+            match checkpoint.filter(|_| kind == PointKind::Recovery) {
+                Some(checkpoint) => TargetHas::Point { seq, checkpoint, disks },
+                None => TargetHas::Base { seq, disks },
+            }
+        });
+        Ok(TargetFacts { has, partial: self.partial(item)? })
     }
 }

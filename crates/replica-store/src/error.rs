@@ -11,6 +11,15 @@ pub enum StoreError {
     Io { action: &'static str, path: PathBuf, source: io::Error },
 
     #[error(
+        "the store {root} is in use by {holder}; stop that first, or give this one a directory of its own \
+         (`understudy store` only reads, and works beside it)", root = root.display()
+    )]
+    InUse { root: PathBuf, holder: String },
+
+    #[error("{path} is not a replica store: it has no directory `items`; name the agent's store_dir", path = .0.display())]
+    NotAStore(PathBuf),
+
+    #[error(
         "{item} is at generation {seen} here and was asked to act at generation {offered}, which is older; \
          the other side has taken over since then"
     )]

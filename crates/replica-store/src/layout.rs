@@ -1,6 +1,7 @@
 //! Where things are.
 //!
 //! ```text
+//!   <store>/lock                         held by the one writer, with its process id in it
 //!   <store>/items/<item>/
 //!     generation.json                    the highest generation seen, and the role
 //!     points/<seq>/                      manifest.json · disk-<disk>.qcow2 · disk-<disk>.digests · damaged.json
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use understudy_ids::{DiskName, Generation, ItemName, PointSeq, Uuid};
 
+pub(crate) const LOCK: &str = "lock";
 pub(crate) const MANIFEST: &str = "manifest.json";
 pub(crate) const MERGING: &str = "merging.json";
 pub(crate) const DAMAGED: &str = "damaged.json";

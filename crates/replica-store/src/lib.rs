@@ -23,6 +23,7 @@ mod fsio;
 mod incoming;
 mod journal;
 mod layout;
+mod lock;
 mod merge;
 mod model;
 mod overlays;
@@ -39,4 +40,4 @@ pub use model::{
     Adopt, AdoptDisk, Begin, Damage, DiskFile, DiskFormat, DiskManifest, DiskSpec, GenerationRecord,
     ItemUsage, Manifest, Pin, PointInfo, PointKind, Role, Space,
 };
-pub use store::Store;
+pub use store::{Store, StoreReader};

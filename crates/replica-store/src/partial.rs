@@ -20,7 +20,7 @@ use crate::{
     layout::{backing_path, disk_file},
     model::{Begin, DiskFormat, DiskSpec, Manifest, Role},
     qcow2::{Backing, Writer},
-    store::{ItemState, Store, lock, read_json, write_json},
+    store::{ItemState, Store, StoreReader, lock, read_json, write_json},
 };
 
 /// The largest disk that is accepted, in bytes: 64 TiB. Bounds what a digest over a hostile size can cost.
@@ -188,7 +188,7 @@ impl Store {
 }
 
 fn backing(begin: &Begin, parent: Option<&Manifest>, disk: &DiskName, size: u64) -> Option<Backing> {
-    let seq = begin.parent.filter(|_| Store::stacks_on(parent, disk, size))?;
+    let seq = begin.parent.filter(|_| StoreReader::stacks_on(parent, disk, size))?;
     Some(Backing { path: backing_path(seq, disk), format: DiskFormat::Qcow2 })
 }
 

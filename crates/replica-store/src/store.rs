@@ -1,8 +1,15 @@
-//! The store itself: opening it, one lock per item, generations, space.
+//! The store itself: opening it, one writer at a time, one lock per item, generations, space.
+//!
+//! ```text
+//!   StoreReader   looks, and has no door to change anything; any number of them, beside a writer too
+//!       ▲ deref
+//!   Store         the one writer: holds the lock file, recovers on opening, changes everything through `fsio`
+//! ```
 
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
+    ops::Deref,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -16,20 +23,37 @@ use crate::{
     error::{IoContext, Result, StoreError},
     fsio::{Io, Watch},
     layout::ItemDir,
+    lock::WriterLock,
     model::{GenerationRecord, ItemUsage, Role, Space},
 };
 
-/// A directory of recovery points. Clones share locks and caches; two processes must not open the same directory.
+/// A directory of recovery points, open for writing. Clones share locks and caches; while one of them lives, nobody else can
+/// open the directory for writing.
 #[derive(Debug, Clone)]
 pub struct Store {
-    inner: Arc<Inner>,
+    reader: StoreReader,
+    io: Io,
+    _lock: Arc<WriterLock>,
+}
+
+/// A directory of recovery points, open for looking at it. Works beside a running agent: a point that the agent merges away
+/// meanwhile is answered with [`StoreError::NoPoint`].
+#[derive(Debug, Clone)]
+pub struct StoreReader {
+    shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct Shared {
     root: PathBuf,
-    io: Io,
     items: Mutex<HashMap<ItemName, Arc<Mutex<ItemState>>>>,
+}
+
+impl Deref for Store {
+    type Target = StoreReader;
+    fn deref(&self) -> &StoreReader {
+        &self.reader
+    }
 }
 
 /// What is remembered of an item between calls; everything in it can be found out again from the files.
@@ -41,9 +65,72 @@ pub(crate) struct ItemState {
     pub trees: Option<(PointSeq, BTreeMap<DiskName, DigestTree>)>,
 }
 
+impl StoreReader {
+    /// Opens a store for looking at it. Nothing is changed, not even what a crash left half done.
+    ///
+    /// # Errors
+    /// [`StoreError::NotAStore`] when there is none.
+    pub fn open(root: &Path) -> Result<Self> {
+        let root = root.canonicalize().during("open the store", root)?;
+        if root.join("items").is_dir() { Ok(Self::over(root)) } else { Err(StoreError::NotAStore(root)) }
+    }
+
+    fn over(root: PathBuf) -> Self {
+        Self { shared: Arc::new(Shared { root, items: Mutex::default() }) }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.shared.root
+    }
+
+    pub(crate) fn dir(&self, item: &ItemName) -> ItemDir {
+        ItemDir::new(self.root(), item)
+    }
+
+    pub(crate) fn state(&self, item: &ItemName) -> Arc<Mutex<ItemState>> {
+        let mut items = self.shared.items.lock().unwrap_or_else(PoisonError::into_inner);
+        items.entry(item.clone()).or_default().clone()
+    }
+
+    /// Every item that has a directory here, in order. Directories with other names are not ours and are passed over.
+    pub fn items(&self) -> Result<Vec<ItemName>> {
+        let mut items: Vec<ItemName> = names(&self.root().join("items"))?;
+        items.sort_unstable();
+        Ok(items)
+    }
+
+    /// The highest generation seen of an item; `None` when the item is not known here (R-FO-7).
+    pub fn generation(&self, item: &ItemName) -> Result<Option<GenerationRecord>> {
+        read_json(&self.dir(item).generation(), "a generation record")
+    }
+
+    /// Space of the file system that the store is on.
+    pub fn space(&self) -> Result<Space> {
+        let root = self.root();
+        let stat = nix::sys::statvfs::statvfs(root).map_err(std::io::Error::from).during("measure", root)?;
+        let unit = stat.fragment_size();
+        Ok(Space { total: stat.blocks() * unit, available: stat.blocks_available() * unit })
+    }
+
+    /// Bytes that an item takes on the file system.
+    pub fn usage(&self, item: &ItemName) -> Result<ItemUsage> {
+        let dir = self.dir(item);
+        let points = names::<Number>(&dir.points())?;
+        let points = points.into_iter().map(|n| PointSeq::new(n.0));
+        Ok(ItemUsage {
+            points: points.map(|seq| Ok((seq, allocated(&dir.point(seq))?))).collect::<Result<_>>()?,
+            incoming: allocated(&dir.incoming())?,
+            overlays: allocated(&dir.branches())? + allocated(&dir.actives())?,
+        })
+    }
+}
+
 impl Store {
     /// Opens or makes a store and completes or removes whatever a crash left half done. What cannot be repaired is logged and
     /// left alone; it is not listed.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] while another writer has it open; I/O errors.
     pub fn open(root: &Path) -> Result<Self> {
         Self::open_with(root, Io::default())
     }
@@ -55,42 +142,20 @@ impl Store {
     }
 
     fn open_with(root: &Path, io: Io) -> Result<Self> {
+        io.create_dir_all(root)?;
+        // Before anything is looked at: recovery takes what it finds for what a dead writer left.
+        let lock = WriterLock::take(root)?;
         io.create_dir_all(&root.join("items"))?;
         let root = root.canonicalize().during("resolve", root)?;
-        let store = Self { inner: Arc::new(Inner { root, io, items: Mutex::default() }) };
+        let store = Self { reader: StoreReader::over(root), io, _lock: Arc::new(lock) };
         for item in store.items()? {
             store.recover(&item)?;
         }
         Ok(store)
     }
 
-    pub fn root(&self) -> &Path {
-        &self.inner.root
-    }
-
     pub(crate) fn io(&self) -> &Io {
-        &self.inner.io
-    }
-
-    pub(crate) fn dir(&self, item: &ItemName) -> ItemDir {
-        ItemDir::new(&self.inner.root, item)
-    }
-
-    pub(crate) fn state(&self, item: &ItemName) -> Arc<Mutex<ItemState>> {
-        let mut items = self.inner.items.lock().unwrap_or_else(PoisonError::into_inner);
-        items.entry(item.clone()).or_default().clone()
-    }
-
-    /// Every item that has a directory here, in order. Directories with other names are not ours and are passed over.
-    pub fn items(&self) -> Result<Vec<ItemName>> {
-        let mut items: Vec<ItemName> = names(&self.inner.root.join("items"))?;
-        items.sort_unstable();
-        Ok(items)
-    }
-
-    /// The highest generation seen of an item; `None` when the item is not known here (R-FO-7).
-    pub fn generation(&self, item: &ItemName) -> Result<Option<GenerationRecord>> {
-        read_json(&self.dir(item).generation(), "a generation record")
+        &self.io
     }
 
     /// Records durably that this side has seen `generation` in `role`.
@@ -140,32 +205,12 @@ impl Store {
         state.trees = None;
         let dir = self.dir(item);
         // Items are looked up by valid names, which never begin with a dot.
-        let trash = self.inner.root.join("items").join(format!(".trash-{item}"));
+        let trash = self.root().join("items").join(format!(".trash-{item}"));
         self.io().remove(&trash)?;
         if dir.path().exists() {
             self.io().rename(dir.path(), &trash)?;
         }
         self.io().remove(&trash)
-    }
-
-    /// Space of the file system that the store is on.
-    pub fn space(&self) -> Result<Space> {
-        let root = &self.inner.root;
-        let stat = nix::sys::statvfs::statvfs(root).map_err(std::io::Error::from).during("measure", root)?;
-        let unit = stat.fragment_size();
-        Ok(Space { total: stat.blocks() * unit, available: stat.blocks_available() * unit })
-    }
-
-    /// Bytes that an item takes on the file system.
-    pub fn usage(&self, item: &ItemName) -> Result<ItemUsage> {
-        let dir = self.dir(item);
-        let points = names::<Number>(&dir.points())?;
-        let points = points.into_iter().map(|n| PointSeq::new(n.0));
-        Ok(ItemUsage {
-            points: points.map(|seq| Ok((seq, allocated(&dir.point(seq))?))).collect::<Result<_>>()?,
-            incoming: allocated(&dir.incoming())?,
-            overlays: allocated(&dir.branches())? + allocated(&dir.actives())?,
-        })
     }
 }
 

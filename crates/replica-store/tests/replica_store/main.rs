@@ -1,6 +1,7 @@
 //! Tests of the store from outside, in one binary so that it is linked once.
 
 mod faults;
+mod one_writer;
 mod qcow2;
 mod store;
 mod support;

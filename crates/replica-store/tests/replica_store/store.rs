@@ -40,6 +40,14 @@ impl Lab {
         self.model.insert(number, self.now.clone());
     }
 
+    /// As after the end of the process that had it open.
+    fn reopened(self) -> Self {
+        let Self { _dir, store, now, model, random } = self;
+        let root = store.root().to_owned();
+        drop(store);
+        Self { _dir, store: Store::open(&root).unwrap(), now, model, random }
+    }
+
     fn listed(&self) -> Vec<u64> {
         self.store.points(&item()).unwrap().iter().map(|p| p.manifest.seq.get()).collect()
     }
@@ -92,12 +100,12 @@ fn r_rep_5_a_block_is_checked_on_arrival_and_must_lie_on_the_disk() {
 
 #[test]
 fn r_fo_7_a_lower_generation_is_refused_everywhere_and_after_a_restart() {
-    let mut lab = Lab::new(2);
+    let lab = Lab::new(2);
     let writer = lab.store.begin(begin(3, Some(2), &lab.now)).unwrap();
     lab.store.record_generation(&item(), generation(5), Role::Standby).unwrap();
     let late = writer.finish(&roots(&lab.now), UnixMicros::new(1)).unwrap_err();
     assert!(matches!(late, StoreError::StaleGeneration { .. }), "{late}");
-    lab.store = Store::open(lab.store.root()).unwrap();
+    let lab = lab.reopened();
     let stale = |e: StoreError| match e {
         StoreError::StaleGeneration { seen, offered, .. } => (seen.get(), offered.get()) == (5, 1),
         _ => false,
@@ -124,7 +132,7 @@ fn r_rep_6_an_interrupted_transfer_goes_on_at_its_watermark_after_a_restart_and_
     send(&mut writer, &NONE, &first, 20, 25).unwrap();
     drop(writer);
 
-    let store = Store::open(lab.store.root()).unwrap();
+    let Lab { _dir, store, mut now, mut random, .. } = lab.reopened();
     let partial = store.partial(&item()).unwrap().unwrap();
     assert_eq!(partial.since, CheckpointName::new("cp1"));
     assert!(partial.disks.iter().all(|(name, d)| d.watermark == marks[name]));
@@ -132,19 +140,19 @@ fn r_rep_6_an_interrupted_transfer_goes_on_at_its_watermark_after_a_restart_and_
     assert!(mark > 10, "{mark}");
 
     // A later instant: what changed below the watermark is sent over what is there, then everything beyond.
-    mutate(&mut lab.now, &mut lab.random, 6);
-    let later = Begin { checkpoint: CheckpointName::new("cp2"), ..begin(1, None, &lab.now) };
+    mutate(&mut now, &mut random, 6);
+    let later = Begin { checkpoint: CheckpointName::new("cp2"), ..begin(1, None, &now) };
     let mut writer = store.resume(later).unwrap();
-    for (name, content) in &lab.now {
+    for (name, content) in &now {
         let mark = partial.disks[name].watermark.div_ceil(65536);
         let one: Disks = [(name.clone(), content.clone())].into();
         send(&mut writer, &first, &one, 0, mark).unwrap();
         send(&mut writer, &NONE, &one, mark, u64::MAX).unwrap();
     }
-    let manifest = writer.finish(&roots(&lab.now), UnixMicros::new(1)).unwrap();
+    let manifest = writer.finish(&roots(&now), UnixMicros::new(1)).unwrap();
     assert_eq!(manifest.checkpoint, Some(CheckpointName::new("cp2")));
-    assert_points(&store, &[(1, lab.now.clone())].into(), true);
-    assert!(matches!(store.resume(begin(2, Some(1), &lab.now)), Err(StoreError::NoPartial(_))));
+    assert_points(&store, &[(1, now.clone())].into(), true);
+    assert!(matches!(store.resume(begin(2, Some(1), &now)), Err(StoreError::NoPartial(_))));
 }
 
 #[test]
@@ -182,7 +190,8 @@ fn r_rep_4_retention_merges_and_tests_hold_their_points() {
     }
     assert_eq!(lab.listed(), [7]);
     assert_points(&lab.store, &lab.model, true);
-    assert_points(&Store::open(lab.store.root()).unwrap(), &lab.model, true);
+    let lab = lab.reopened();
+    assert_points(&lab.store, &lab.model, true);
 }
 
 #[test]
@@ -314,15 +323,17 @@ fn r_rep_5_garbage_in_the_store_is_passed_over_and_what_may_be_data_stays() {
     }
     std::fs::write(points.join("9/disk-vda.qcow2"), b"half").unwrap();
     std::fs::create_dir_all(lab.store.root().join("items/web1/incoming/point")).unwrap();
-    let store = Store::open(lab.store.root()).unwrap();
+    let lab = lab.reopened();
+    let store = &lab.store;
     assert_eq!(store.items().unwrap(), [item()]);
-    assert_points(&store, &lab.model, false);
+    assert_points(store, &lab.model, false);
     assert!(!points.join("9").exists() && points.join("007").exists());
     assert!(!lab.store.root().join("items/web1/incoming").exists());
 
     // A manifest that cannot be read hides its point; nothing that might stand on it, or it on, is removed.
     std::fs::write(points.join("2/manifest.json"), b"{").unwrap();
-    let store = Store::open(lab.store.root()).unwrap();
+    let lab = lab.reopened();
+    let store = &lab.store;
     assert_eq!(store.points(&item()).unwrap().len(), 2);
     assert!(matches!(store.merge_away(&item(), seq(1)), Err(StoreError::Record { .. })));
     assert!(points.join("1/disk-vda.qcow2").exists() && points.join("2/disk-vda.qcow2").exists());
@@ -333,8 +344,10 @@ fn a_store_can_be_moved_and_a_huge_disk_costs_what_is_written() {
     let lab = Lab::new(3);
     let moved = lab.store.root().with_file_name("elsewhere");
     std::fs::rename(lab.store.root(), &moved).unwrap();
+    let Lab { _dir, store, model, .. } = lab;
+    drop(store);
     let store = Store::open(&moved).unwrap();
-    assert_points(&store, &lab.model, true);
+    assert_points(&store, &model, true);
 
     let huge = Begin { item: "huge".parse().unwrap(), ..begin(1, None, &NONE) };
     let (name, blocks) = (disk("vda"), (4u64 << 40) / 65536);
