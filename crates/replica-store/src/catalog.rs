@@ -190,10 +190,15 @@ impl StoreReader {
         Ok(links)
     }
 
-    /// What a scrub has noted. A note that cannot be read is a note of damage.
+    /// Number of blocks that a scrub has noted as damaged. A note that cannot be read is a note of damage.
     pub(crate) fn damaged_blocks(&self, item: &ItemName, seq: PointSeq) -> u64 {
-        let note = read_json::<Damage>(&self.dir(item).point(seq).join(DAMAGED), "a note of damage");
-        note.map_or(1, |damage| damage.map_or(0, |d| d.total()))
+        self.damage(item, seq).map_or(1, |damage| damage.total())
+    }
+
+    /// What a scrub has noted of a point.
+    pub fn damage(&self, item: &ItemName, seq: PointSeq) -> Result<Damage> {
+        let note = read_json::<Damage>(&self.dir(item).point(seq).join(DAMAGED), "a note of damage")?;
+        Ok(note.unwrap_or_default())
     }
 
     /// Everything that stands on a point of the item.

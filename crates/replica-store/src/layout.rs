@@ -4,6 +4,7 @@
 //!   <store>/lock                         held by the one writer, with its process id in it
 //!   <store>/items/<item>/
 //!     generation.json                    the highest generation seen, and the role
+//!     scrub.json                         how far the scrub has come, and what the last one found
 //!     points/<seq>/                      manifest.json · disk-<disk>.qcow2 · disk-<disk>.digests · damaged.json
 //!     points/<seq>/merging.json          in place of the manifest while the point is being merged into its successor
 //!     incoming/                          begin.json · log · point/ (renamed to points/<seq> when whole)
@@ -40,6 +41,10 @@ impl ItemDir {
 
     pub fn generation(&self) -> PathBuf {
         self.0.join("generation.json")
+    }
+
+    pub fn scrub(&self) -> PathBuf {
+        self.0.join("scrub.json")
     }
 
     pub fn points(&self) -> PathBuf {

@@ -17,6 +17,7 @@
 
 mod adopt;
 mod catalog;
+mod check;
 mod digests;
 mod error;
 mod fsio;
@@ -33,6 +34,7 @@ mod recover;
 mod scrub;
 mod store;
 
+pub use check::{Findings, Layer, LayerCheck, LayerName, Step};
 pub use error::{Result, StoreError};
 pub use fsio::{Change, Watch};
 pub use incoming::PointWriter;
@@ -40,4 +42,5 @@ pub use model::{
     Adopt, AdoptDisk, Begin, Damage, DiskFile, DiskFormat, DiskManifest, DiskSpec, GenerationRecord,
     ItemUsage, Manifest, Pin, PointInfo, PointKind, Role, Space,
 };
+pub use scrub::{Finished, Scrub, ScrubRecord, Scrubbed};
 pub use store::{Store, StoreReader};

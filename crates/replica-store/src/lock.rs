@@ -17,7 +17,15 @@ use crate::{
 
 #[derive(Debug)]
 pub(crate) struct WriterLock {
-    _held: File,
+    held: File,
+}
+
+/// Not by closing alone: a child that is being spawned just now has the file open too, until it becomes the other program.
+impl Drop for WriterLock {
+    fn drop(&mut self) {
+        // Closing does the same a moment later.
+        let _ = self.held.unlock();
+    }
 }
 
 impl WriterLock {
@@ -36,7 +44,7 @@ impl WriterLock {
             Err(TryLockError::Error(error)) => return Err(error).during("lock", &path),
         }
         file.set_len(0).and_then(|()| write!(file, "{}", std::process::id())).during("write", &path)?;
-        Ok(Self { _held: file })
+        Ok(Self { held: file })
     }
 }
 

@@ -18,8 +18,8 @@ use crate::{
     catalog::{Link, ancestry},
     digests,
     error::{Result, StoreError},
-    layout::{DAMAGED, MANIFEST, MERGING, digest_file},
-    model::{Damage, Manifest, PointKind},
+    layout::{MANIFEST, MERGING, digest_file},
+    model::{Manifest, PointKind},
     qcow2::merge_into,
     store::{Store, lock, read_json, write_json},
 };
@@ -90,7 +90,6 @@ impl Store {
         let successor = self.links(item)?.into_iter().find(|l| l.parent == Some(seq));
         let successor = successor.map(|l| self.manifest(item, l.seq)).transpose()?.flatten();
         if let Some(mut manifest) = successor {
-            self.inherit_damage(item, seq, manifest.seq)?;
             for index in 0..manifest.disks.len() {
                 self.merge_disk(item, seq, &leaving, &mut manifest, index)?;
             }
@@ -123,17 +122,6 @@ impl Store {
         disk.stacked = below.stacked;
         disk.stored_bytes = overlay.metadata().map_or(disk.stored_bytes, |m| m.len());
         Ok(())
-    }
-
-    /// A damaged block of the leaving point may be one that its successor shows.
-    fn inherit_damage(&self, item: &ItemName, from: PointSeq, to: PointSeq) -> Result<()> {
-        let dir = self.dir(item);
-        if self.damaged_blocks(item, from) == 0 || self.damaged_blocks(item, to) > 0 {
-            return Ok(());
-        }
-        let damage: Damage =
-            read_json(&dir.point(from).join(DAMAGED), "a note of damage")?.unwrap_or_default();
-        write_json(self.io(), &dir.point(to).join(DAMAGED), &damage)
     }
 }
 

@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use understudy_ids::{Consistency, DiskName, Generation, ItemName, PointSeq, UnixMicros, Uuid};
-use understudy_replication::{cycle::CheckpointName, digest::BlockDigest};
+use understudy_replication::{
+    cycle::CheckpointName,
+    digest::BlockDigest,
+    extents::{BLOCK_SIZE, RangeSet},
+};
 
 /// Whether a point is offered to operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -184,18 +188,22 @@ pub(crate) struct OverlayRecord {
     pub disks: Vec<DiskSpec>,
 }
 
-/// Beside the manifest of a point that a scrub found damaged.
+/// What of a point cannot be believed; beside its manifest once a scrub has found it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Damage {
-    /// Number of damaged blocks per disk.
-    pub blocks: BTreeMap<DiskName, u64>,
-    /// The first of them, for people.
-    pub first: BTreeMap<DiskName, Vec<u64>>,
+    /// Bytes per disk, in whole blocks.
+    pub disks: BTreeMap<DiskName, RangeSet>,
 }
 
 impl Damage {
+    /// Number of damaged blocks.
     pub fn total(&self) -> u64 {
-        self.blocks.values().sum()
+        self.disks.values().map(RangeSet::bytes).sum::<u64>() / BLOCK_SIZE
+    }
+
+    pub fn add(&mut self, disk: &DiskName, ranges: &RangeSet) {
+        let known = self.disks.entry(disk.clone()).or_default();
+        *known = known.union(ranges);
     }
 }
 

@@ -3,6 +3,7 @@
 //! Dirty bitmaps, allocation maps and watermarks all become a [`RangeSet`]; a cycle's work is computed with unions,
 //! intersections and differences of them. Sets are kept sorted, disjoint and coalesced, so that equal sets compare equal.
 
+use serde::{Deserialize, Serialize};
 use understudy_ids::ByteRange;
 
 /// Unit of replication, digests and qcow2 clusters, in bytes.
@@ -20,7 +21,8 @@ pub fn block_range(block: u64, size: u64) -> ByteRange {
 }
 
 /// A set of bytes, stored as sorted, disjoint, non-adjacent ranges.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<(u64, u64)>", into = "Vec<(u64, u64)>")]
 pub struct RangeSet {
     ranges: Vec<ByteRange>,
 }
@@ -131,6 +133,19 @@ impl RangeSet {
             next = r.end.div_ceil(BLOCK_SIZE);
             first..next
         })
+    }
+}
+
+impl From<RangeSet> for Vec<(u64, u64)> {
+    fn from(set: RangeSet) -> Self {
+        set.ranges.into_iter().map(|r| (r.start, r.end)).collect()
+    }
+}
+
+/// From pairs of start and end, as they may have been written by hand: a pair without a byte between them says nothing.
+impl From<Vec<(u64, u64)>> for RangeSet {
+    fn from(pairs: Vec<(u64, u64)>) -> Self {
+        pairs.into_iter().filter(|(s, e)| s < e).map(|(s, e)| ByteRange::new(s, e)).collect()
     }
 }
 

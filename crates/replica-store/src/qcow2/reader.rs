@@ -144,7 +144,12 @@ impl Chain {
 
     /// Where the cluster at number `cluster` comes from.
     pub fn source(&mut self, cluster: u64) -> Result<Source> {
-        for (depth, layer) in self.layers.iter_mut().enumerate() {
+        self.source_in(usize::MAX, cluster)
+    }
+
+    /// As [`Self::source`], as if the chain ended after its `files` topmost ones.
+    pub(crate) fn source_in(&mut self, files: usize, cluster: u64) -> Result<Source> {
+        for (depth, layer) in self.layers.iter_mut().enumerate().take(files) {
             if cluster * CLUSTER >= layer.size() {
                 break;
             }
@@ -160,7 +165,12 @@ impl Chain {
     /// The first cluster at or after `cluster` that any file of the chain may have something of: steps over regions of 512 MiB
     /// of which no file has anything. `None` past the end of the disk.
     pub fn next_mapped(&self, cluster: u64) -> Option<u64> {
-        let next = self.layers.iter().filter_map(|layer| layer.next_mapped(cluster)).min();
+        self.next_mapped_in(usize::MAX, cluster)
+    }
+
+    /// As [`Self::next_mapped`], of the `files` topmost ones.
+    pub(crate) fn next_mapped_in(&self, files: usize, cluster: u64) -> Option<u64> {
+        let next = self.layers.iter().take(files).filter_map(|layer| layer.next_mapped(cluster)).min();
         next.filter(|next| next * CLUSTER < self.size())
     }
 

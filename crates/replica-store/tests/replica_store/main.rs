@@ -3,5 +3,6 @@
 mod faults;
 mod one_writer;
 mod qcow2;
+mod scrub;
 mod store;
 mod support;

@@ -300,7 +300,7 @@ fn r_rep_5_a_scrub_finds_a_flipped_bit_and_the_point_is_not_offered() {
     bytes[65536 + 100] ^= 1;
     std::fs::write(&path, &bytes).unwrap();
     let damage = lab.store.scrub(&item(), seq(2)).unwrap();
-    assert_eq!((damage.total(), damage.first[&vda].len()), (1, 1));
+    assert_eq!((damage.total(), damage.disks.keys().collect::<Vec<_>>()), (1, vec![&vda]));
     assert_eq!(lab.store.latest(&item()).unwrap().unwrap().manifest.seq, seq(1));
     assert!(matches!(lab.store.promote(&item(), seq(2), generation(2)), Err(StoreError::Damaged { .. })));
     assert!(matches!(lab.store.begin(begin(3, Some(2), &lab.now)), Err(StoreError::Damaged { .. })));
