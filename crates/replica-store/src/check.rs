@@ -84,12 +84,8 @@ impl StoreReader {
         if !listed && !dir.join(&disk.file).exists() {
             return Err(gone());
         }
-        let content = Content::open(
-            &dir.join(&disk.file),
-            &dir.join(digest_file(&disk.name)),
-            disk.size,
-            disk.stacked,
-        );
+        let content =
+            Content::open(&dir.join(&disk.file), &dir.join(digest_file(&disk.name)), disk.size, disk.stacked);
         let content = match content {
             Ok(content) => Some(content),
             Err(error) => {

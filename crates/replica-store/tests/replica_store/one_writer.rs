@@ -26,7 +26,8 @@ fn holder() {
 }
 
 #[test]
-fn r_rep_5_a_second_writer_is_refused_with_the_first_ones_pid_and_a_killed_one_leaves_the_store_to_the_next() {
+fn r_rep_5_a_second_writer_is_refused_with_the_first_ones_pid_and_a_killed_one_leaves_the_store_to_the_next()
+{
     let dir = tempfile::tempdir().unwrap();
     let mut holder = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "one_writer::holder", "--ignored", "--nocapture"])
