@@ -8,13 +8,13 @@ rust_minimum=1.95
 packages=(
     qemu-system-x86 qemu-utils libvirt-daemon-system libvirt-clients libvirt-dev dnsmasq-base
     iproute2 nftables iptables iputils-ping ethtool procps kmod tini
-    busybox-static cpio syslinux mtools dosfstools fdisk e2fsprogs
+    busybox-static cpio syslinux mtools dosfstools fdisk e2fsprogs qemu-guest-agent
     postgresql pkg-config gcc libc6-dev curl ca-certificates
 )
 # Insertion order; the guest's init follows it.
 modules=(
     virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk
-    failover net_failover virtio_net evdev button
+    failover net_failover virtio_net evdev button virtio_console
 )
 
 say() { printf 'install: %s\n' "$*"; }
@@ -70,8 +70,10 @@ install_packages() {
 kernel_package() { apt-cache depends linux-image-cloud-amd64 2>/dev/null | awk '/Depends:/ && !seen++ {print $2}' || true; }
 
 install_kernel() {
-    [[ ! -e $cache/kernel/vmlinuz ]] || return 0
-    local package work name
+    local package work name wanted
+    wanted=$(printf '%s\n' "${modules[@]}")
+    # A kernel that was unpacked when the list was shorter is unpacked anew.
+    [[ ! -e $cache/kernel/vmlinuz || $(cat "$cache/kernel/modules/order") != "$wanted" ]] || return 0
     mkdir -p "$cache"
     work=$(mktemp -d "$cache/unpack.XXXXXX")
     # shellcheck disable=SC2064 # the directory of now is meant
@@ -92,9 +94,10 @@ install_kernel() {
         find "$work/root/lib/modules" -name "$name.ko" -exec cp {} "$work/kernel/modules/" \;
         [[ -e $work/kernel/modules/$name.ko ]] || fail "$package has no module $name"
     done
-    printf '%s\n' "${modules[@]}" >"$work/kernel/modules/order"
+    printf '%s\n' "$wanted" >"$work/kernel/modules/order"
     chmod -R go+rX "$work/kernel"
     # The directory appears whole or not at all, so that an interrupted run is simply run again.
+    [[ ! -e $cache/kernel ]] || mv -T "$cache/kernel" "$work/before"
     mv -T "$work/kernel" "$cache/kernel"
 }
 

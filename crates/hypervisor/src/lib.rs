@@ -36,9 +36,16 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Makes all `disks` of a machine readable as they are at one instant, while the machine goes on running and writing
     /// (R-REP-3), and begins to track changes from that instant on under the name `request.checkpoint`.
     ///
+    /// With `request.quiesce` the guest is brought to rest first and goes on right after; where that cannot be had, the snapshot is
+    /// made all the same and [`Snapshot::guest`] says why. No guest stays frozen for longer than it says there, also when this
+    /// process dies.
+    ///
     /// Works for running and for shut-off machines. At most one snapshot per machine is open; an older one left behind by
     /// a process that died is closed first.
     async fn open_snapshot(&self, request: &SnapshotRequest) -> Result<Box<dyn Snapshot>, Error>;
+
+    /// Thaws every guest that an earlier process of ours left frozen. For the start of an agent.
+    async fn thaw_left_frozen(&self) -> Result<(), Error>;
 
     /// Names of the checkpoints that the machine's change tracking still knows, oldest first.
     async fn checkpoints(&self, machine: &MachineName) -> Result<Vec<CheckpointName>, Error>;
@@ -116,6 +123,15 @@ pub struct SnapshotRequest {
     /// Changes since this checkpoint are wanted. Where the driver does not know it any more, or cannot trust it, the
     /// disk says so by [`SnapshotDisk::changes_known`] and the caller compares digests or copies in full.
     pub base: Option<CheckpointName>,
+    /// Whether the guest's file systems are to be frozen at the instant, if it runs.
+    pub quiesce: Option<Quiesce>,
+}
+
+/// How a guest is to be brought to rest: through its agent, which runs the guest's own scripts before and after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quiesce {
+    /// The file systems are thawed after this long at the latest, whatever has become of the snapshot.
+    pub limit: Duration,
 }
 
 /// An open snapshot. Dropping it without [`Snapshot::close`] leaves it to the next `open_snapshot` to clean up.
@@ -136,8 +152,9 @@ pub trait Snapshot: Send + Sync {
 /// How the guest stood at a snapshot's instant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GuestState {
-    /// It was running, or had been switched off: as after a power cut.
-    Crash,
+    /// It was running, or had been switched off: as after a power cut. With the reason why it is no more than that, where more was
+    /// asked for.
+    Crash { not_quiesced: Option<NotQuiesced> },
     /// Its file systems were frozen, and were so for this long.
     Application { frozen: Duration },
     /// It had shut itself down.
@@ -145,9 +162,12 @@ pub enum GuestState {
 }
 
 impl GuestState {
+    /// As after a power cut, and nobody asked for more.
+    pub const CRASH: Self = Self::Crash { not_quiesced: None };
+
     pub fn consistency(&self) -> Consistency {
         match self {
-            Self::Crash => Consistency::Crash,
+            Self::Crash { .. } => Consistency::Crash,
             Self::Application { .. } => Consistency::Application,
             Self::Clean => Consistency::Clean,
         }
@@ -157,9 +177,40 @@ impl GuestState {
     pub fn frozen(&self) -> Option<Duration> {
         match self {
             Self::Application { frozen } => Some(*frozen),
-            Self::Crash | Self::Clean => None,
+            Self::Crash { .. } | Self::Clean => None,
         }
     }
+}
+
+/// Why a guest was not brought to rest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{failure}: {why}")]
+pub struct NotQuiesced {
+    pub failure: QuiesceFailure,
+    pub why: String,
+}
+
+impl NotQuiesced {
+    pub fn new(failure: QuiesceFailure, why: impl Into<String>) -> Self {
+        Self { failure, why: why.into() }
+    }
+}
+
+/// What stood in the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum QuiesceFailure {
+    #[error("the machine has no channel to a guest agent")]
+    NoAgent,
+    #[error("the guest's agent does not answer")]
+    NoAnswer,
+    #[error("the guest's agent refused to freeze")]
+    Refused,
+    #[error("the guest has nothing that can be frozen")]
+    NothingToFreeze,
+    #[error("the guest was thawed too early")]
+    TooLong,
+    #[error("nothing stood ready to thaw the guest")]
+    NoGuard,
 }
 
 /// One disk of an open snapshot.

@@ -52,6 +52,9 @@ pub struct Hardware {
     /// In boot order, then device order.
     pub disks: Vec<DiskHardware>,
     pub nics: Vec<NicHardware>,
+    /// Whether there is a channel to an agent in the guest.
+    #[serde(default)]
+    pub guest_agent: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

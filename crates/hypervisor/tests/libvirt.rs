@@ -1,5 +1,8 @@
 //! The libvirt driver on a libvirtd of its own: the conformance suite, and what only the real thing can show.
 
+#[allow(dead_code, reason = "a guest with an agent is found in the lab; tests/lifecycle has that check")]
+#[path = "conformance/at_rest.rs"]
+mod at_rest;
 mod conformance;
 mod private_libvirtd;
 
@@ -26,6 +29,15 @@ fn snapshots_of_a_machine_that_is_shut_off() {
     with_libvirtd(
         "off",
         |host| async move { conformance::snapshots_of_a_machine_that_is_shut_off(&host).await },
+    );
+}
+
+/// R-REP-3
+#[test]
+fn a_guest_that_cannot_be_brought_to_rest() {
+    with_libvirtd(
+        "rest",
+        |host| async move { conformance::a_guest_that_cannot_be_brought_to_rest(&host).await },
     );
 }
 
@@ -291,6 +303,7 @@ fn what_a_dead_agent_left_is_cleaned_up_and_a_stranger_is_not_disturbed() {
             disks: vec![disk("vda")],
             checkpoint: CheckpointName("understudy-x".to_owned()),
             base: None,
+            quiesce: None,
         };
         assert!(matches!(another.open_snapshot(&request).await, Err(Error::WrongState { .. })));
         assert!(host.virsh(&["backup-dumpxml", "db1"]).0, "the stranger's backup was ended");

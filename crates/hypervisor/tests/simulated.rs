@@ -1,5 +1,7 @@
 //! The simulated driver: the conformance suite, and what survives its process.
 
+#[path = "conformance/at_rest.rs"]
+mod at_rest;
 mod conformance;
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
@@ -48,6 +50,10 @@ impl Bench for SimulatedHost {
         file
     }
 
+    async fn silence_guest_agent(&self, machine: &MachineName) {
+        self.driver.set_guest_agent(machine, false).unwrap();
+    }
+
     async fn guest_write(&self, machine: &MachineName, disk: &DiskName, offset: u64, byte: u8) {
         self.driver.guest_write(machine, disk, offset, &[byte; 64 << 10]).unwrap();
     }
@@ -68,6 +74,21 @@ async fn snapshots_of_a_running_machine() {
 #[tokio::test]
 async fn snapshots_of_a_machine_that_is_shut_off() {
     conformance::snapshots_of_a_machine_that_is_shut_off(&SimulatedHost::new(|_| {})).await;
+}
+
+/// R-REP-3
+#[tokio::test]
+async fn a_guest_that_cannot_be_brought_to_rest() {
+    conformance::a_guest_that_cannot_be_brought_to_rest(&SimulatedHost::new(|_| {})).await;
+}
+
+/// R-REP-3
+#[tokio::test]
+async fn a_guest_is_brought_to_rest() {
+    let host = SimulatedHost::new(|_| {});
+    host.driver.define(&definition(&host, "db1").await).await.unwrap();
+    host.driver.start(&name("db1")).await.unwrap();
+    at_rest::a_guest_is_brought_to_rest(&host.driver, "db1").await;
 }
 
 /// R-NET-9

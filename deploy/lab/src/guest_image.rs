@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   kernel, modules (install.sh) ─┐
-//!   busybox, init.sh, guest ──────┴▶ initramfs ─▶ FAT16 + syslinux ─▶ base disk     once, kept in the cache
+//!   busybox, init.sh, guest ──────┼▶ initramfs ─▶ FAT16 + syslinux ─▶ base disk     once, kept in the cache
+//!   qemu-ga with its libraries ───┘             (+ ext4, with an agent) │
 //!                                                                       │ + command line with the host name
 //!                                                                       ▼
 //!                                                                  web1-0.qcow2       per machine, a moment
@@ -23,7 +24,9 @@ use anyhow::{Context, Result};
 
 use crate::{
     command,
-    journal::record::{DISK_BYTES, JOURNAL_BYTES, JOURNAL_OFFSET, SCRATCH_BYTES, SCRATCH_OFFSET},
+    journal::record::{
+        DISK_BYTES, FILES_BYTES, JOURNAL_BYTES, JOURNAL_OFFSET, SCRATCH_BYTES, SCRATCH_OFFSET,
+    },
     machine::Machine,
 };
 
@@ -31,6 +34,7 @@ use crate::{
 const GUEST: &[u8] = include_bytes!(env!("UNDERSTUDY_LAB_GUEST"));
 const INIT: &[u8] = include_bytes!("guest/init.sh");
 const UDHCPC: &[u8] = include_bytes!("guest/udhcpc.sh");
+const FREEZE_HOOK: &[u8] = include_bytes!("guest/freeze-hook.sh");
 
 /// Where `syslinux-common` puts the boot code of the disk's first sector.
 pub(crate) const MBR_CODE: &str = "/usr/lib/syslinux/mbr/mbr.bin";
@@ -38,12 +42,17 @@ pub(crate) const MBR_CODE: &str = "/usr/lib/syslinux/mbr/mbr.bin";
 pub(crate) const MBR_CODE_OLD: &str = "/usr/lib/SYSLINUX/mbr.bin";
 /// The statically linked busybox of `busybox-static`.
 pub(crate) const BUSYBOX: &str = "/bin/busybox";
+/// The guest's agent of `qemu-guest-agent`; it runs inside of guests only.
+pub(crate) const GUEST_AGENT: &str = "/usr/sbin/qemu-ga";
+/// What the guest's kernel loads to have a channel to its host.
+const CHANNEL_MODULE: &str = "virtio_console.ko";
 
 const SECTOR: u64 = 512;
 const BOOT_OFFSET: u64 = 1 << 20;
 const BOOT_BYTES: u64 = JOURNAL_OFFSET - BOOT_OFFSET;
 /// Types that no guest or tool takes for a file system of its own.
 const JOURNAL_TYPE: &str = "da";
+const LINUX_TYPE: &str = "83";
 
 /// The guest kernel and built images, kept between labs.
 #[derive(Debug, Clone)]
@@ -62,6 +71,11 @@ impl ImageCache {
         self.directory.join("kernel/vmlinuz")
     }
 
+    /// Whether the kernel was unpacked with everything that guests need by now.
+    pub fn is_current(&self) -> bool {
+        self.directory.join("kernel/modules").join(CHANNEL_MODULE).exists()
+    }
+
     /// Builds all disks of `machine` as qcow2 files at the given paths, in the machine's order.
     ///
     /// # Errors
@@ -73,7 +87,7 @@ impl ImageCache {
                 self.system_disk(machine, raw.path())?;
             } else {
                 raw.as_file().set_len(DISK_BYTES)?;
-                partition(raw.path(), false)?;
+                partition(raw.path(), false, false)?;
             }
             command::output(
                 command::new("qemu-img")
@@ -87,7 +101,7 @@ impl ImageCache {
     }
 
     fn system_disk(&self, machine: &Machine, raw: &Path) -> Result<()> {
-        let base = self.base_disk()?;
+        let base = self.base_disk(machine.guest_agent)?;
         command::output(command::new("cp").args(["--sparse=always"]).arg(&base).arg(raw))?;
         let settings = tempfile::NamedTempFile::new()?;
         fs::write(settings.path(), boot_settings(machine))?;
@@ -99,27 +113,34 @@ impl ImageCache {
     }
 
     /// The disk that all system disks begin as.
-    fn base_disk(&self) -> Result<PathBuf> {
+    fn base_disk(&self, agent: bool) -> Result<PathBuf> {
         let kernel = self.kernel();
         let image = fs::read(&kernel).with_context(|| {
             format!("there is no guest kernel {}; run deploy/lab/install.sh", kernel.display())
         })?;
         let mut digest = blake3::Hasher::new();
-        for part in [&image, GUEST, INIT, UDHCPC, &fs::read(BUSYBOX)?, &DISK_BYTES.to_le_bytes()] {
-            digest.update(&(part.len() as u64).to_le_bytes()).update(part);
+        let order = fs::read(self.directory.join("kernel/modules/order"))?;
+        let mut parts =
+            vec![image, GUEST.to_vec(), INIT.to_vec(), UDHCPC.to_vec(), fs::read(BUSYBOX)?, order];
+        parts.push(DISK_BYTES.to_le_bytes().to_vec());
+        if agent {
+            parts.extend([FREEZE_HOOK.to_vec(), fs::read(GUEST_AGENT)?, FILES_BYTES.to_le_bytes().to_vec()]);
+        }
+        for part in parts {
+            digest.update(&(part.len() as u64).to_le_bytes()).update(&part);
         }
         let name = format!("base-{}.raw", &digest.finalize().to_hex()[..16]);
         let base = self.directory.join(name);
         if !base.exists() {
             let work = tempfile::tempdir_in(&self.directory)?;
-            let disk = self.build_base(work.path()).context("cannot build the guests' base disk")?;
+            let disk = self.build_base(work.path(), agent).context("cannot build the guests' base disk")?;
             fs::rename(disk, &base)?;
         }
         Ok(base)
     }
 
-    fn build_base(&self, work: &Path) -> Result<PathBuf> {
-        let initramfs = self.initramfs(work)?;
+    fn build_base(&self, work: &Path, agent: bool) -> Result<PathBuf> {
+        let initramfs = self.initramfs(work, agent)?;
         let boot = work.join("boot.img");
         File::create(&boot)?.set_len(BOOT_BYTES)?;
         let hidden = (BOOT_OFFSET / SECTOR).to_string();
@@ -130,22 +151,31 @@ impl ImageCache {
         command::output(mtools("mcopy").arg("-i").arg(&boot).arg(&initramfs).arg("::/initrd"))?;
         command::output(mtools("syslinux").arg("--install").arg(&boot))?;
         let disk = work.join("disk.raw");
-        File::create(&disk)?.set_len(DISK_BYTES)?;
-        partition(&disk, true)?;
+        File::create(&disk)?.set_len(if agent { DISK_BYTES + FILES_BYTES } else { DISK_BYTES })?;
+        partition(&disk, true, agent)?;
         let mut file = OpenOptions::new().write(true).open(&disk)?;
         file.write_all(&mbr_code()?)?;
         file.seek(SeekFrom::Start(BOOT_OFFSET))?;
         file.write_all(&fs::read(&boot)?)?;
+        if agent {
+            file.seek(SeekFrom::Start(DISK_BYTES))?;
+            file.write_all(&fs::read(file_system(work)?)?)?;
+        }
         Ok(disk)
     }
 
-    fn initramfs(&self, work: &Path) -> Result<PathBuf> {
+    fn initramfs(&self, work: &Path, agent: bool) -> Result<PathBuf> {
         let tree = work.join("tree");
-        for directory in ["bin", "proc", "sys", "dev", "run", "modules"] {
+        for directory in ["bin", "proc", "sys", "dev", "run", "modules", "data"] {
             fs::create_dir_all(tree.join(directory))?;
         }
         fs::copy(BUSYBOX, tree.join("bin/busybox"))?;
-        for (name, content) in [("init", INIT), ("udhcpc.sh", UDHCPC), ("guest", GUEST)] {
+        if agent {
+            add_guest_agent(&tree)?;
+        }
+        for (name, content) in
+            [("init", INIT), ("udhcpc.sh", UDHCPC), ("guest", GUEST), ("freeze-hook", FREEZE_HOOK)]
+        {
             let mut file =
                 OpenOptions::new().create_new(true).write(true).mode(0o755).open(tree.join(name))?;
             file.write_all(content)?;
@@ -169,6 +199,28 @@ impl ImageCache {
     }
 }
 
+/// The agent with its libraries, where the dynamic loader looks for them.
+fn add_guest_agent(tree: &Path) -> Result<()> {
+    fs::copy(GUEST_AGENT, tree.join("bin/qemu-ga"))?;
+    let listed = command::output(command::new("ldd").arg(GUEST_AGENT))?;
+    // `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)`, and the loader without an arrow.
+    let paths = listed.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    for path in paths {
+        let inside = tree.join(path.trim_start_matches('/'));
+        fs::create_dir_all(parent(&inside)?)?;
+        fs::copy(path, inside)?;
+    }
+    Ok(())
+}
+
+/// An empty file system for the guest's application.
+fn file_system(work: &Path) -> Result<PathBuf> {
+    let image = work.join("files.img");
+    File::create(&image)?.set_len(FILES_BYTES)?;
+    command::output(command::new("mkfs.ext4").args(["-q", "-F", "-L", "LABDATA"]).arg(&image))?;
+    Ok(image)
+}
+
 fn parent(path: &Path) -> Result<&Path> {
     path.parent().with_context(|| format!("{} has no directory", path.display()))
 }
@@ -177,8 +229,12 @@ fn parent(path: &Path) -> Result<&Path> {
 fn boot_settings(machine: &Machine) -> String {
     format!(
         "DEFAULT lab\nPROMPT 0\nLABEL lab\n LINUX vmlinuz\n INITRD initrd\n \
-         APPEND console=ttyS0 quiet loglevel=4 ipv6.disable=1 panic=-1 us.host={} us.disks={} us.rate={} us.dirty={}\n",
-        machine.name, machine.disks, machine.records_per_second, machine.dirty_kib_per_second
+         APPEND console=ttyS0 quiet loglevel=4 ipv6.disable=1 panic=-1 us.host={} us.disks={} us.rate={} us.dirty={} us.agent={}\n",
+        machine.name,
+        machine.disks,
+        machine.records_per_second,
+        machine.dirty_kib_per_second,
+        u8::from(machine.guest_agent)
     )
 }
 
@@ -190,7 +246,7 @@ fn mtools(program: &str) -> Command {
 }
 
 /// Writes a partition table, so that the disk's areas can be seen with ordinary tools.
-fn partition(disk: &Path, bootable: bool) -> Result<()> {
+fn partition(disk: &Path, bootable: bool, files: bool) -> Result<()> {
     let area =
         |offset: u64, bytes: u64, rest: &str| format!("{},{},{rest}\n", offset / SECTOR, bytes / SECTOR);
     let mut table = String::from("label: dos\nunit: sectors\n");
@@ -199,6 +255,9 @@ fn partition(disk: &Path, bootable: bool) -> Result<()> {
     }
     table += &area(JOURNAL_OFFSET, JOURNAL_BYTES, JOURNAL_TYPE);
     table += &area(SCRATCH_OFFSET, SCRATCH_BYTES, JOURNAL_TYPE);
+    if files {
+        table += &area(DISK_BYTES, FILES_BYTES, LINUX_TYPE);
+    }
     let mut script = tempfile::tempfile()?;
     script.write_all(table.as_bytes())?;
     script.rewind()?;

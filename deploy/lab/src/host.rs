@@ -311,6 +311,16 @@ impl Host {
         })
     }
 
+    /// Waits until the agent in the machine's guest answers.
+    ///
+    /// # Errors
+    /// When it does not within half a minute.
+    pub fn wait_guest_agent(&self, machine: &str) -> Result<()> {
+        let ping = ["qemu-agent-command", machine, r#"{"execute":"guest-ping"}"#];
+        wait_until(&format!("the agent in {machine} to answer"), START_LIMIT, || self.virsh(ping).map(Some))
+            .map(drop)
+    }
+
     /// The power fails: links go down, every process dies, and what was only in memory is gone.
     ///
     /// # Errors

@@ -21,6 +21,8 @@ pub struct Machine {
     pub records_per_second: u32,
     /// What it writes to its scratch area besides, in KiB per second.
     pub dirty_kib_per_second: u32,
+    /// Whether an application writes through a file system there, and an agent can freeze it.
+    pub guest_agent: bool,
 }
 
 impl Machine {
@@ -38,6 +40,7 @@ impl Machine {
             memory_mib: 96,
             records_per_second: 10,
             dirty_kib_per_second: 0,
+            guest_agent: false,
         })
     }
 
@@ -87,7 +90,7 @@ impl Machine {
       <source path="{console}" append="on"/>
       <target port="0"/>
     </serial>
-    <controller type="usb" model="none"/>
+{channel}    <controller type="usb" model="none"/>
     <memballoon model="none"/>
   </devices>
 </domain>
@@ -96,9 +99,15 @@ impl Machine {
             memory = self.memory_mib,
             mac = self.mac,
             console = console.display(),
+            channel = if self.guest_agent { AGENT_CHANNEL } else { "" },
         )
     }
 }
+
+const AGENT_CHANNEL: &str = r#"    <channel type="unix">
+      <target type="virtio" name="org.qemu.guest_agent.0"/>
+    </channel>
+"#;
 
 fn disk(machine: &str, letter: char, image: &std::path::Path) -> String {
     format!(

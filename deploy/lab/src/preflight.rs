@@ -6,12 +6,12 @@ use nix::unistd::{Uid, User};
 
 use crate::{
     command,
-    guest_image::{BUSYBOX, ImageCache, MBR_CODE, MBR_CODE_OLD},
+    guest_image::{BUSYBOX, GUEST_AGENT, ImageCache, MBR_CODE, MBR_CODE_OLD},
     postgres,
 };
 
 /// Tools the lab starts, and the Debian package of each.
-const TOOLS: [(&str, &str); 23] = [
+const TOOLS: [(&str, &str); 25] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("qemu-img", "qemu-utils"),
     ("libvirtd", "libvirt-daemon-system"),
@@ -27,6 +27,8 @@ const TOOLS: [(&str, &str); 23] = [
     ("syslinux", "syslinux"),
     ("mcopy", "mtools"),
     ("mkfs.vfat", "dosfstools"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("ldd", "libc-bin"),
     ("sfdisk", "fdisk"),
     ("setpriv", "util-linux"),
     ("setsid", "util-linux"),
@@ -57,6 +59,9 @@ pub fn preflight(cache: &ImageCache) -> Vec<String> {
     if !Path::new(BUSYBOX).exists() {
         missing.push(format!("{BUSYBOX}: not there (Debian package busybox-static)"));
     }
+    if !Path::new(GUEST_AGENT).exists() {
+        missing.push(format!("{GUEST_AGENT}: not there (Debian package qemu-guest-agent)"));
+    }
     if !Path::new(MBR_CODE).exists() && !Path::new(MBR_CODE_OLD).exists() {
         missing.push(format!("{MBR_CODE}: not there (Debian package syslinux-common)"));
     }
@@ -71,6 +76,11 @@ pub fn preflight(cache: &ImageCache) -> Vec<String> {
             "guest kernel: {} is not there; run deploy/lab/install.sh",
             cache.kernel().display()
         ));
+    } else if !cache.is_current() {
+        missing.push(
+            "guest kernel: modules that guests need by now are not there; run deploy/lab/install.sh"
+                .to_owned(),
+        );
     }
     missing
 }

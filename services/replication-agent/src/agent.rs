@@ -45,6 +45,7 @@ pub struct Agent {
     config: Config,
     tasks: Tasks,
     facts: FactsHub,
+    hypervisor: Arc<dyn Hypervisor>,
     sources: Sources,
     ledger: Ledger,
     control: Server,
@@ -90,8 +91,8 @@ impl Agent {
             .await?
             .add_service(sink_service(Arc::new(sink)), BULK_RULES)
             .descriptors(FILE_DESCRIPTOR_SET);
-        let tasks = Tasks::new(hypervisor, replica, ledger.clone(), sources.clone(), facts.clone());
-        Ok(Self { config, tasks, facts, sources, ledger, control, bulk, shutdown })
+        let tasks = Tasks::new(hypervisor.clone(), replica, ledger.clone(), sources.clone(), facts.clone());
+        Ok(Self { config, tasks, facts, hypervisor, sources, ledger, control, bulk, shutdown })
     }
 
     /// Serves `/metrics` of the process on the control port.
@@ -122,7 +123,7 @@ impl Agent {
 
     /// Runs until the shutdown that was given to [`Self::open`].
     pub async fn run(self) -> anyhow::Result<()> {
-        let Self { config, tasks, facts, sources, ledger, control, bulk, shutdown } = self;
+        let Self { config, tasks, facts, hypervisor, sources, ledger, control, bulk, shutdown } = self;
         let tracker = ClientConfig::new(
             &config.job_tracker,
             config.tls.clone(),
@@ -131,6 +132,7 @@ impl Agent {
         );
         let worker = Worker::new(connect(tracker)?);
         let queue = Queue::Host(config.host_name()?);
+        let thawing = tokio::spawn(thaw_left_frozen(hypervisor));
         source::resume(&sources, &ledger).await;
         let gathering = tokio::spawn({
             let facts = facts.clone();
@@ -154,9 +156,18 @@ impl Agent {
             ending
         );
         gathering.await?;
+        thawing.abort();
         control?;
         bulk?;
         Ok(())
+    }
+}
+
+/// R-REP-3: at once and beside everything else, as the guests wait for it. One that cannot be thawed now is tried again before it is
+/// frozen the next time, and its guard goes on in the meantime.
+async fn thaw_left_frozen(hypervisor: Arc<dyn Hypervisor>) {
+    if let Err(error) = hypervisor.thaw_left_frozen().await {
+        tracing::error!(%error, "a guest may still be frozen");
     }
 }
 

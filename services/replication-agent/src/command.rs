@@ -1,4 +1,4 @@
-//! The commands beside the service: `guard` and `install-hook`.
+//! The commands beside the service: `guard`, `install-hook` and `thaw-guard`.
 //!
 //! They are short-lived processes that must not fail for lack of anything but their own files, so they share nothing with
 //! the service but its configuration.
@@ -7,9 +7,12 @@ use std::{
     io,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Parser, Subcommand};
+use understudy_hypervisor::libvirt;
+use understudy_ids::MachineName;
 use understudy_service::{Sources, load};
 
 use crate::{config::Config, guard};
@@ -39,6 +42,17 @@ enum Command {
         /// More that libvirt may pass.
         rest: Vec<String>,
     },
+    /// Stands by while the agent has a guest frozen, and thaws it when the agent cannot. The agent calls it.
+    #[command(hide = true)]
+    ThawGuard {
+        /// libvirt's address.
+        #[arg(long)]
+        uri: String,
+        #[arg(long)]
+        machine: MachineName,
+        #[arg(long)]
+        limit_ms: u64,
+    },
     /// Writes the script through which libvirt asks the guard.
     InstallHook {
         /// Where libvirt looks for hooks.
@@ -61,6 +75,9 @@ pub fn run() -> Option<ExitCode> {
                 .map_err(|why| format!("machine {machine} must not start here: {why}"))
         }
         Command::InstallHook { dir } => install(&config, &dir),
+        Command::ThawGuard { uri, machine, limit_ms } => {
+            libvirt::thaw_guard(&uri, &machine, Duration::from_millis(limit_ms))
+        }
     };
     Some(match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -78,7 +95,7 @@ fn names_a_command(arguments: &[String]) -> bool {
         [flag, rest @ ..] if flag.starts_with("--config=") => rest,
         all => all,
     };
-    rest.first().is_some_and(|first| first == "guard" || first == "install-hook")
+    rest.first().is_some_and(|first| ["guard", "install-hook", "thaw-guard"].contains(&first.as_str()))
 }
 
 fn answer(config: &Path, operation: &str, sub_operation: &str) -> Result<(), String> {
@@ -112,6 +129,7 @@ mod tests {
             is("guard web1 prepare begin -")
                 && is("--config a.toml install-hook --dir /x")
                 && is("--config=a guard m p b")
+                && is("thaw-guard --uri u --machine m --limit-ms 1")
         );
         assert!(!is("") && !is("--config a.toml") && !is("--config guard") && !is("--check --config a.toml"));
     }

@@ -21,6 +21,9 @@ pub struct Config {
     /// QEMU's binary; libvirt's choice when not given.
     #[serde(default)]
     pub emulator: Option<PathBuf>,
+    /// The program whose `thaw-guard` stands by while a guest is frozen; the one that runs when not given.
+    #[serde(default)]
+    pub thaw_guard: Option<PathBuf>,
     /// For every call to libvirt. After it the outcome is unknown.
     #[serde(default = "default_call_timeout", with = "seconds")]
     pub call_timeout: Duration,
@@ -58,6 +61,7 @@ impl Config {
             emulation: Emulation::default(),
             cpu_model: default_cpu_model(),
             emulator: None,
+            thaw_guard: None,
             call_timeout: default_call_timeout(),
         }
     }

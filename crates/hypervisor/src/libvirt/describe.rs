@@ -66,7 +66,21 @@ pub fn hardware(domain: &Element, observed: &[ObservedAddress]) -> Result<Hardwa
         firmware: firmware(domain),
         disks: disks.into_iter().map(|(_, disk)| disk).collect(),
         nics: devices.all("interface").map(|nic| self::nic(nic, observed)).collect::<Result<_, _>>()?,
+        guest_agent: agent_channel(devices).is_some(),
     })
+}
+
+/// The name under which a guest's agent and the host find each other.
+pub const AGENT_CHANNEL: &str = "org.qemu.guest_agent.0";
+
+fn agent_channel(devices: &Element) -> Option<&Element> {
+    devices.all("channel").find(|channel| channel.attribute_at("target", "name") == Some(AGENT_CHANNEL))
+}
+
+/// Whether an agent in the guest has opened its end of the channel; `None` when there is no channel.
+pub fn agent_listens(domain: &Element) -> Option<bool> {
+    let channel = agent_channel(domain.find("devices")?)?;
+    Some(channel.attribute_at("target", "state") == Some("connected"))
 }
 
 fn memory(element: &Element) -> Result<u64, String> {
@@ -142,6 +156,7 @@ mod tests {
             <boot order='1'/><serial>S1</serial></disk>
           <interface type='network'><mac address='52:54:00:00:00:01'/><source network='prod'/><model type='virtio'/></interface>
           <interface type='ethernet'><mac address='52:54:00:00:00:02'/></interface>
+          <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0' state='connected'/></channel>
         </devices></domain>"#;
 
     /// R-FO-6: identity and order are read as they are.
@@ -166,6 +181,12 @@ mod tests {
         assert_eq!(hardware.nics[0].network.as_ref().unwrap().as_str(), "prod");
         assert_eq!(hardware.nics[0].addresses, ["10.0.0.5".parse::<IpAddr>().unwrap()]);
         assert_eq!(hardware.nics[1].network, None);
+        assert!(hardware.guest_agent);
+        assert_eq!(agent_listens(&xml), Some(true));
+        let silent = DOMAIN.replace("state='connected'", "state='disconnected'");
+        assert_eq!(agent_listens(&Element::parse(&silent).unwrap()), Some(false));
+        let none = DOMAIN.replace("org.qemu.guest_agent.0", "com.redhat.spice.0");
+        assert_eq!(agent_listens(&Element::parse(&none).unwrap()), None);
         let tag = tag::read_machine(&xml).unwrap().unwrap();
         assert_eq!((tag.item.as_str(), tag.generation.get()), ("db1", 7));
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{config::Config, tag, xml::Element};
+use super::{config::Config, describe::AGENT_CHANNEL, tag, xml::Element};
 use crate::{Bus, DiskHardware, Error, Firmware, MachineDefinition, NicHardware};
 
 /// The description of a machine that looks to its guest as `definition.hardware` says, with our disks and networks.
@@ -28,6 +28,7 @@ pub fn write(definition: &MachineDefinition, config: &Config) -> Result<String, 
         .children(controllers(definition))
         .children(nics)
         .child(console(definition, config))
+        .children(hardware.guest_agent.then(agent_channel))
         .child(Element::new("memballoon").with("model", "none"));
     let domain = Element::new("domain")
         .with("type", config.emulation.domain_type())
@@ -110,6 +111,12 @@ fn nic(nic: &NicHardware, network: Option<&str>) -> Element {
         .children(link)
 }
 
+/// libvirt finds a place for the host's end.
+fn agent_channel() -> Element {
+    let target = Element::new("target").with("type", "virtio").with("name", AGENT_CHANNEL);
+    Element::new("channel").with("type", "unix").child(target)
+}
+
 fn console(definition: &MachineDefinition, config: &Config) -> Element {
     let file = config.console_dir.join(format!("{}.console.log", definition.name));
     Element::new("serial")
@@ -147,6 +154,7 @@ mod tests {
             firmware: Firmware::Bios,
             disks: vec![disk("vda", Bus::Virtio), disk("sda", Bus::Scsi)],
             nics: vec![nic("52:54:00:00:00:01", Some("prod")), nic("52:54:00:00:00:02", None)],
+            guest_agent: true,
         };
         MachineDefinition {
             name: "web1".parse().unwrap(),

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   LibvirtHypervisor ─┬─ machines       domain_xml ─▶ libvirt ─▶ describe, tag
-//!                      ├─ snapshot/      backup jobs and qemu-storage-daemon, read over NBD; checkpoints
+//!                      ├─ snapshot/      backup jobs and qemu-storage-daemon, read over NBD; checkpoints; guests at rest
+//!                      ├─ guard          a process that thaws a guest when this one cannot
 //!                      ├─ test_network/  bridge, services namespace, dnsmasq, probes
 //!                      └─ session ─▶ ffi one connection, bounded calls
 //! ```
@@ -16,6 +17,7 @@ mod config;
 mod describe;
 mod domain_xml;
 mod ffi;
+mod guard;
 mod machines;
 mod process;
 mod session;
@@ -34,6 +36,7 @@ use crate::{
     MachineTag, Snapshot, SnapshotRequest, TestNetworkDefinition,
 };
 pub use config::{Config, Emulation};
+pub use guard::stand as thaw_guard;
 use session::Session;
 
 /// A host with libvirtd. Cheap to clone; clones share the connection.
@@ -63,6 +66,10 @@ impl Hypervisor for LibvirtHypervisor {
 
     async fn open_snapshot(&self, request: &SnapshotRequest) -> Result<Box<dyn Snapshot>, Error> {
         self.make_snapshot(request).await
+    }
+
+    async fn thaw_left_frozen(&self) -> Result<(), Error> {
+        self.thaw_all_left_frozen().await
     }
 
     async fn checkpoints(&self, machine: &MachineName) -> Result<Vec<CheckpointName>, Error> {

@@ -75,6 +75,7 @@ pub fn install(machine: &FirstMachine, state_dir: &Path) -> Result<SimulatedMach
             firmware: Firmware::Bios,
             disks,
             nics: vec![nic],
+            guest_agent: true,
         },
         tag: None,
         is_running: false,

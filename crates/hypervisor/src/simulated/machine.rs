@@ -18,6 +18,8 @@ pub struct SimulatedMachine {
     pub disks: BTreeMap<DiskName, SimulatedDisk>,
     /// Writes the journal while the machine runs.
     pub guest: Option<JoinHandle<()>>,
+    /// Its guest's agent does not answer for now.
+    pub agent_is_silent: bool,
     pub state_dir: PathBuf,
 }
 
@@ -58,7 +60,7 @@ impl SimulatedMachine {
         if died {
             record.checkpoints.clear();
         }
-        let mut machine = Self { record, disks, guest: None, state_dir };
+        let mut machine = Self { record, disks, guest: None, agent_is_silent: false, state_dir };
         if died {
             machine.settle()?;
             machine.save()?;

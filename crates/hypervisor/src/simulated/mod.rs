@@ -146,6 +146,12 @@ impl SimulatedHypervisor {
         self.host().machine_mut(name)?.guest_write(disk, offset, bytes)
     }
 
+    /// Whether the agent in the machine's guest answers from now on. It does until told otherwise.
+    pub fn set_guest_agent(&self, name: &MachineName, answers: bool) -> Result<(), Error> {
+        self.host().machine_mut(name)?.agent_is_silent = !answers;
+        Ok(())
+    }
+
     /// What one call does to the host.
     async fn act<T: Send + 'static>(
         &self,
@@ -214,6 +220,11 @@ impl Hypervisor for SimulatedHypervisor {
         let snapshot =
             self.act(move |host, _| host.machine_mut(&request.machine)?.snapshot(&request)).await?;
         Ok(Box::new(snapshot))
+    }
+
+    /// Nothing outlives the process of a simulated host.
+    async fn thaw_left_frozen(&self) -> Result<(), Error> {
+        Ok(())
     }
 
     async fn checkpoints(&self, machine: &MachineName) -> Result<Vec<CheckpointName>, Error> {

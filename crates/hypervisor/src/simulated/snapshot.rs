@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
-    time::SystemTime,
+    time::{Instant, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -16,7 +16,10 @@ use super::{
     failed,
     machine::{Checkpoint, SimulatedMachine},
 };
-use crate::{DiskReader, Error, Extent, GuestState, Snapshot, SnapshotDisk, SnapshotRequest};
+use crate::{
+    DiskReader, Error, Extent, GuestState, NotQuiesced, QuiesceFailure, Snapshot, SnapshotDisk,
+    SnapshotRequest,
+};
 
 /// Clusters looked at for one answer.
 const MOST_CLUSTERS: u64 = 16 << 10;
@@ -31,7 +34,7 @@ pub struct SimulatedSnapshot {
 impl SimulatedMachine {
     /// Called with the host locked, so all disks are of one instant.
     pub(super) fn snapshot(&mut self, request: &SnapshotRequest) -> Result<SimulatedSnapshot, Error> {
-        let instant = UnixMicros::from(SystemTime::now());
+        let (began, instant) = (Instant::now(), UnixMicros::from(SystemTime::now()));
         self.record.checkpoints.retain(|checkpoint| checkpoint.name != request.checkpoint);
         let base =
             self.record.checkpoints.iter().find(|checkpoint| Some(&checkpoint.name) == request.base.as_ref());
@@ -56,8 +59,26 @@ impl SimulatedMachine {
         let checkpoint = Checkpoint { name: request.checkpoint.clone(), changed: Default::default() };
         self.record.checkpoints.push(checkpoint);
         self.save()?;
-        let guest = if self.record.shut_itself_down { GuestState::Clean } else { GuestState::Crash };
+        let guest = self.guest_state(request, began);
         Ok(SimulatedSnapshot { instant, guest, disks })
+    }
+}
+
+impl SimulatedMachine {
+    /// The host is locked for as long as a snapshot is made, so its guests' writes wait as those of a frozen one do.
+    fn guest_state(&self, request: &SnapshotRequest, began: Instant) -> GuestState {
+        if !self.is_running() {
+            return if self.record.shut_itself_down { GuestState::Clean } else { GuestState::CRASH };
+        }
+        if request.quiesce.is_none() {
+            return GuestState::CRASH;
+        }
+        let failure = match (self.record.hardware.guest_agent, self.agent_is_silent) {
+            (true, false) => return GuestState::Application { frozen: began.elapsed() },
+            (true, true) => QuiesceFailure::NoAnswer,
+            (false, _) => QuiesceFailure::NoAgent,
+        };
+        GuestState::Crash { not_quiesced: Some(NotQuiesced::new(failure, "as simulated")) }
     }
 }
 

@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 use async_trait::async_trait;
 use understudy_hypervisor::{
     Bus, CheckpointName, DiskHardware, Error, Extent, Firmware, GuestState, Hardware, Hypervisor,
-    MachineDefinition, MachineTag, NicHardware, PowerState, Reservation, Snapshot, SnapshotDisk,
-    SnapshotRequest, TagRole, TestNetworkDefinition,
+    MachineDefinition, MachineTag, NicHardware, PowerState, QuiesceFailure, Reservation, Snapshot,
+    SnapshotDisk, SnapshotRequest, TagRole, TestNetworkDefinition,
 };
 use understudy_ids::{ByteRange, DiskName, Generation, MachineName, NetworkName, Uuid};
 
@@ -22,6 +22,8 @@ pub trait Bench: Send + Sync {
     async fn disk_file(&self, name: &str, size: u64) -> PathBuf;
     /// Writes a block of 64 KiB of `byte` as a running machine's guest would.
     async fn guest_write(&self, machine: &MachineName, disk: &DiskName, offset: u64, byte: u8);
+    /// The agent in the running machine's guest answers nothing, or never did.
+    async fn silence_guest_agent(&self, machine: &MachineName);
 }
 
 pub fn name(text: &str) -> MachineName {
@@ -66,6 +68,7 @@ pub async fn definition(bench: &dyn Bench, machine: &str) -> MachineDefinition {
         firmware: Firmware::Bios,
         disks,
         nics: vec![nic],
+        guest_agent: true,
     };
     MachineDefinition {
         name: name(machine),
@@ -148,12 +151,43 @@ pub async fn open(host: &dyn Hypervisor, machine: &str, number: u64, base: Optio
         disks: vec![disk("vda"), disk("vdb")],
         checkpoint: checkpoint(number),
         base: base.map(checkpoint),
+        quiesce: None,
     };
     let before = std::time::SystemTime::now();
     let snapshot = host.open_snapshot(&request).await.unwrap();
     assert!(snapshot.instant() >= before.into() && snapshot.instant() <= std::time::SystemTime::now().into());
     assert_eq!(snapshot.disks().iter().map(|disk| disk.name.as_str()).collect::<Vec<_>>(), ["vda", "vdb"]);
     snapshot
+}
+
+fn failure(guest: &GuestState) -> Option<QuiesceFailure> {
+    match guest {
+        GuestState::Crash { not_quiesced } => not_quiesced.as_ref().map(|why| why.failure),
+        GuestState::Application { .. } | GuestState::Clean => None,
+    }
+}
+
+/// R-REP-3: a guest that cannot be brought to rest gives a point all the same, which says why it is no better.
+pub async fn a_guest_that_cannot_be_brought_to_rest(bench: &dyn Bench) {
+    const LIMIT: Duration = Duration::from_secs(5);
+    let (host, db1) = (bench.hypervisor(), name("db1"));
+    let mut definition = definition(bench, "db1").await;
+    host.define(&definition).await.unwrap();
+    assert_eq!(crate::at_rest::guest_at_rest(host, "db1", 1, LIMIT).await, GuestState::CRASH, "it was off");
+    host.start(&db1).await.unwrap();
+    bench.silence_guest_agent(&db1).await;
+    let silent = crate::at_rest::guest_at_rest(host, "db1", 2, LIMIT).await;
+    assert_eq!(failure(&silent), Some(QuiesceFailure::NoAnswer), "{silent:?}");
+    host.power_off(&db1).await.unwrap();
+
+    definition.hardware.guest_agent = false;
+    host.define(&definition).await.unwrap();
+    host.start(&db1).await.unwrap();
+    let without = crate::at_rest::guest_at_rest(host, "db1", 3, LIMIT).await;
+    assert_eq!(failure(&without), Some(QuiesceFailure::NoAgent), "{without:?}");
+    host.thaw_left_frozen().await.unwrap();
+    host.power_off(&db1).await.unwrap();
+    host.undefine(&db1).await.unwrap();
 }
 
 /// All extents of a disk, checked to be without gaps.
@@ -211,7 +245,7 @@ pub async fn snapshots_of_a_running_machine(bench: &dyn Bench) {
 
     let first = open(host, "db1", 1, None).await;
     assert!(first.checkpoint_made());
-    assert_eq!(first.guest(), &GuestState::Crash);
+    assert_eq!(first.guest(), &GuestState::CRASH);
     assert!(first.disks().iter().all(|disk| !disk.changes_known && disk.size == SIZE));
     assert!(extents(&first.disks()[0]).await.iter().all(|extent| extent.changed));
     bench.guest_write(&db1, &vda, 2 * MIB, 2).await;
@@ -277,7 +311,7 @@ pub async fn snapshots_of_a_machine_that_is_shut_off(bench: &dyn Bench) {
 
     let off = open(host, "db1", 3, Some(1)).await;
     assert!(off.checkpoint_made());
-    assert_eq!(off.guest(), &GuestState::Crash, "a machine that was switched off is taken for clean");
+    assert_eq!(off.guest(), &GuestState::CRASH, "a machine that was switched off is taken for clean");
     assert_eq!(changed(&off.disks()[0]).await, blocks(&[2, 3]));
     assert_eq!(changed(&off.disks()[1]).await, blocks(&[]));
     assert_eq!(filling(&off.disks()[0], 3 * MIB).await, 3);

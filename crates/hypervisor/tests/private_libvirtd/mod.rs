@@ -201,6 +201,9 @@ impl Bench for PrivateLibvirtd {
         file
     }
 
+    /// There is no system in these machines, and no agent.
+    async fn silence_guest_agent(&self, _machine: &MachineName) {}
+
     /// QEMU itself writes, by the same path that a guest's write takes from the device on.
     async fn guest_write(&self, machine: &MachineName, disk: &DiskName, offset: u64, byte: u8) {
         let index = disk.as_str().bytes().next_back().unwrap() - b'a';

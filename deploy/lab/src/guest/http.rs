@@ -4,6 +4,8 @@
 //! GET /                              {"host":…,"boot_id":…,"address":…,"uptime_ms":…,"time_us":…,"last":…,"disks":…}
 //! GET /reach?host=192.0.2.1&port=80  {"outcome":"connected"|"refused"|"unreachable"}
 //! GET /power-button?obeyed=no        {"obeyed":"no"}
+//! GET /application?rests=yes         {"rests":"yes","last":…}
+//! GET /guest-agent?runs=no           {"runs":"no"}
 //! ```
 //!
 //! `/power-button` makes a guest that does not shut down when asked, as a hung one, and heals it again. `/reach` tries a TCP connection from inside the guest, so that isolation is checked where it matters. It takes literal
@@ -72,10 +74,32 @@ fn route(request: &str, shared: &Shared) -> (&'static str, String) {
             shared.deaf.store(!obeyed, Ordering::SeqCst);
             ("200 OK", format!("{{\"obeyed\":\"{}\"}}\n", if obeyed { "yes" } else { "no" }))
         }
+        Some(target @ ("/application?rests=yes" | "/application?rests=no")) => {
+            let rests = target.ends_with("yes");
+            let word = if rests { "yes" } else { "no" };
+            done(
+                shared
+                    .application
+                    .rest(rests)
+                    .map(|last| format!("{{\"rests\":\"{word}\",\"last\":{last}}}\n")),
+            )
+        }
+        Some(target @ ("/guest-agent?runs=yes" | "/guest-agent?runs=no")) => {
+            let runs = target.ends_with("yes");
+            let word = if runs { "yes" } else { "no" };
+            done(shared.agent.set(runs).map(|()| format!("{{\"runs\":\"{word}\"}}\n")))
+        }
         _ => {
-            let known = "there is /, /reach?host=IPV4&port=N and /power-button?obeyed=yes or no";
+            let known = "there is /, /reach?host=IPV4&port=N, /power-button?obeyed=, /application?rests= and /guest-agent?runs= yes or no";
             ("404 Not Found", format!("{{\"problem\":\"{known}\"}}\n"))
         }
+    }
+}
+
+fn done(answer: io::Result<String>) -> (&'static str, String) {
+    match answer {
+        Ok(body) => ("200 OK", body),
+        Err(error) => ("500 Internal Server Error", format!("{{\"problem\":\"{error}\"}}\n")),
     }
 }
 

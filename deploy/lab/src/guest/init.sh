@@ -9,6 +9,7 @@ for module in $(cat /modules/order); do insmod "/modules/$module.ko"; done
 for word in $(cat /proc/cmdline); do
     case $word in us.host=*) hostname "${word#us.host=}" ;; esac
 done
+case " $(cat /proc/cmdline) " in *' us.agent=1 '*) mount -t ext4 /dev/vda4 /data ;; esac
 ip link set lo up
 ip link set eth0 up
 # It asks again for as long as nobody answers: a guest may be started before its network serves addresses.

@@ -13,6 +13,8 @@
 //! The promise: record n is durable before record n+1 is begun, also when they lie on different disks; a number is never
 //! skipped and never used twice; a clean shutdown ends after a whole record.
 
+mod agent;
+mod application;
 mod disk;
 mod http;
 #[path = "../journal/record.rs"]
@@ -30,9 +32,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use agent::GuestAgent;
+use application::Application;
 use disk::Disks;
 
-/// What the boot loader's command line says about this machine: `us.host=web1 us.disks=1 us.rate=10 us.dirty=0`.
+/// What the boot loader's command line says about this machine: `us.host=web1 us.disks=1 us.rate=10 us.dirty=0 us.agent=0`.
 struct Settings {
     host: String,
     disks: u32,
@@ -40,6 +44,8 @@ struct Settings {
     rate: u64,
     /// KiB per second of scratch writes besides the journal.
     dirty_kib: u64,
+    /// It has a file system, an application on it, and an agent.
+    agent: bool,
 }
 
 /// What the threads tell each other.
@@ -51,6 +57,8 @@ struct Shared {
     stop: AtomicBool,
     /// The power button does nothing for now.
     deaf: AtomicBool,
+    application: Arc<Application>,
+    agent: GuestAgent,
 }
 
 fn main() {
@@ -68,6 +76,8 @@ fn main() {
         last: AtomicU64::new(0),
         stop: AtomicBool::new(false),
         deaf: AtomicBool::new(false),
+        application: Arc::default(),
+        agent: GuestAgent::default(),
     });
     watch_power_button(&shared);
     let disks =
@@ -82,9 +92,18 @@ fn main() {
     if settings.dirty_kib > 0 {
         thread::spawn(move || disk::dirty_scratch(settings.dirty_kib));
     }
+    if settings.agent {
+        with_agent(&shared).unwrap_or_else(|error| halt(&format!("no application or no agent: {error}")));
+    }
     write_journal(&shared, &disks, settings.rate);
     println!("understudy-lab-guest: powering off after record {}", shared.last.load(Ordering::SeqCst));
     power_off();
+}
+
+/// The application runs before its agent can be asked to bring it to rest.
+fn with_agent(shared: &Shared) -> std::io::Result<()> {
+    shared.application.run()?;
+    shared.agent.set(true)
 }
 
 fn settings(cmdline: &str) -> Settings {
@@ -96,6 +115,7 @@ fn settings(cmdline: &str) -> Settings {
         disks: number("us.disks", 1).clamp(1, 8) as u32,
         rate: number("us.rate", 10).clamp(1, 1000),
         dirty_kib: number("us.dirty", 0),
+        agent: number("us.agent", 0) == 1,
     }
 }
 
@@ -175,10 +195,13 @@ mod tests {
 
     #[test]
     fn the_command_line_names_the_machine() {
-        let read = settings("BOOT_IMAGE=vmlinuz quiet us.host=db1 us.disks=2 us.rate=20 us.dirty=64\n");
+        let read =
+            settings("BOOT_IMAGE=vmlinuz quiet us.host=db1 us.disks=2 us.rate=20 us.dirty=64 us.agent=1\n");
         assert_eq!((read.host.as_str(), read.disks, read.rate, read.dirty_kib), ("db1", 2, 20, 64));
+        assert!(read.agent);
         let bare = settings("quiet us.hostile=x");
         assert_eq!((bare.host.as_str(), bare.disks, bare.rate, bare.dirty_kib), ("unnamed", 1, 10, 0));
+        assert!(!bare.agent);
     }
 
     #[test]

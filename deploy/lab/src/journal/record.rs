@@ -2,7 +2,7 @@
 //! reader, which judges a disk by it; so it knows nothing but `std`.
 //!
 //! ```text
-//! disk      | 1 MiB.. boot FAT16 | 32 MiB.. journal, 8192 slots of 4 KiB | 64 MiB.. scratch ..96 MiB |
+//! disk      | 1 MiB.. boot FAT16 | 32 MiB.. journal, 8192 slots of 4 KiB | 64 MiB.. scratch ..96 MiB | ext4, with an agent |
 //! record    | magic 8 | number 8 | time_us 8 | boot id 16 | disk 4 | disks 4 | fill | checksum 8 |      little-endian
 //! record n  lies on disk  n mod disks, in slot  (n / disks) mod 8192
 //! ```
@@ -22,7 +22,10 @@ pub const SLOTS: u64 = JOURNAL_BYTES / RECORD_BYTES as u64;
 pub const SCRATCH_OFFSET: u64 = 64 << 20;
 /// Length of the scratch area in bytes.
 pub const SCRATCH_BYTES: u64 = 32 << 20;
-/// Size of every disk of a lab machine in bytes.
+/// Length of the file system behind the scratch area, on the first disk of a machine whose guest has an agent, in bytes.
+#[allow(dead_code, reason = "the guest mounts what it finds")]
+pub const FILES_BYTES: u64 = 24 << 20;
+/// Size of every disk of a lab machine without a file system in bytes.
 #[allow(dead_code, reason = "the guest takes its disks as they are")]
 pub const DISK_BYTES: u64 = SCRATCH_OFFSET + SCRATCH_BYTES;
 

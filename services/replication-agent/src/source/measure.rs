@@ -24,8 +24,13 @@ pub async fn roots(
     checkpoint: CheckpointName,
     progress: impl Fn(u64, u64) + Send + Sync,
 ) -> Result<Vec<DiskRoot>, CycleError> {
-    let request =
-        SnapshotRequest { machine: machine.clone(), disks, checkpoint: checkpoint.clone(), base: None };
+    let request = SnapshotRequest {
+        machine: machine.clone(),
+        disks,
+        checkpoint: checkpoint.clone(),
+        base: None,
+        quiesce: None,
+    };
     let snapshot = hypervisor.open_snapshot(&request).await?;
     let read = read_all(snapshot.as_ref(), &progress).await;
     snapshot.close().await?;

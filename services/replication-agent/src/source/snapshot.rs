@@ -129,6 +129,7 @@ impl Opener<'_> {
             disks: source.disks.keys().cloned().collect(),
             checkpoint: hypervisor::CheckpointName(checkpoint.as_str().to_owned()),
             base: base.as_ref().map(|b| hypervisor::CheckpointName(b.as_str().to_owned())),
+            quiesce: None,
         };
         let snapshot = self.hypervisor.open_snapshot(&request).await?;
         // Without a checkpoint of its own the point stays known by the base: what is shipped next is the union since then.

@@ -448,6 +448,7 @@ fn define(host: &Host) {
             machine_type: "pc".to_owned(),
             firmware: Firmware::Bios,
             disks: vec![disk_hardware("vda"), disk_hardware("vdb")],
+            guest_agent: true,
             nics: vec![NicHardware {
                 mac: "52:54:00:00:00:01".parse().unwrap(),
                 model: "virtio".to_owned(),

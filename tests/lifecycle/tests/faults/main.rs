@@ -1,6 +1,9 @@
 //! What goes wrong, on real guests: links, processes, guests, wishes. Each test sets its own scene and names what it holds the product to.
 
+#[path = "../../../../crates/hypervisor/tests/conformance/at_rest.rs"]
+mod at_rest;
 mod control_plane_away;
+mod guest_at_rest;
 mod interrupted_copy;
 mod one_trace;
 mod refusals;

@@ -1,6 +1,9 @@
 //! A domain: libvirt's word for a machine.
 
-use std::ptr::{self, NonNull};
+use std::{
+    ptr::{self, NonNull},
+    time::Duration,
+};
 
 use super::{CallError, Checkpoint, c_text, check, owned_array, owned_text, raw, text};
 
@@ -199,6 +202,27 @@ impl Domain {
     pub fn abort_job(&self) -> Result<(), CallError> {
         // SAFETY: the handle is alive.
         check(unsafe { raw::virDomainAbortJob(self.pointer()) }).map(drop)
+    }
+
+    /// Freezes all file systems of the guest through its agent. Returns how many.
+    pub fn freeze(&self) -> Result<u32, CallError> {
+        // SAFETY: the handle is alive; NULL stands for all mount points.
+        let count = check(unsafe { raw::virDomainFSFreeze(self.pointer(), ptr::null(), 0, 0) })?;
+        Ok(u32::try_from(count).unwrap_or(0))
+    }
+
+    /// Thaws all file systems of the guest through its agent. Returns how many were frozen.
+    pub fn thaw(&self) -> Result<u32, CallError> {
+        // SAFETY: the handle is alive; NULL stands for all mount points.
+        let count = check(unsafe { raw::virDomainFSThaw(self.pointer(), ptr::null(), 0, 0) })?;
+        Ok(u32::try_from(count).unwrap_or(0))
+    }
+
+    /// How long libvirt waits for the guest's agent, in whole seconds. Without it freezing would wait for ever.
+    pub fn set_agent_patience(&self, patience: Duration) -> Result<(), CallError> {
+        let seconds = i32::try_from(patience.as_secs()).unwrap_or(i32::MAX).max(1);
+        // SAFETY: the handle is alive.
+        check(unsafe { raw::virDomainAgentSetResponseTimeout(self.pointer(), seconds, 0) }).map(drop)
     }
 
     /// Oldest first.

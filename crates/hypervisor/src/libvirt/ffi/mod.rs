@@ -50,6 +50,14 @@ impl CallError {
         self.code == raw::ERR_CHECKPOINT_INCONSISTENT
     }
 
+    pub fn is_without_agent(&self) -> bool {
+        self.code == raw::ERR_ARGUMENT_UNSUPPORTED
+    }
+
+    pub fn is_agent_silent(&self) -> bool {
+        matches!(self.code, raw::ERR_AGENT_UNRESPONSIVE | raw::ERR_AGENT_UNSYNCED)
+    }
+
     /// The error of the last call that this thread made.
     fn last() -> Self {
         // SAFETY: virGetLastError returns NULL or a structure that stays valid until this thread's next libvirt call.

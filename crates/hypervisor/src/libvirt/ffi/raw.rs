@@ -132,6 +132,20 @@ unsafe extern "C" {
     pub fn virDomainBackupGetXMLDesc(domain: *mut VirDomain, flags: c_uint) -> *mut c_char;
     pub fn virDomainAbortJob(domain: *mut VirDomain) -> c_int;
 
+    pub fn virDomainFSFreeze(
+        domain: *mut VirDomain,
+        mount_points: *const *const c_char,
+        count: c_uint,
+        flags: c_uint,
+    ) -> c_int;
+    pub fn virDomainFSThaw(
+        domain: *mut VirDomain,
+        mount_points: *const *const c_char,
+        count: c_uint,
+        flags: c_uint,
+    ) -> c_int;
+    pub fn virDomainAgentSetResponseTimeout(domain: *mut VirDomain, seconds: c_int, flags: c_uint) -> c_int;
+
     pub fn virDomainListAllCheckpoints(
         domain: *mut VirDomain,
         checkpoints: *mut *mut *mut VirCheckpoint,
@@ -187,6 +201,10 @@ pub const ERR_NO_DOMAIN: c_int = 42;
 pub const ERR_NO_NETWORK: c_int = 43;
 pub const ERR_OPERATION_INVALID: c_int = 55;
 pub const ERR_OPERATION_TIMEOUT: c_int = 68;
+/// `VIR_ERR_ARGUMENT_UNSUPPORTED`: of calls to a guest agent that is not configured.
+pub const ERR_ARGUMENT_UNSUPPORTED: c_int = 74;
+pub const ERR_AGENT_UNRESPONSIVE: c_int = 86;
+pub const ERR_AGENT_UNSYNCED: c_int = 97;
 pub const ERR_NO_DOMAIN_METADATA: c_int = 80;
 pub const ERR_NO_DOMAIN_BACKUP: c_int = 104;
 pub const ERR_CHECKPOINT_INCONSISTENT: c_int = 109;

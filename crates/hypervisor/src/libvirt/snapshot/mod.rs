@@ -16,6 +16,7 @@
 
 mod checkpoints;
 mod image;
+mod quiesce;
 mod reader;
 mod running;
 mod shut_off;

@@ -26,6 +26,7 @@ pub struct RunningSnapshot {
     hypervisor: LibvirtHypervisor,
     machine: MachineName,
     instant: UnixMicros,
+    guest: GuestState,
     checkpoint_made: bool,
     disks: Vec<SnapshotDisk>,
 }
@@ -33,23 +34,35 @@ pub struct RunningSnapshot {
 /// What was begun.
 struct Begun {
     instant: UnixMicros,
+    guest: GuestState,
     checkpoint_made: bool,
     /// Disks whose export has a bitmap of what changed.
     tracked: BTreeSet<DiskName>,
+}
+
+/// Everything that can be found out and made beforehand, so that a guest that is brought to rest waits for nothing but the job.
+#[derive(Debug, Clone)]
+struct Prepared {
+    disks: Vec<TrackedDisk>,
+    targets: Vec<String>,
+    base: String,
+    /// Disks whose changes since the base are asked for.
+    tracked: BTreeSet<DiskName>,
+    checkpoint: Option<String>,
+    place: Place,
 }
 
 impl LibvirtHypervisor {
     pub(super) async fn open_running(&self, request: &SnapshotRequest) -> Result<Box<dyn Snapshot>, Error> {
         let place = Place::new(&self.config.state_dir, &request.machine);
         place.make().await?;
-        let begun = {
-            let (request, place) = (request.clone(), place.clone());
-            let what = format!("beginning a snapshot of machine {}", request.machine);
-            self.session.call(what, move |connection| {
-                begin(&look_up(connection, &request.machine)?, &request, &place)
-            })
-        }
-        .await?;
+        // To its end, also when nobody waits for it any more: a guest that is at rest goes on only at the end.
+        let beginning = {
+            let (this, request, place) = (self.clone(), request.clone(), place.clone());
+            tokio::spawn(async move { this.begin(&request, place).await })
+        };
+        let what = format!("beginning a snapshot of machine {}", request.machine);
+        let begun = beginning.await.map_err(|e| Error::Unknown { what, why: e.to_string() })??;
 
         let mut disks = Vec::new();
         for disk in &request.disks {
@@ -67,9 +80,56 @@ impl LibvirtHypervisor {
             hypervisor: self.clone(),
             machine: request.machine.clone(),
             instant: begun.instant,
+            guest: begun.guest,
             checkpoint_made: begun.checkpoint_made,
             disks,
         }))
+    }
+
+    async fn begin(&self, request: &SnapshotRequest, place: Place) -> Result<Begun, Error> {
+        let wanted = request.clone();
+        let mut prepared = self.on_domain(request, move |domain| prepare(domain, &wanted, place)).await?;
+        let (mut attempt, mut guest) = self.at_rest(request, self.attempt(request, &prepared)).await;
+        if attempt.as_ref().is_ok_and(Option::is_none) {
+            let before = prepared.clone();
+            prepared.tracked = self.on_domain(request, move |domain| usable(domain, &before)).await?;
+            (attempt, guest) = self.at_rest(request, self.attempt(request, &prepared)).await;
+        }
+        let Some(instant) = attempt? else {
+            let why = "the disks whose changes it knew a moment ago are not tracked any more".to_owned();
+            return Err(Error::Tracking { machine: request.machine.clone(), why });
+        };
+        let Prepared { tracked, checkpoint, .. } = prepared;
+        Ok(Begun { instant, guest, checkpoint_made: checkpoint.is_some(), tracked })
+    }
+
+    /// Begins the job and returns its instant, or nothing where the change tracking that it asks for cannot be believed.
+    async fn attempt(
+        &self,
+        request: &SnapshotRequest,
+        prepared: &Prepared,
+    ) -> Result<Option<UnixMicros>, Error> {
+        let prepared = prepared.clone();
+        let what = begin_what(request);
+        let begin = move |domain: &Domain| {
+            let backup = prepared.backup_xml(&prepared.disks, &prepared.tracked);
+            let instant = UnixMicros::from(SystemTime::now());
+            match domain.begin_backup(&backup, prepared.checkpoint.as_deref()) {
+                Ok(()) => Ok(Some(instant)),
+                Err(error) if error.is_checkpoint_inconsistent() => Ok(None),
+                Err(error) => Err(failed(what)(error)),
+            }
+        };
+        self.on_domain(request, begin).await
+    }
+
+    async fn on_domain<T: Send + 'static>(
+        &self,
+        request: &SnapshotRequest,
+        work: impl FnOnce(&Domain) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let machine = request.machine.clone();
+        self.session.call(begin_what(request), move |connection| work(&look_up(connection, &machine)?)).await
     }
 
     /// Ends the backup job that a snapshot of ours runs, if one does. Somebody else's is left alone.
@@ -122,8 +182,12 @@ fn backup_job(domain: &Domain) -> Result<Option<Element>, Error> {
     xml.map(|xml| Element::parse(&xml).map_err(|why| Error::Failed { what, why })).transpose()
 }
 
-fn begin(domain: &Domain, request: &SnapshotRequest, place: &Place) -> Result<Begun, Error> {
-    let what = format!("beginning a snapshot of machine {}", request.machine);
+fn begin_what(request: &SnapshotRequest) -> String {
+    format!("beginning a snapshot of machine {}", request.machine)
+}
+
+fn prepare(domain: &Domain, request: &SnapshotRequest, place: Place) -> Result<Prepared, Error> {
+    let what = begin_what(request);
     let (disks, targets) = disks_of(domain, &request.disks)?;
     let mut base = None;
     for checkpoint in domain.checkpoints().map_err(failed(what.clone()))? {
@@ -137,24 +201,11 @@ fn begin(domain: &Domain, request: &SnapshotRequest, place: &Place) -> Result<Be
     }
     let trackable = disks.iter().filter(|disk| disk.is_trackable()).map(|disk| disk.name.clone());
     let trackable: BTreeSet<DiskName> = trackable.collect();
-    let mut tracked = if base.is_some() { trackable.clone() } else { BTreeSet::new() };
-    let base = base.unwrap_or_default();
+    let tracked = if base.is_some() { trackable.clone() } else { BTreeSet::new() };
     let checkpoint =
         (!trackable.is_empty()).then(|| checkpoint_xml(&request.checkpoint.0, &trackable, &targets));
-
-    make_scratch_files(domain, &disks, place)?;
-    let mut instant = UnixMicros::from(SystemTime::now());
-    let mut attempt =
-        domain.begin_backup(&backup_xml(&disks, &targets, &tracked, &base, place), checkpoint.as_deref());
-    if attempt.as_ref().is_err_and(super::super::ffi::CallError::is_checkpoint_inconsistent) {
-        tracked = usable(domain, &disks, &targets, &tracked, &base, place)?;
-        make_scratch_files(domain, &disks, place)?;
-        instant = UnixMicros::from(SystemTime::now());
-        attempt =
-            domain.begin_backup(&backup_xml(&disks, &targets, &tracked, &base, place), checkpoint.as_deref());
-    }
-    attempt.map_err(failed(what))?;
-    Ok(Begun { instant, checkpoint_made: checkpoint.is_some(), tracked })
+    make_scratch_files(domain, &disks, &place)?;
+    Ok(Prepared { disks, targets, base: base.unwrap_or_default(), tracked, checkpoint, place })
 }
 
 /// Makes the files that keep what the guest overwrites while the snapshot is open.
@@ -176,21 +227,14 @@ fn make_scratch_files(domain: &Domain, disks: &[TrackedDisk], place: &Place) -> 
     Ok(())
 }
 
-/// Which disks' change tracking since `base` libvirt accepts, found out by asking for each alone.
-fn usable(
-    domain: &Domain,
-    disks: &[TrackedDisk],
-    targets: &[String],
-    candidates: &BTreeSet<DiskName>,
-    base: &str,
-    place: &Place,
-) -> Result<BTreeSet<DiskName>, Error> {
+/// Which disks' change tracking since the base libvirt accepts, found out by asking for each alone. Leaves everything prepared as
+/// it was.
+fn usable(domain: &Domain, prepared: &Prepared) -> Result<BTreeSet<DiskName>, Error> {
     let what = format!("looking for change tracking of machine {}", domain.name());
     let mut usable = BTreeSet::new();
-    for disk in disks.iter().filter(|disk| candidates.contains(&disk.name)) {
+    for disk in prepared.disks.iter().filter(|disk| prepared.tracked.contains(&disk.name)) {
         let alone = BTreeSet::from([disk.name.clone()]);
-        match domain.begin_backup(&backup_xml(std::slice::from_ref(disk), targets, &alone, base, place), None)
-        {
+        match domain.begin_backup(&prepared.backup_xml(std::slice::from_ref(disk), &alone), None) {
             Ok(()) => {
                 usable.insert(disk.name.clone());
                 end_job(domain, TRIAL_LIMIT)?;
@@ -201,6 +245,7 @@ fn usable(
             Err(error) => return Err(failed(what)(error)),
         }
     }
+    make_scratch_files(domain, &prepared.disks, &prepared.place)?;
     Ok(usable)
 }
 
@@ -213,36 +258,32 @@ fn checkpoint_xml(name: &str, trackable: &BTreeSet<DiskName>, targets: &[String]
     checkpoint.child(Element::new("disks").children(disks)).write()
 }
 
-fn backup_xml(
-    disks: &[TrackedDisk],
-    targets: &[String],
-    tracked: &BTreeSet<DiskName>,
-    base: &str,
-    place: &Place,
-) -> String {
-    let entries = targets.iter().map(|target| {
-        let entry = Element::new("disk").with("name", target);
-        let Some(disk) = disks.iter().find(|disk| disk.name.as_str() == target) else {
-            return entry.with("backup", "no");
-        };
-        let entry = entry.with("backup", "yes").with("type", "file").with("exportname", target);
-        let entry = if tracked.contains(&disk.name) {
-            entry
-                .with("backupmode", "incremental")
-                .with("incremental", base)
-                .with("exportbitmap", EXPORTED_BITMAP)
-        } else {
-            entry.with("backupmode", "full")
-        };
-        entry.child(Element::new("scratch").with("file", place.scratch(target).to_string_lossy()))
-    });
-    Element::new("domainbackup")
-        .with("mode", "pull")
-        .child(
-            Element::new("server").with("transport", "unix").with("socket", place.socket.to_string_lossy()),
-        )
-        .child(Element::new("disks").children(entries))
-        .write()
+impl Prepared {
+    /// The job of `disks`, which knows the changes of `tracked` since the base.
+    fn backup_xml(&self, disks: &[TrackedDisk], tracked: &BTreeSet<DiskName>) -> String {
+        let entries = self.targets.iter().map(|target| {
+            let entry = Element::new("disk").with("name", target);
+            let Some(disk) = disks.iter().find(|disk| disk.name.as_str() == target) else {
+                return entry.with("backup", "no");
+            };
+            let entry = entry.with("backup", "yes").with("type", "file").with("exportname", target);
+            let entry = if tracked.contains(&disk.name) {
+                entry
+                    .with("backupmode", "incremental")
+                    .with("incremental", self.base.as_str())
+                    .with("exportbitmap", EXPORTED_BITMAP)
+            } else {
+                entry.with("backupmode", "full")
+            };
+            entry.child(Element::new("scratch").with("file", self.place.scratch(target).to_string_lossy()))
+        });
+        let socket = self.place.socket.to_string_lossy();
+        Element::new("domainbackup")
+            .with("mode", "pull")
+            .child(Element::new("server").with("transport", "unix").with("socket", socket))
+            .child(Element::new("disks").children(entries))
+            .write()
+    }
 }
 
 #[async_trait]
@@ -260,7 +301,7 @@ impl Snapshot for RunningSnapshot {
     }
 
     fn guest(&self) -> &GuestState {
-        &GuestState::Crash
+        &self.guest
     }
 
     async fn close(self: Box<Self>) -> Result<(), Error> {

@@ -77,7 +77,7 @@ impl LibvirtHypervisor {
         let asked = self.session.call(what.clone(), move |connection| {
             look_up(connection, &machine)?.has_shut_itself_down().map_err(failed(what))
         });
-        Ok(if asked.await? { GuestState::Clean } else { GuestState::Crash })
+        Ok(if asked.await? { GuestState::Clean } else { GuestState::CRASH })
     }
 
     /// The machine's disks that are files, or those of them that are named; a named one that is no file is an error.
