@@ -209,6 +209,13 @@ pub enum Item {
     Show {
         item: ItemName,
     },
+    /// How far behind the replica is and was, what is still to be shipped, what is wrong and what to do about it
+    Health {
+        item: ItemName,
+        /// A line whenever something has changed, until interrupted
+        #[arg(long, short)]
+        watch: bool,
+    },
 }
 
 #[derive(Subcommand)]

@@ -50,6 +50,14 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Names of the checkpoints that the machine's change tracking still knows, oldest first.
     async fn checkpoints(&self, machine: &MachineName) -> Result<Vec<CheckpointName>, Error>;
 
+    /// Bytes that the machine has written since the checkpoint, as its change tracking counts them; `None` where that cannot
+    /// be told without opening a snapshot. Cheap enough to be asked every few seconds, and never disturbs a snapshot.
+    async fn changed_bytes(
+        &self,
+        machine: &MachineName,
+        since: &CheckpointName,
+    ) -> Result<Option<u64>, Error>;
+
     /// Forgets checkpoints without losing track of a change: what only they knew goes to the next older one.
     async fn delete_checkpoints(
         &self,

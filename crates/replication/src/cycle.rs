@@ -80,6 +80,14 @@ impl TargetHas {
         }
     }
 
+    /// The source's checkpoint at the instant of what is there.
+    pub fn checkpoint(&self) -> Option<&CheckpointName> {
+        match self {
+            Self::Nothing | Self::Base { .. } => None,
+            Self::Point { checkpoint, .. } => Some(checkpoint),
+        }
+    }
+
     fn disk_size(&self, disk: &DiskName) -> Option<u64> {
         match self {
             Self::Nothing => None,
@@ -407,10 +415,7 @@ pub fn obsolete<'a>(
     known: impl IntoIterator<Item = &'a CheckpointName>,
     open: Option<&CheckpointName>,
 ) -> Vec<CheckpointName> {
-    let point = match &target.has {
-        TargetHas::Point { checkpoint, .. } => Some(checkpoint),
-        _ => None,
-    };
+    let point = target.has.checkpoint();
     let partial = target.partial.as_ref().map(|p| &p.since);
     let needed = |name: &CheckpointName| [point, partial, open].contains(&Some(name));
     known.into_iter().filter(|name| !needed(name)).cloned().collect()

@@ -5,16 +5,19 @@
 //!   facts ──▶ cycle::plan ──▶ CyclePlan ──▶ DiskPlan::work(bitmap) ──▶ extents to ship, extents to compare
 //!   digests of shipped blocks ──▶ digest::DigestTree ──▶ root ──▶ equal on both sides, or no point
 //!   points + policy ──▶ retention::expired ──▶ points to merge away
-//!   clock + last point ──▶ rpo::assess ──▶ health and its reasons
+//!   clock + last point ──▶ rpo::assess ──▶ health and its reasons ──▶ alert::Alerts ──▶ what is raised, without flapping
+//!   receipts ──▶ history::RpoHistory ──▶ percentiles of the last hour and day
 //! ```
 //!
 //! Everything here is a pure function of its arguments: no clock, no randomness, no I/O, no logging. The promise that
 //! matters most is [`cycle`]'s: whatever is interrupted when, the point that is finally complete equals the source at
 //! one instant.
 
+pub mod alert;
 pub mod cycle;
 pub mod digest;
 pub mod extents;
+pub mod history;
 pub mod retention;
 pub mod rpo;
 

@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use understudy_ids::UnixMicros;
+use understudy_ids::{DiskName, Problem, UnixMicros};
 
 /// Health of an item's replication. Ordered from best to worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -38,7 +38,16 @@ pub enum Reason {
     /// The latest cycles have failed.
     Failing {
         failures: u32,
-        error: String,
+        error: Problem,
+    },
+    /// Something under protection is another than was protected, and only a person can say what is meant (R-REP-8). Trying
+    /// again does not help.
+    Changed {
+        error: Problem,
+    },
+    /// The machine has disks that are neither protected nor excluded (R-REP-8).
+    DiskNotProtected {
+        disks: Vec<DiskName>,
     },
     Paused,
     /// A scrub found damage in this many points.
@@ -59,9 +68,7 @@ impl fmt::Display for Reason {
             Self::InitialCopy => {
                 f.write_str("the first copy is not complete, so there is nothing to fail over to")
             }
-            Self::NoPoint => {
-                f.write_str("there is no verified recovery point; start or resynchronise replication")
-            }
+            Self::NoPoint => f.write_str("there is no verified recovery point"),
             Self::BeyondObjective { current, objective } => write!(
                 f,
                 "the latest point is {:.1} s old, beyond the objective of {:.1} s",
@@ -75,17 +82,73 @@ impl fmt::Display for Reason {
                 objective.as_secs_f64()
             ),
             Self::Failing { failures, error } => {
-                write!(f, "{failures} cycles in a row have failed, the last one with: {error}")
+                write!(f, "{failures} cycles in a row have failed, the last one with: {}", error.message)
+            }
+            Self::Changed { error } => f.write_str(&error.message),
+            Self::DiskNotProtected { disks } => {
+                let disks: Vec<&str> = disks.iter().map(DiskName::as_str).collect();
+                write!(f, "{} of the machine is not protected", disks.join(", "))
             }
             Self::Paused => f.write_str("replication is paused"),
             Self::Damaged { points } => {
-                write!(f, "{points} recovery points are damaged and not offered; resynchronise the item")
+                write!(f, "{points} recovery points are damaged and not offered")
             }
             Self::ClockAhead { by } => {
-                write!(f, "the source's clock is {:.1} s ahead; correct the clocks", by.as_secs_f64())
+                write!(f, "the source's clock is {:.1} s ahead", by.as_secs_f64())
             }
         }
     }
+}
+
+/// States of a machine that no repetition heals: reasons of [`Reason::Changed`].
+pub const CHANGED: [&str; 5] =
+    ["NO_MACHINE", "MACHINE_REPLACED", "NO_DISK", "DISK_SHRUNK", "DISK_NOT_REPLICABLE"];
+
+impl Reason {
+    /// Stable, for programs and alert rules.
+    pub fn code(&self) -> &str {
+        match self {
+            Self::NoAnswer { .. } => "NO_ANSWER",
+            Self::InitialCopy => "INITIAL_COPY",
+            Self::NoPoint => "NO_POINT",
+            Self::BeyondObjective { .. } => "RPO_EXCEEDED",
+            Self::NearObjective { .. } => "RPO_NEAR",
+            Self::Failing { .. } => "CYCLES_FAILING",
+            Self::Changed { error } => &error.reason,
+            Self::DiskNotProtected { .. } => "DISK_NOT_PROTECTED",
+            Self::Paused => "PAUSED",
+            Self::Damaged { .. } => "POINTS_DAMAGED",
+            Self::ClockAhead { .. } => "CLOCK_AHEAD",
+        }
+    }
+
+    /// What to do about it.
+    pub fn remedy(&self) -> &str {
+        match self {
+            Self::NoAnswer { .. } => {
+                "Look at the host and its agent; if the site is lost, start an unplanned failover."
+            }
+            Self::InitialCopy => "Wait for the first copy; the item's progress shows how far it is.",
+            Self::NoPoint => "Look at the last error of the item, then start or resynchronise replication.",
+            Self::BeyondObjective { .. } | Self::NearObjective { .. } => {
+                "Look at backlog and throughput: a longer interval, more bandwidth or less load on the link helps."
+            }
+            Self::Failing { error, .. } | Self::Changed { error } => &error.remedy,
+            Self::DiskNotProtected { .. } => {
+                "Include it or leave it out: understudy item disks ITEM --add DISK or --exclude DISK."
+            }
+            Self::Paused => "Resume replication when the reason for the pause is gone.",
+            Self::Damaged { .. } => "Resynchronise the item.",
+            Self::ClockAhead { .. } => "Correct the clocks of the hosts.",
+        }
+    }
+}
+
+/// One reason and how bad it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub health: Health,
+    pub reason: Reason,
 }
 
 /// What is known about an item's replication.
@@ -101,8 +164,13 @@ pub struct RpoFacts {
     pub objective: Duration,
     pub initial_copy: bool,
     pub paused: bool,
+    /// The machine is off and everything that it wrote is at the target, so the latest point does not age.
+    pub covered: bool,
+    /// Cycles that have failed in a row, and what the last one failed with.
     pub failures: u32,
-    pub last_error: Option<String>,
+    pub last_error: Option<Problem>,
+    /// Disks of the machine that are neither protected nor excluded.
+    pub unprotected: Vec<DiskName>,
     pub damaged_points: u32,
 }
 
@@ -111,7 +179,7 @@ pub struct RpoFacts {
 pub struct Assessment {
     pub health: Health,
     pub rpo: Option<Duration>,
-    pub reasons: Vec<Reason>,
+    pub findings: Vec<Finding>,
 }
 
 /// Clocks of two sites may differ by this much before it is worth a word.
@@ -121,17 +189,17 @@ const FAILURES_THAT_MATTER: u32 = 3;
 
 /// Current RPO = now − instant of the latest verified point; health is the worst of what the facts give reason for.
 pub fn assess(facts: &RpoFacts) -> Assessment {
-    let rpo = facts.latest.map(|latest| facts.now.since(latest));
+    let age = if facts.covered { Duration::ZERO } else { Duration::MAX };
+    let rpo = facts.latest.map(|latest| facts.now.since(latest).min(age));
     let mut found: Vec<(Health, Reason)> = Vec::new();
     found.extend(silence(facts));
     found.extend(lag(facts, rpo));
     if let Some(ahead) = facts.latest.map(|l| l.since(facts.now)).filter(|a| *a > CLOCK_TOLERANCE) {
         found.push((Health::Warning, Reason::ClockAhead { by: ahead }));
     }
-    if facts.failures > 0 {
-        let health = if facts.failures >= FAILURES_THAT_MATTER { Health::Critical } else { Health::Warning };
-        let error = facts.last_error.clone().unwrap_or_else(|| "no message".to_owned());
-        found.push((health, Reason::Failing { failures: facts.failures, error }));
+    found.extend(failure(facts));
+    if !facts.unprotected.is_empty() {
+        found.push((Health::Warning, Reason::DiskNotProtected { disks: facts.unprotected.clone() }));
     }
     if facts.paused {
         found.push((Health::Warning, Reason::Paused));
@@ -139,11 +207,23 @@ pub fn assess(facts: &RpoFacts) -> Assessment {
     if facts.damaged_points > 0 {
         found.push((Health::Critical, Reason::Damaged { points: facts.damaged_points }));
     }
-    found.sort_by_key(|(health, _)| std::cmp::Reverse(*health));
+    let mut findings: Vec<Finding> =
+        found.into_iter().map(|(health, reason)| Finding { health, reason }).collect();
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.health));
     // Silence outranks everything: what was last heard may be long untrue.
-    let silent = found.iter().any(|(_, r)| matches!(r, Reason::NoAnswer { .. }));
-    let health = if silent { Health::Unknown } else { found.first().map_or(Health::Ok, |(h, _)| *h) };
-    Assessment { health, rpo, reasons: found.into_iter().map(|(_, r)| r).collect() }
+    let silent = findings.iter().any(|f| matches!(f.reason, Reason::NoAnswer { .. }));
+    let health = if silent { Health::Unknown } else { findings.first().map_or(Health::Ok, |f| f.health) };
+    Assessment { health, rpo, findings }
+}
+
+fn failure(facts: &RpoFacts) -> Option<(Health, Reason)> {
+    let failures = facts.failures;
+    let error = facts.last_error.clone().filter(|_| failures > 0)?;
+    if CHANGED.contains(&error.reason.as_str()) {
+        return Some((Health::Critical, Reason::Changed { error }));
+    }
+    let health = if failures >= FAILURES_THAT_MATTER { Health::Critical } else { Health::Warning };
+    Some((health, Reason::Failing { failures, error }))
 }
 
 fn silence(facts: &RpoFacts) -> Option<(Health, Reason)> {
@@ -180,8 +260,10 @@ mod tests {
             objective: Duration::from_secs(15),
             initial_copy: false,
             paused: false,
+            covered: false,
             failures: 0,
             last_error: None,
+            unprotected: Vec::new(),
             damaged_points: 0,
         }
     }
@@ -190,6 +272,10 @@ mod tests {
     fn r_rep_9_health_follows_from_the_facts() {
         let base = facts();
         let at = |s: i64| Some(UnixMicros::new(s * 1_000_000));
+        let failed = |failures, reason: &str| {
+            let error = Problem::new(reason, "protectedItems/web1", "it failed", "Look.");
+            RpoFacts { failures, last_error: Some(error), ..base.clone() }
+        };
         let table = [
             (base.clone(), Health::Ok),
             (RpoFacts { latest: at(987), ..base.clone() }, Health::Warning),
@@ -197,8 +283,13 @@ mod tests {
             (RpoFacts { latest: at(1010), ..base.clone() }, Health::Warning),
             (RpoFacts { latest: None, ..base.clone() }, Health::Critical),
             (RpoFacts { latest: None, initial_copy: true, ..base.clone() }, Health::Warning),
-            (RpoFacts { failures: 1, ..base.clone() }, Health::Warning),
-            (RpoFacts { failures: 3, ..base.clone() }, Health::Critical),
+            (RpoFacts { latest: at(980), covered: true, ..base.clone() }, Health::Ok),
+            (failed(0, "SNAPSHOT_FAILED"), Health::Ok),
+            (failed(1, "SNAPSHOT_FAILED"), Health::Warning),
+            (failed(3, "SNAPSHOT_FAILED"), Health::Critical),
+            (failed(1, "NO_MACHINE"), Health::Critical),
+            (failed(1, "MACHINE_REPLACED"), Health::Critical),
+            (RpoFacts { unprotected: vec!["vdb".parse().unwrap()], ..base.clone() }, Health::Warning),
             (RpoFacts { paused: true, ..base.clone() }, Health::Warning),
             (RpoFacts { damaged_points: 1, ..base.clone() }, Health::Critical),
             (RpoFacts { heard: at(900), ..base.clone() }, Health::Unknown),
@@ -207,7 +298,8 @@ mod tests {
         for (facts, health) in table {
             let assessed = assess(&facts);
             assert_eq!(assessed.health, health, "{facts:?}");
-            assert_eq!(assessed.reasons.is_empty(), health == Health::Ok);
+            assert_eq!(assessed.findings.is_empty(), health == Health::Ok);
+            assert!(assessed.findings.iter().all(|f| !f.reason.remedy().is_empty()), "{facts:?}");
             assert_eq!(assessed.rpo.is_some(), facts.latest.is_some());
         }
         assert_eq!(assess(&base).rpo, Some(Duration::from_secs(4)));
@@ -216,12 +308,13 @@ mod tests {
     #[test]
     fn r_rep_9_reasons_say_what_to_do_and_the_worst_comes_first() {
         let facts = RpoFacts { paused: true, damaged_points: 2, ..facts() };
-        let texts: Vec<_> = assess(&facts).reasons.iter().map(Reason::to_string).collect();
+        let said = |f: &Finding| format!("{}. {}", f.reason, f.reason.remedy());
+        let texts: Vec<_> = assess(&facts).findings.iter().map(said).collect();
         assert_eq!(
             texts,
             [
-                "2 recovery points are damaged and not offered; resynchronise the item",
-                "replication is paused"
+                "2 recovery points are damaged and not offered. Resynchronise the item.",
+                "replication is paused. Resume replication when the reason for the pause is gone."
             ]
         );
     }

@@ -1,9 +1,12 @@
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
+use understudy_ids::ItemName;
 use understudy_recovery_api::{
+    RecoveryClient,
     request::{ProtectMachine, Unprotect},
-    view::{ProtectedItem, ReplicationHealth},
+    view::{Alert, ProtectedItem, ReplicationHealth, RpoPercentiles},
 };
+use understudy_rpc::retry;
 
 use super::{all, request_id};
 use crate::{
@@ -11,6 +14,9 @@ use crate::{
     connection::ConnectionArgs,
     output::{self, Format},
 };
+
+/// How often a watch asks. Agents tell their facts at most once a second.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 pub async fn run(connection: &ConnectionArgs, format: Format, verb: Item) -> anyhow::Result<ExitCode> {
     let client = connection.recovery()?;
@@ -43,8 +49,121 @@ pub async fn run(connection: &ConnectionArgs, format: Format, verb: Item) -> any
             let item = client.get_item(&item).await?;
             output::print(format, &item, || details(&item))?;
         }
+        Item::Health { item, watch: false } => {
+            let item = client.get_item(&item).await?;
+            output::print(format, &item.health, || health_details(&item))?;
+        }
+        Item::Health { item, watch: true } => watch_health(&client, format, &item).await?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Every change as one line, until interrupted. An orchestrator that is away is waited for.
+async fn watch_health(client: &RecoveryClient, format: Format, item: &ItemName) -> anyhow::Result<()> {
+    let mut before = None;
+    let mut tick = tokio::time::interval(LOOK_EVERY);
+    loop {
+        tick.tick().await;
+        let health = match client.get_item(item).await {
+            Ok(item) => item.health,
+            Err(error) if retry::retryable(&error) => {
+                eprintln!("waiting for the orchestrator: {}", error.message);
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        // The age grows all the time; it is told with everything else.
+        let same = ReplicationHealth { rpo: None, ..health.clone() };
+        if before.as_ref() != Some(&same) {
+            match format {
+                Format::Json => output::say(&serde_json::to_string(&health)?),
+                Format::Table => output::say(&health_line(&health)),
+            }
+            before = Some(same);
+        }
+    }
+}
+
+fn health_line(health: &ReplicationHealth) -> String {
+    let facts = [
+        ("age", output::maybe_span(health.rpo)),
+        ("backlog", health.backlog_bytes.map(output::bytes).unwrap_or_default()),
+        ("progress", progress(health)),
+        ("at", throughput(health.throughput_bytes_per_second)),
+        ("failures", Some(health.failures).filter(|n| *n > 0).map(|n| n.to_string()).unwrap_or_default()),
+        ("", health.reason.clone()),
+    ];
+    let told = facts.iter().filter(|(_, value)| !value.is_empty());
+    let told: Vec<String> = told.map(|(name, value)| format!("{name} {value}").trim().to_owned()).collect();
+    format!("{:<8} {:<8} {}", health.level.to_string(), health.activity, told.join(", "))
+}
+
+fn throughput(bytes_per_second: u64) -> String {
+    if bytes_per_second == 0 { String::new() } else { format!("{}/s", output::bytes(bytes_per_second)) }
+}
+
+fn progress(health: &ReplicationHealth) -> String {
+    if health.total_bytes == 0 {
+        return String::new();
+    }
+    format!("{} of {}", output::bytes(health.sent_bytes), output::bytes(health.total_bytes))
+}
+
+fn last_cycle(health: &ReplicationHealth) -> String {
+    let Some(took) = health.last_cycle.filter(|took| !took.is_zero()) else { return String::new() };
+    let rate = (health.last_cycle_bytes as f64 / took.as_secs_f64()) as u64;
+    let bytes = output::bytes(health.last_cycle_bytes);
+    let (took, rate) = (output::span(took), output::bytes(rate));
+    format!("{bytes} in {took} ({rate}/s), {}", health.last_cycle_kind)
+}
+
+fn last_error(health: &ReplicationHealth) -> String {
+    let Some(problem) = &health.last_error else { return String::new() };
+    let since =
+        health.failing_since.map(|at| format!(", {} in a row since {}", health.failures, output::time(at)));
+    format!("{} ({}){} → {}", problem.message, problem.reason, since.unwrap_or_default(), problem.remedy)
+}
+
+fn ages(ages: Option<&RpoPercentiles>) -> String {
+    let Some(RpoPercentiles { p50, p95, p99, worst, covered }) = ages else { return String::new() };
+    let [p50, p95, p99, worst, covered] = [p50, p95, p99, worst, covered].map(|span| output::span(*span));
+    format!("p50 {p50}, p95 {p95}, p99 {p99}, worst {worst}; {covered} known")
+}
+
+fn alerts(health: &ReplicationHealth) -> String {
+    let told = |alert: &Alert| {
+        let gone =
+            alert.gone_since.map(|at| format!(", gone since {}", output::time(at))).unwrap_or_default();
+        let since = output::time(alert.since);
+        format!("{} {} since {since}{gone}: {} → {}", alert.level, alert.code, alert.message, alert.remedy)
+    };
+    health.alerts.iter().map(told).collect::<Vec<_>>().join("\n")
+}
+
+fn health_facts(health: &ReplicationHealth) -> Vec<(&'static str, String)> {
+    vec![
+        ("recovery point age", output::maybe_span(health.rpo)),
+        ("objective", output::maybe_span(health.rpo_objective)),
+        ("last at rest", output::maybe_time(health.last_application_point)),
+        ("health", self::health(health)),
+        ("remedy", health.remedy.clone()),
+        ("replication", health.activity.clone()),
+        ("progress", progress(health)),
+        ("throughput", throughput(health.throughput_bytes_per_second)),
+        ("backlog", health.backlog_bytes.map(output::bytes).unwrap_or_default()),
+        ("last cycle", last_cycle(health)),
+        ("last error", last_error(health)),
+        ("ages, last hour", ages(health.last_hour.as_ref())),
+        ("ages, last day", ages(health.last_day.as_ref())),
+        ("alerts", alerts(health)),
+    ]
+}
+
+fn health_details(item: &ProtectedItem) -> comfy_table::Table {
+    let mut facts = vec![("item", item.name.to_string()), ("state", item.state.to_string())];
+    facts.push(("latest point", output::maybe(&item.latest_point)));
+    facts.extend(health_facts(&item.health));
+    output::facts(&facts)
 }
 
 fn table(items: &[ProtectedItem]) -> comfy_table::Table {
@@ -72,27 +191,8 @@ fn health(health: &ReplicationHealth) -> String {
 }
 
 fn details(item: &ProtectedItem) -> comfy_table::Table {
-    let health_of = &item.health;
     let disks: Vec<String> = item.disks.iter().map(ToString::to_string).collect();
-    let progress = if health_of.total_bytes > 0 {
-        format!("{} of {}", output::bytes(health_of.sent_bytes), output::bytes(health_of.total_bytes))
-    } else {
-        String::new()
-    };
-    let cycle = health_of
-        .last_cycle
-        .map(|took| {
-            format!(
-                "{} in {}, {}",
-                output::bytes(health_of.last_cycle_bytes),
-                output::span(took),
-                health_of.last_cycle_kind
-            )
-        })
-        .unwrap_or_default();
-    let error =
-        health_of.last_error.as_ref().map(|p| format!("{} → {}", p.message, p.remedy)).unwrap_or_default();
-    output::facts(&[
+    let mut facts = vec![
         ("item", item.name.to_string()),
         ("machine", item.machine.to_string()),
         ("state", item.state.to_string()),
@@ -102,15 +202,12 @@ fn details(item: &ProtectedItem) -> comfy_table::Table {
         ("policy", item.policy.to_string()),
         ("disks", disks.join(", ")),
         ("latest point", output::maybe(&item.latest_point)),
-        ("recovery point age", output::maybe_span(health_of.rpo)),
-        ("objective", output::maybe_span(health_of.rpo_objective)),
-        ("health", health(health_of)),
-        ("replication", health_of.activity.clone()),
-        ("progress", progress),
-        ("last cycle", cycle),
-        ("last error", error),
+    ];
+    facts.extend(health_facts(&item.health));
+    facts.extend([
         ("held by run", output::maybe(&item.run)),
         ("test run", output::maybe(&item.test_run)),
         ("allowed now", item.allowed_actions.join(", ")),
-    ])
+    ]);
+    output::facts(&facts)
 }

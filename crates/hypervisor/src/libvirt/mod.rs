@@ -76,6 +76,14 @@ impl Hypervisor for LibvirtHypervisor {
         self.list_checkpoints(machine).await
     }
 
+    async fn changed_bytes(
+        &self,
+        machine: &MachineName,
+        since: &CheckpointName,
+    ) -> Result<Option<u64>, Error> {
+        self.count_changes(machine, since).await
+    }
+
     async fn delete_checkpoints(
         &self,
         machine: &MachineName,

@@ -9,6 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use understudy_ids::{DiskName, MachineName, Uuid};
+use understudy_replica_store::qcow2::CLUSTER;
 
 use super::{Config, Host, disk::SimulatedDisk, failed, record};
 use crate::{CheckpointName, Error, Hardware, Machine, MachineDefinition, MachineTag, PowerState};
@@ -130,6 +131,12 @@ impl SimulatedMachine {
 
     pub fn checkpoints(&self) -> Vec<CheckpointName> {
         self.record.checkpoints.iter().map(|checkpoint| checkpoint.name.clone()).collect()
+    }
+
+    /// Counted in whole clusters, as the bitmaps of qcow2 do.
+    pub fn changed_bytes(&self, since: &CheckpointName) -> Option<u64> {
+        let checkpoint = self.record.checkpoints.iter().find(|checkpoint| checkpoint.name == *since)?;
+        Some(checkpoint.changed.values().map(|clusters| clusters.len() as u64 * CLUSTER).sum())
     }
 
     /// Every checkpoint holds all that was written since it was made, so none has to inherit from another.

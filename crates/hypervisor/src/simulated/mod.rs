@@ -232,6 +232,15 @@ impl Hypervisor for SimulatedHypervisor {
         self.act(move |host, _| Ok(host.machine(&name)?.checkpoints())).await
     }
 
+    async fn changed_bytes(
+        &self,
+        machine: &MachineName,
+        since: &CheckpointName,
+    ) -> Result<Option<u64>, Error> {
+        let (name, since) = (machine.clone(), since.clone());
+        self.act(move |host, _| Ok(host.machine(&name)?.changed_bytes(&since))).await
+    }
+
     async fn delete_checkpoints(
         &self,
         machine: &MachineName,

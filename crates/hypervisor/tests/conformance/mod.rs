@@ -253,7 +253,12 @@ pub async fn snapshots_of_a_running_machine(bench: &dyn Bench) {
     assert_eq!(filling(&first.disks()[0], MIB).await, 1, "a later write shows in the snapshot");
     assert_eq!(filling(&first.disks()[0], 2 * MIB).await, 0, "a later write shows in the snapshot");
     assert_eq!(filling(&first.disks()[1], MIB).await, 1);
+    let since_first = async || host.changed_bytes(&db1, &checkpoint(1)).await.unwrap();
+    assert_eq!(since_first().await, Some(2 * BLOCK), "counted while the snapshot is open");
     first.close().await.unwrap();
+    bench.guest_write(&db1, &vda, 2 * MIB, 2).await;
+    assert_eq!(since_first().await, Some(2 * BLOCK), "the same block counts once");
+    assert_eq!(host.changed_bytes(&db1, &checkpoint(99)).await.unwrap(), None);
 
     let abandoned = open(host, "db1", 2, Some(1)).await;
     assert_eq!(changed(&abandoned.disks()[0]).await, blocks(&[1, 2]));

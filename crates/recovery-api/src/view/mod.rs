@@ -10,7 +10,9 @@ mod run;
 mod site;
 
 pub use audit::AuditRecord;
-pub use protection::{Policy, ProtectedItem, Protection, RecoveryPoint, ReplicationHealth};
+pub use protection::{
+    Alert, Policy, ProtectedItem, Protection, RecoveryPoint, ReplicationHealth, RpoPercentiles,
+};
 pub use run::{
     DiskComparison, ItemOutcome, PlannedConnection, PlannedItem, PlannedStep, Run, RunPreview, RunStep,
 };

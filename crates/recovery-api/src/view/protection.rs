@@ -7,7 +7,7 @@ use understudy_ids::{
     Consistency, DiskName, Generation, HostName, ItemName, PointSeq, PolicyName, Problem, RunId, UnixMicros,
 };
 use understudy_types_api::{
-    consistency_from_wire, consistency_to_wire, duration_to_wire, problem_to_wire, time_to_wire,
+    MAX_PROBLEMS, consistency_from_wire, consistency_to_wire, duration_to_wire, problem_to_wire, time_to_wire,
 };
 
 use super::{Run, encode, optional_problem};
@@ -99,6 +99,9 @@ pub struct ReplicationHealth {
     pub reason: String,
     #[serde(serialize_with = "encode::maybe_when")]
     pub last_point: Option<UnixMicros>,
+    /// Instant of the latest point whose guest had been brought to rest.
+    #[serde(serialize_with = "encode::maybe_when")]
+    pub last_application_point: Option<UnixMicros>,
     #[serde(serialize_with = "encode::maybe_seconds")]
     pub rpo: Option<Duration>,
     #[serde(serialize_with = "encode::maybe_seconds")]
@@ -112,6 +115,96 @@ pub struct ReplicationHealth {
     pub last_cycle: Option<Duration>,
     pub last_cycle_kind: String,
     pub last_error: Option<Problem>,
+    /// What to do about `reason`.
+    pub remedy: String,
+    pub failures: u32,
+    #[serde(serialize_with = "encode::maybe_when")]
+    pub failing_since: Option<UnixMicros>,
+    /// Still to be shipped, as far as it is known.
+    pub backlog_bytes: Option<u64>,
+    pub throughput_bytes_per_second: u64,
+    pub last_hour: Option<RpoPercentiles>,
+    pub last_day: Option<RpoPercentiles>,
+    pub alerts: Vec<Alert>,
+}
+
+/// Age of the latest point over a window, by time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RpoPercentiles {
+    #[serde(serialize_with = "encode::seconds")]
+    pub p50: Duration,
+    #[serde(serialize_with = "encode::seconds")]
+    pub p95: Duration,
+    #[serde(serialize_with = "encode::seconds")]
+    pub p99: Duration,
+    #[serde(serialize_with = "encode::seconds")]
+    pub worst: Duration,
+    /// How much of the window is known.
+    #[serde(serialize_with = "encode::seconds")]
+    pub covered: Duration,
+}
+
+impl RpoPercentiles {
+    fn into_wire(self) -> v1::RpoPercentiles {
+        let Self { p50, p95, p99, worst, covered } = self;
+        let [p50, p95, p99, worst, covered] =
+            [p50, p95, p99, worst, covered].map(|span| Some(duration_to_wire(span)));
+        v1::RpoPercentiles { p50, p95, p99, worst, covered }
+    }
+
+    fn from_wire(checks: &mut Checks, field: &str, wire: v1::RpoPercentiles) -> Option<Self> {
+        let v1::RpoPercentiles { p50, p95, p99, worst, covered } = wire;
+        let mut span = |name: &str, span| {
+            let span = checks.optional_span(&format!("{field}.{name}"), span);
+            checks.word(format!("{field}.{name}"), span)
+        };
+        Some(Self {
+            p50: span("p50", p50)?,
+            p95: span("p95", p95)?,
+            p99: span("p99", p99)?,
+            worst: span("worst", worst)?,
+            covered: span("covered", covered)?,
+        })
+    }
+}
+
+/// A reason that has lasted, until it has been gone for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Alert {
+    pub code: String,
+    pub level: HealthLevel,
+    pub message: String,
+    pub remedy: String,
+    #[serde(serialize_with = "encode::when")]
+    pub since: UnixMicros,
+    #[serde(serialize_with = "encode::maybe_when")]
+    pub gone_since: Option<UnixMicros>,
+}
+
+impl Alert {
+    fn into_wire(self) -> v1::Alert {
+        let Self { code, level, message, remedy, since, gone_since } = self;
+        v1::Alert {
+            code,
+            level: level.to_wire().into(),
+            message,
+            remedy,
+            since: Some(time_to_wire(since)),
+            gone_since: gone_since.map(time_to_wire),
+        }
+    }
+
+    fn from_wire(checks: &mut Checks, wire: v1::Alert) -> Option<Self> {
+        let v1::Alert { code, level, message, remedy, since, gone_since } = wire;
+        Some(Self {
+            code,
+            level: checks.word("health.alerts.level", HealthLevel::from_wire(level))?,
+            message,
+            remedy,
+            since: checks.time("health.alerts.since", since)?,
+            gone_since: checks.optional_time("health.alerts.gone_since", gone_since),
+        })
+    }
 }
 
 impl ReplicationHealth {
@@ -120,6 +213,7 @@ impl ReplicationHealth {
             level,
             reason,
             last_point,
+            last_application_point,
             rpo,
             rpo_objective,
             activity,
@@ -129,11 +223,20 @@ impl ReplicationHealth {
             last_cycle,
             last_cycle_kind,
             last_error,
+            remedy,
+            failures,
+            failing_since,
+            backlog_bytes,
+            throughput_bytes_per_second,
+            last_hour,
+            last_day,
+            alerts,
         } = self;
         v1::ReplicationHealth {
             level: level.to_wire().into(),
             reason,
             last_point: last_point.map(time_to_wire),
+            last_application_point: last_application_point.map(time_to_wire),
             rpo: rpo.map(duration_to_wire),
             rpo_objective: rpo_objective.map(duration_to_wire),
             activity,
@@ -143,6 +246,14 @@ impl ReplicationHealth {
             last_cycle: last_cycle.map(duration_to_wire),
             last_cycle_kind,
             last_error: last_error.map(problem_to_wire),
+            remedy,
+            failures,
+            failing_since: failing_since.map(time_to_wire),
+            backlog_bytes,
+            throughput_bytes_per_second,
+            last_hour: last_hour.map(RpoPercentiles::into_wire),
+            last_day: last_day.map(RpoPercentiles::into_wire),
+            alerts: alerts.into_iter().map(Alert::into_wire).collect(),
         }
     }
 
@@ -151,6 +262,7 @@ impl ReplicationHealth {
             level,
             reason,
             last_point,
+            last_application_point,
             rpo,
             rpo_objective,
             activity,
@@ -160,11 +272,22 @@ impl ReplicationHealth {
             last_cycle,
             last_cycle_kind,
             last_error,
+            remedy,
+            failures,
+            failing_since,
+            backlog_bytes,
+            throughput_bytes_per_second,
+            last_hour,
+            last_day,
+            alerts,
         } = wire;
+        checks.at_most("health.alerts", &alerts, MAX_PROBLEMS);
         Some(Self {
             level: checks.word("health.level", HealthLevel::from_wire(level))?,
             reason,
             last_point: checks.optional_time("health.last_point", last_point),
+            last_application_point: checks
+                .optional_time("health.last_application_point", last_application_point),
             rpo: checks.optional_span("health.rpo", rpo),
             rpo_objective: checks.optional_span("health.rpo_objective", rpo_objective),
             activity,
@@ -174,6 +297,14 @@ impl ReplicationHealth {
             last_cycle: checks.optional_span("health.last_cycle", last_cycle),
             last_cycle_kind,
             last_error: optional_problem(checks, "health.last_error", last_error),
+            remedy,
+            failures,
+            failing_since: checks.optional_time("health.failing_since", failing_since),
+            backlog_bytes,
+            throughput_bytes_per_second,
+            last_hour: last_hour.and_then(|p| RpoPercentiles::from_wire(checks, "health.last_hour", p)),
+            last_day: last_day.and_then(|p| RpoPercentiles::from_wire(checks, "health.last_day", p)),
+            alerts: alerts.into_iter().map(|a| Alert::from_wire(checks, a)).collect::<Option<_>>()?,
         })
     }
 }

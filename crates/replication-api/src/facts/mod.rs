@@ -12,7 +12,7 @@ use understudy_ids::{
     Consistency, DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq,
     Problem, RunId, UnixMicros, Uuid,
 };
-use understudy_replication::BlockDigest;
+use understudy_replication::{BlockDigest, history::Percentiles};
 
 /// One host as its agent sees it at `time`.
 #[derive(Debug, Clone, PartialEq)]
@@ -139,7 +139,7 @@ pub struct ReplicationFacts {
     pub state: ReplicationState,
     pub last_seq: Option<PointSeq>,
     pub last_instant: Option<UnixMicros>,
-    /// Of the cycle that runs.
+    /// Of the cycle that runs: durable at the target or found there, of what has to be looked at.
     pub sent_bytes: u64,
     pub total_bytes: u64,
     /// Of the last finished cycle: payload bytes on the wire.
@@ -148,5 +148,18 @@ pub struct ReplicationFacts {
     /// How the last cycle found its changes, with the reason.
     pub last_cycle_kind: String,
     pub cycles: u64,
+    /// What the last cycle failed with; nothing once one has completed.
     pub last_error: Option<Problem>,
+    /// Cycles that have failed in a row.
+    pub failures: u32,
+    pub failing_since: Option<UnixMicros>,
+    /// Still to be shipped, as far as change tracking tells.
+    pub backlog_bytes: Option<u64>,
+    /// Of the cycle that runs, over its last seconds.
+    pub throughput_bytes_per_second: u64,
+    /// The machine is off and everything that it wrote is at the target.
+    pub covered: bool,
+    /// Age of the latest point over the last hour and day (R-REP-9).
+    pub last_hour: Option<Percentiles>,
+    pub last_day: Option<Percentiles>,
 }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use understudy_ids::{Generation, PointSeq};
+use understudy_replication::history::Percentiles;
 use understudy_types_api::{
     consistency_from_wire, consistency_to_wire, duration_to_wire, problem_from_wire, problem_to_wire,
     time_to_wire,
@@ -15,8 +16,8 @@ use super::{
 use crate::{
     MAX_DISKS, MAX_NICS,
     field::{
-        Invalid, digest, host, host_to_wire, list, names, parse, parse_optional, span_optional, text, time,
-        time_optional,
+        Invalid, digest, host, host_to_wire, list, names, parse, parse_optional, span, span_optional, text,
+        time, time_optional,
     },
     v1,
 };
@@ -210,6 +211,13 @@ impl TryFrom<v1::ReplicationFacts> for ReplicationFacts {
             last_cycle_kind,
             cycles,
             last_error,
+            failures,
+            failing_since,
+            backlog_bytes,
+            throughput_bytes_per_second,
+            covered,
+            last_hour,
+            last_day,
         } = wire;
         Ok(Self {
             state,
@@ -228,8 +236,33 @@ impl TryFrom<v1::ReplicationFacts> for ReplicationFacts {
                     })
                 })
                 .transpose()?,
+            failures,
+            failing_since: time_optional("failing_since", failing_since)?,
+            backlog_bytes,
+            throughput_bytes_per_second,
+            covered,
+            last_hour: last_hour.map(|p| percentiles(p).map_err(|e| e.within("last_hour"))).transpose()?,
+            last_day: last_day.map(|p| percentiles(p).map_err(|e| e.within("last_day"))).transpose()?,
         })
     }
+}
+
+fn percentiles(wire: v1::RpoPercentiles) -> Result<Percentiles, Invalid> {
+    let v1::RpoPercentiles { p50, p95, p99, worst, covered } = wire;
+    Ok(Percentiles {
+        p50: span("p50", p50)?,
+        p95: span("p95", p95)?,
+        p99: span("p99", p99)?,
+        worst: span("worst", worst)?,
+        covered: span("covered", covered)?,
+    })
+}
+
+fn percentiles_to_wire(percentiles: Percentiles) -> v1::RpoPercentiles {
+    let Percentiles { p50, p95, p99, worst, covered } = percentiles;
+    let [p50, p95, p99, worst, covered] =
+        [p50, p95, p99, worst, covered].map(|span| Some(duration_to_wire(span)));
+    v1::RpoPercentiles { p50, p95, p99, worst, covered }
 }
 
 impl From<Facts> for v1::Facts {
@@ -361,6 +394,13 @@ impl From<ReplicationFacts> for v1::ReplicationFacts {
             last_cycle_kind,
             cycles,
             last_error,
+            failures,
+            failing_since,
+            backlog_bytes,
+            throughput_bytes_per_second,
+            covered,
+            last_hour,
+            last_day,
         } = facts;
         let state = match state {
             ReplicationState::Initial => v1::ReplicationState::Initial,
@@ -380,6 +420,13 @@ impl From<ReplicationFacts> for v1::ReplicationFacts {
             last_cycle_kind,
             cycles,
             last_error: last_error.map(problem_to_wire),
+            failures,
+            failing_since: failing_since.map(time_to_wire),
+            backlog_bytes,
+            throughput_bytes_per_second,
+            covered,
+            last_hour: last_hour.map(percentiles_to_wire),
+            last_day: last_day.map(percentiles_to_wire),
         }
     }
 }
@@ -439,6 +486,19 @@ mod tests {
                     last_cycle_kind: "full: x".to_owned(),
                     cycles: 4,
                     last_error: Some(Problem::new("R", "s", "m", "r")),
+                    failures: 5,
+                    failing_since: Some(time),
+                    backlog_bytes: Some(0),
+                    throughput_bytes_per_second: 6,
+                    covered: true,
+                    last_hour: Some(Percentiles {
+                        p50: Duration::from_secs(1),
+                        p95: Duration::from_secs(2),
+                        p99: Duration::from_secs(3),
+                        worst: Duration::from_secs(4),
+                        covered: Duration::from_secs(5),
+                    }),
+                    last_day: None,
                 }),
                 points: vec![RecoveryPoint {
                     seq: PointSeq::new(1),
@@ -482,6 +542,11 @@ mod tests {
             broken(|f| f.items[0].points[0].disks[0].root = vec![0; 31].into()),
             "items[0].points[0].disks[0].root"
         );
+        let without_worst = |f: &mut v1::Facts| {
+            let replication = f.items[0].replication.as_mut();
+            replication.and_then(|r| r.last_hour.as_mut()).unwrap().worst = None;
+        };
+        assert_eq!(broken(without_worst), "items[0].replication.last_hour.worst");
         assert_eq!(broken(|f| f.boot_id = "x".repeat(2000)), "boot_id");
     }
 }

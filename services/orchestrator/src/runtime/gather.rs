@@ -14,7 +14,7 @@ use understudy_recovery::{
 use understudy_recovery_api::{SiteKind, view::Policy};
 
 use super::{
-    health,
+    health::{self, Observed},
     inventory::{Inventory, Machine, Point},
 };
 use crate::store::{
@@ -100,7 +100,7 @@ fn item_view(
         generation: record.generation,
         points: points.collect(),
         highest_point: highest_point(record, &sides),
-        health: health::level(&health::assess(record, policy, active, standby, now)),
+        health: health::level(&health::health(&Observed { record, policy, active, standby }, now)),
     }
 }
 

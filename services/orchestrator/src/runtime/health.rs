@@ -1,12 +1,16 @@
 //! Replication health of an item, from what both its hosts told (R-REP-9).
 
-use understudy_ids::UnixMicros;
+use understudy_ids::{Consistency, DiskName, UnixMicros};
 use understudy_recovery::{ItemState, plan};
 use understudy_recovery_api::{
     HealthLevel,
-    view::{Policy, ReplicationHealth},
+    view::{Alert, Policy, ReplicationHealth, RpoPercentiles},
 };
-use understudy_replication::rpo::{self, Health, RpoFacts};
+use understudy_replication::{
+    alert::{self, Alerts},
+    history::Percentiles,
+    rpo::{self, Assessment, Health, RpoFacts},
+};
 
 use super::{
     gather::{SILENCE, is_connected, points_at},
@@ -14,55 +18,113 @@ use super::{
 };
 use crate::store::{hosts::HostRecord, items::ItemRecord};
 
-/// What is known about the item's replication at this moment, with the worst of it first.
-pub fn assess(
-    record: &ItemRecord,
-    policy: &Policy,
-    active: Option<&HostRecord>,
-    standby: Option<&HostRecord>,
-    now: UnixMicros,
-) -> ReplicationHealth {
-    let heard = |host: Option<&HostRecord>| host.and_then(|h| h.heard.clone());
-    let (at_active, at_standby) = (heard(active), heard(standby));
-    let replication = at_active
-        .as_ref()
-        .and_then(|h| h.inventory.item(&record.name))
-        .and_then(|facts| facts.replication.clone());
-    let latest = points_at(at_standby.as_ref().map(|h| &h.inventory), record)
-        .iter()
-        .rfind(|point| !point.is_base)
-        .map(|point| point.instant);
-    let mut health = shape(policy, replication.as_ref(), latest, now);
-    if !replicates(record.state) {
-        health.level = HealthLevel::Warning;
-        health.reason = format!("the item is {}", record.state);
-        return health;
+/// An item with everything that its health follows from.
+#[derive(Clone, Copy)]
+pub struct Observed<'a> {
+    pub record: &'a ItemRecord,
+    pub policy: &'a Policy,
+    pub active: Option<&'a HostRecord>,
+    pub standby: Option<&'a HostRecord>,
+}
+
+impl<'a> Observed<'a> {
+    /// What the active side tells about replication.
+    fn replication(&self) -> Option<&'a Replication> {
+        let inventory = &self.active?.heard.as_ref()?.inventory;
+        inventory.item(&self.record.name)?.replication.as_ref()
     }
-    let both = active.zip(standby).is_some_and(|(a, s)| is_connected(a, now) && is_connected(s, now));
-    let heard_both = [at_active.as_ref().map(|h| h.at), at_standby.as_ref().map(|h| h.at)];
-    let oldest = heard_both.into_iter().min().flatten();
-    let failing = replication.as_ref().filter(|r| r.activity == Activity::Error);
-    let assessment = rpo::assess(&RpoFacts {
-        now,
-        heard: oldest.filter(|_| both),
-        silence: SILENCE,
-        latest,
-        objective: policy.rpo_objective,
-        initial_copy: replication.as_ref().is_some_and(|r| r.activity == Activity::Initial)
-            || record.state == ItemState::InitialReplication,
-        paused: replication.as_ref().is_some_and(|r| r.activity == Activity::Stopped),
-        failures: u32::from(failing.is_some()),
-        last_error: failing.and_then(|r| r.last_error.as_ref()).map(|e| e.message.clone()),
-        damaged_points: 0,
-    });
-    health.level = match assessment.health {
+
+    /// Instant of the latest point at the target of a wanted kind.
+    fn latest(&self, is_wanted: impl Fn(Consistency) -> bool) -> Option<UnixMicros> {
+        let inventory = self.standby.and_then(|h| h.heard.as_ref()).map(|h| &h.inventory);
+        let points = points_at(inventory, self.record).iter();
+        points
+            .filter(|point| !point.is_base && is_wanted(point.consistency))
+            .map(|point| point.instant)
+            .next_back()
+    }
+
+    /// Every reason why the item is not simply healthy; nothing where replication is not meant to go on.
+    pub fn assess(&self, now: UnixMicros) -> Option<Assessment> {
+        if !replicates(self.record.state) {
+            return None;
+        }
+        let both =
+            self.active.zip(self.standby).is_some_and(|(a, s)| is_connected(a, now) && is_connected(s, now));
+        let heard = |host: Option<&HostRecord>| host.and_then(|h| h.heard.as_ref()).map(|h| h.at);
+        let oldest = [heard(self.active), heard(self.standby)].into_iter().min().flatten();
+        let replication = self.replication();
+        Some(rpo::assess(&RpoFacts {
+            now,
+            heard: oldest.filter(|_| both),
+            silence: SILENCE,
+            latest: self.latest(|_| true),
+            objective: self.policy.rpo_objective,
+            initial_copy: replication.is_some_and(|r| r.activity == Activity::Initial)
+                || self.record.state == ItemState::InitialReplication,
+            paused: replication.is_some_and(|r| r.activity == Activity::Stopped),
+            covered: both && replication.is_some_and(|r| r.covered),
+            failures: replication.map_or(0, |r| r.failures),
+            last_error: replication.and_then(|r| r.last_error.clone()),
+            unprotected: self.unprotected(),
+            damaged_points: 0,
+        }))
+    }
+
+    /// Disks that the machine has now and that are neither protected nor excluded (R-REP-8).
+    fn unprotected(&self) -> Vec<DiskName> {
+        let decided =
+            |disk: &DiskName| self.record.disks.contains(disk) || self.record.excluded.contains(disk);
+        let disks = self.record.machine.disks.iter().map(|disk| &disk.name);
+        disks.filter(|disk| !decided(disk)).cloned().collect()
+    }
+}
+
+/// What is known about the item's replication at this moment, with the worst of it first.
+pub fn health(observed: &Observed<'_>, now: UnixMicros) -> ReplicationHealth {
+    let mut health = shape(observed, now);
+    let Some(assessment) = observed.assess(now) else {
+        health.level = HealthLevel::Warning;
+        health.reason = format!("the item is {}", observed.record.state);
+        return health;
+    };
+    health.rpo = assessment.rpo;
+    health.level = wire_level(assessment.health);
+    if let Some(worst) = assessment.findings.first() {
+        health.reason = worst.reason.to_string();
+        health.remedy = worst.reason.remedy().to_owned();
+    }
+    health
+}
+
+/// The alerts as they are kept, in the words of this moment where what they are about is found still.
+pub fn alerts(kept: &Alerts, observed: &Observed<'_>, now: UnixMicros) -> Vec<Alert> {
+    let findings = observed.assess(now).map(|a| a.findings).unwrap_or_default();
+    let told = |(code, alert): (&str, &alert::Alert)| {
+        let found = findings.iter().find(|f| f.reason.code() == code);
+        let (message, remedy) = match found {
+            Some(found) => (found.reason.to_string(), found.reason.remedy().to_owned()),
+            None => (alert.message.clone(), alert.remedy.clone()),
+        };
+        Alert {
+            code: code.to_owned(),
+            level: wire_level(alert.level),
+            message,
+            remedy,
+            since: alert.since,
+            gone_since: alert.gone,
+        }
+    };
+    kept.raised().map(told).collect()
+}
+
+fn wire_level(health: Health) -> HealthLevel {
+    match health {
         Health::Ok => HealthLevel::Ok,
         Health::Warning => HealthLevel::Warning,
         Health::Critical => HealthLevel::Critical,
         Health::Unknown => HealthLevel::Unknown,
-    };
-    health.reason = assessment.reasons.first().map(ToString::to_string).unwrap_or_default();
-    health
+    }
 }
 
 /// Whether replication is meant to go on in this state.
@@ -79,18 +141,20 @@ fn replicates(state: ItemState) -> bool {
     }
 }
 
-fn shape(
-    policy: &Policy,
-    replication: Option<&Replication>,
-    latest: Option<UnixMicros>,
-    now: UnixMicros,
-) -> ReplicationHealth {
+fn shape(observed: &Observed<'_>, now: UnixMicros) -> ReplicationHealth {
+    let (latest, replication) = (observed.latest(|_| true), observed.replication());
+    let ages = |ages: Percentiles| {
+        let Percentiles { p50, p95, p99, worst, covered } = ages;
+        RpoPercentiles { p50, p95, p99, worst, covered }
+    };
     ReplicationHealth {
         level: HealthLevel::Unknown,
         reason: String::new(),
+        remedy: String::new(),
         last_point: latest,
+        last_application_point: observed.latest(|c| c == Consistency::Application),
         rpo: latest.map(|latest| now.since(latest)),
-        rpo_objective: Some(policy.rpo_objective),
+        rpo_objective: Some(observed.policy.rpo_objective),
         activity: replication.map(|r| r.activity.as_str().to_owned()).unwrap_or_default(),
         sent_bytes: replication.map_or(0, |r| r.sent_bytes),
         total_bytes: replication.map_or(0, |r| r.total_bytes),
@@ -98,6 +162,13 @@ fn shape(
         last_cycle: replication.map(|r| r.last_cycle),
         last_cycle_kind: replication.map(|r| r.last_cycle_kind.clone()).unwrap_or_default(),
         last_error: replication.and_then(|r| r.last_error.clone()),
+        failures: replication.map_or(0, |r| r.failures),
+        failing_since: replication.and_then(|r| r.failing_since),
+        backlog_bytes: replication.and_then(|r| r.backlog_bytes),
+        throughput_bytes_per_second: replication.map_or(0, |r| r.throughput_bytes_per_second),
+        last_hour: replication.and_then(|r| r.last_hour).map(ages),
+        last_day: replication.and_then(|r| r.last_day).map(ages),
+        alerts: Vec::new(),
     }
 }
 

@@ -11,6 +11,7 @@ use understudy_ids::{
     RunId, UnixMicros, Uuid,
 };
 use understudy_recovery::plan::Power;
+use understudy_replication::history::Percentiles;
 use understudy_replication_api as facts;
 
 /// One host.
@@ -108,6 +109,21 @@ pub struct Replication {
     pub last_cycle: Duration,
     pub last_cycle_kind: String,
     pub last_error: Option<Problem>,
+    // Rows of an earlier version do not have what follows.
+    #[serde(default)]
+    pub failures: u32,
+    #[serde(default)]
+    pub failing_since: Option<UnixMicros>,
+    #[serde(default)]
+    pub backlog_bytes: Option<u64>,
+    #[serde(default)]
+    pub throughput_bytes_per_second: u64,
+    #[serde(default)]
+    pub covered: bool,
+    #[serde(default)]
+    pub last_hour: Option<Percentiles>,
+    #[serde(default)]
+    pub last_day: Option<Percentiles>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -232,6 +248,13 @@ impl From<facts::ReplicationFacts> for Replication {
             last_cycle_kind,
             cycles: _,
             last_error,
+            failures,
+            failing_since,
+            backlog_bytes,
+            throughput_bytes_per_second,
+            covered,
+            last_hour,
+            last_day,
         } = told;
         let activity = match state {
             facts::ReplicationState::Initial => Activity::Initial,
@@ -250,6 +273,13 @@ impl From<facts::ReplicationFacts> for Replication {
             last_cycle,
             last_cycle_kind,
             last_error,
+            failures,
+            failing_since,
+            backlog_bytes,
+            throughput_bytes_per_second,
+            covered,
+            last_hour,
+            last_day,
         }
     }
 }

@@ -11,6 +11,7 @@
 //! Any number of instances may run: what must happen once is decided under row locks and compare-and-set, and the background workers
 //! claim their work in the database. Nothing is kept in memory that the database does not have.
 
+pub mod alerts;
 pub mod apply;
 pub mod call;
 pub mod connections;

@@ -12,6 +12,7 @@ use understudy_recovery_api::{
     request::{self, ProtectMachine},
     view::{Policy, ProtectedItem, Protection, RecoveryPoint, Run},
 };
+use understudy_replication::alert::Alerts;
 use understudy_rpc::{ApiError, trace};
 
 use super::{
@@ -19,6 +20,7 @@ use super::{
     call::Call,
     connections::{self, Answer},
     gather::{self, is_connected},
+    health::Observed,
     inventory::Machine,
     now,
     runs::{refused, run_of},
@@ -26,7 +28,7 @@ use super::{
     view,
 };
 use crate::store::{
-    Failure, hosts,
+    Failure, alerts, hosts,
     items::{self, ItemRecord},
     policies,
 };
@@ -87,7 +89,13 @@ impl Runtime {
         let draft = checked.draft.ok_or_else(|| refused("protect", checked.problems))?;
         let active = hosts::get(&mut conn, &draft.active_host).await?;
         let standby = hosts::get(&mut conn, &draft.standby_host).await?;
-        let item = view::item(&draft, &checked.policy, active.as_ref(), standby.as_ref(), now);
+        let observed = Observed {
+            record: &draft,
+            policy: &checked.policy,
+            active: active.as_ref(),
+            standby: standby.as_ref(),
+        };
+        let item = view::item(&observed, &Alerts::default(), now);
         Ok(Protection { item, run: None })
     }
 
@@ -139,7 +147,9 @@ async fn shown(
     let active = hosts::get(conn, &record.active_host).await?;
     let standby = hosts::get(conn, &record.standby_host).await?;
     let policy = policies::get(conn, &record.policy).await?.unwrap_or_else(|| stand_in(&record.policy));
-    Ok(view::item(record, &policy, active.as_ref(), standby.as_ref(), now))
+    let observed = Observed { record, policy: &policy, active: active.as_ref(), standby: standby.as_ref() };
+    let alerts = alerts::get(conn, &record.name).await?;
+    Ok(view::item(&observed, &alerts, now))
 }
 
 /// What was found out about a request to protect.
@@ -241,6 +251,7 @@ async fn check(
             .map(|d| d.name.clone())
             .filter(|d| !request.excluded.contains(d))
             .collect(),
+        excluded: request.excluded.iter().cloned().collect(),
         machine,
         policy: request.policy.clone(),
         state: ItemState::InitialReplication,

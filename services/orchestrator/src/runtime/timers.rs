@@ -1,4 +1,5 @@
-//! What happens because time has passed: steps that are overdue, tests that have run for too long, corrections.
+//! What happens because time has passed: steps that are overdue, tests that have run for too long, alerts,
+//! corrections.
 //!
 //! Times are those on record, so that a restart neither forgets nor repeats anything; any number of instances may look.
 
@@ -12,7 +13,7 @@ use understudy_recovery::{
 };
 use understudy_recovery_api::{Decision, Resource};
 
-use super::{Runtime, apply, events, message::Message, now, reconcile};
+use super::{Runtime, alerts, apply, events, message::Message, now, reconcile};
 use crate::store::{Failure, audit, outbox, runs};
 
 /// Who completes a test whose time is over.
@@ -21,6 +22,7 @@ const TEST_LIMIT: &str = "orchestrator (test limit)";
 pub async fn run(runtime: Runtime, shutdown: CancellationToken) {
     let mut tick = tokio::time::interval(runtime.0.settings.tick);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut shown = alerts::Shown::default();
     loop {
         tokio::select! {
             _ = tick.tick() => {}
@@ -28,6 +30,9 @@ pub async fn run(runtime: Runtime, shutdown: CancellationToken) {
         }
         if let Err(failure) = round(&runtime, now()).await {
             tracing::warn!(%failure, "what is due could not be looked at; trying again");
+        }
+        if let Err(failure) = alerts::round(&runtime, &mut shown, now()).await {
+            tracing::warn!(%failure, "the health of the items could not be looked at; trying again");
         }
         if let Err(failure) = reconcile::round(&runtime).await {
             tracing::warn!(%failure, "nothing could be corrected; trying again");

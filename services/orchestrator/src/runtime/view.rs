@@ -6,10 +6,11 @@ use understudy_recovery::{
     run::{self, StepState},
 };
 use understudy_recovery_api::{self as api, MachineRef, request, view};
+use understudy_replication::alert::Alerts;
 
 use super::{
     gather::{is_connected, points_at},
-    health,
+    health::{self, Observed},
     inventory::{Machine, Point},
 };
 use crate::store::{
@@ -70,13 +71,8 @@ pub fn machine(host: &HostName, machine: &Machine, heard_now: bool) -> view::Mac
     }
 }
 
-pub fn item(
-    record: &ItemRecord,
-    policy: &view::Policy,
-    active: Option<&HostRecord>,
-    standby: Option<&HostRecord>,
-    now: UnixMicros,
-) -> view::ProtectedItem {
+pub fn item(observed: &Observed<'_>, alerts: &Alerts, now: UnixMicros) -> view::ProtectedItem {
+    let Observed { record, standby, .. } = *observed;
     let at_standby = standby.and_then(|host| host.heard.as_ref()).map(|heard| &heard.inventory);
     let latest = points_at(at_standby, record).iter().rfind(|p| !p.is_base).map(|p| p.seq);
     let (run, test_run) = match record.hold {
@@ -98,7 +94,10 @@ pub fn item(
         run,
         test_run,
         allowed_actions: allowed.into_iter().map(|verb| verb.as_str().to_owned()).collect(),
-        health: health::assess(record, policy, active, standby, now),
+        health: view::ReplicationHealth {
+            alerts: health::alerts(alerts, observed, now),
+            ..health::health(observed, now)
+        },
         latest_point: latest,
         create_time: record.created,
     }

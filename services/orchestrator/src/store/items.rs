@@ -17,6 +17,8 @@ pub struct ItemRecord {
     /// As the active host last told of it.
     pub machine: Machine,
     pub disks: Vec<DiskName>,
+    /// Disks of the machine that are left out on purpose.
+    pub excluded: Vec<DiskName>,
     pub policy: PolicyName,
     pub state: ItemState,
     pub generation: Generation,
@@ -38,6 +40,7 @@ struct Row {
     standby_host: String,
     machine: Json<Machine>,
     disks: Vec<String>,
+    excluded: Vec<String>,
     policy: String,
     state: String,
     generation: i64,
@@ -56,6 +59,7 @@ impl TryFrom<Row> for ItemRecord {
             standby_host: read("items", row.standby_host.parse())?,
             machine: row.machine.0,
             disks: read("items", disks.collect())?,
+            excluded: read("items", row.excluded.iter().map(|d| d.parse()).collect())?,
             policy: read("items", row.policy.parse())?,
             state: read("items", ItemState::parse(&row.state).ok_or("unknown state"))?,
             generation: Generation::new(unsigned(row.generation)),
@@ -68,9 +72,11 @@ impl TryFrom<Row> for ItemRecord {
 /// Makes an item, and remembers its generation. Its generation lies above every one that its name ever had.
 pub async fn insert(tx: &mut PgConnection, item: &ItemRecord) -> Result<(), Failure> {
     let disks: Vec<&str> = item.disks.iter().map(DiskName::as_str).collect();
+    let excluded: Vec<&str> = item.excluded.iter().map(DiskName::as_str).collect();
     sqlx::query(
-        "INSERT INTO items (name, active_host, standby_host, machine, machine_uuid, disks, policy, state, generation)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        "INSERT INTO items (name, active_host, standby_host, machine, machine_uuid, disks, excluded, policy, state,
+                            generation)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     )
     .bind(item.name.as_str())
     .bind(item.active_host.to_string())
@@ -78,6 +84,7 @@ pub async fn insert(tx: &mut PgConnection, item: &ItemRecord) -> Result<(), Fail
     .bind(Json(&item.machine))
     .bind(item.machine.uuid)
     .bind(disks)
+    .bind(excluded)
     .bind(item.policy.as_str())
     .bind(item.state.as_str())
     .bind(signed(item.generation.get()))
@@ -126,7 +133,8 @@ pub async fn lock(tx: &mut PgConnection, names: &[ItemName]) -> Result<(), Failu
 pub async fn get(conn: &mut PgConnection, names: &[ItemName]) -> Result<Vec<ItemRecord>, Failure> {
     let names: Vec<&str> = names.iter().map(ItemName::as_str).collect();
     let rows: Vec<Row> = sqlx::query_as(
-        "SELECT i.name, i.active_host, i.standby_host, i.machine, i.disks, i.policy, i.state, i.generation, i.created,
+        "SELECT i.name, i.active_host, i.standby_host, i.machine, i.disks, i.excluded, i.policy, i.state,
+                i.generation, i.created,
                 h.run, h.test
          FROM items i LEFT JOIN holds h ON h.item = i.name WHERE i.name = ANY($1) ORDER BY i.name",
     )
@@ -139,7 +147,8 @@ pub async fn get(conn: &mut PgConnection, names: &[ItemName]) -> Result<Vec<Item
 /// Items in the order of their names, after `after`.
 pub async fn list(conn: &mut PgConnection, after: &str, limit: i64) -> Result<Vec<ItemRecord>, Failure> {
     let rows: Vec<Row> = sqlx::query_as(
-        "SELECT i.name, i.active_host, i.standby_host, i.machine, i.disks, i.policy, i.state, i.generation, i.created,
+        "SELECT i.name, i.active_host, i.standby_host, i.machine, i.disks, i.excluded, i.policy, i.state,
+                i.generation, i.created,
                 h.run, h.test
          FROM items i LEFT JOIN holds h ON h.item = i.name WHERE i.name > $1 ORDER BY i.name LIMIT $2",
     )

@@ -2,6 +2,7 @@
 //!
 //! Functions that write take the transaction of their caller, so that a decision, its record and its effects are one commit.
 
+pub mod alerts;
 pub mod audit;
 pub mod awaited;
 pub mod connections;

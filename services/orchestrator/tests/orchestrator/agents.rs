@@ -466,5 +466,12 @@ fn steady(seq: PointSeq) -> ReplicationFacts {
         last_cycle_kind: "full".into(),
         cycles: 1,
         last_error: None,
+        failures: 0,
+        failing_since: None,
+        backlog_bytes: Some(0),
+        throughput_bytes_per_second: 0,
+        covered: false,
+        last_hour: None,
+        last_day: None,
     }
 }

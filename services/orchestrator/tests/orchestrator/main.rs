@@ -3,6 +3,7 @@
 mod agents;
 mod bad_input;
 mod crash;
+mod health;
 mod lifecycle;
 mod mapper;
 mod once;

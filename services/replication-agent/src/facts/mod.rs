@@ -147,6 +147,7 @@ impl Inner {
         self.ask_hypervisor(kept).await;
         if stale || kept.free == 0 {
             self.ask_store(kept).await;
+            self.sources.count_ages();
         }
         let mut machines: Vec<_> =
             kept.inventory.iter().flat_map(|i| i.machines.iter().map(convert::machine)).collect();
@@ -225,11 +226,31 @@ impl Inner {
     /// R-REP-9, for dashboards.
     fn measure(&self, facts: &Facts) {
         for item in &facts.items {
-            let last = item.replication.as_ref().and_then(|r| r.last_instant);
-            if let Some(last) = last {
-                let age = facts.time.since(last).as_secs_f64();
-                metrics::gauge!("understudy_replication_rpo_seconds", "item" => item.item.to_string())
-                    .set(age);
+            let Some(replication) = &item.replication else { continue };
+            let name = item.item.to_string();
+            let gauge = |metric: &'static str, value: f64| {
+                metrics::gauge!(metric, "item" => name.clone()).set(value);
+            };
+            if let Some(last) = replication.last_instant {
+                let age = if replication.covered { Duration::ZERO } else { facts.time.since(last) };
+                gauge("understudy_replication_rpo_seconds", age.as_secs_f64());
+            }
+            if let Some(backlog) = replication.backlog_bytes {
+                gauge("understudy_replication_backlog_bytes", backlog as f64);
+            }
+            let throughput = replication.throughput_bytes_per_second as f64;
+            gauge("understudy_replication_throughput_bytes_per_second", throughput);
+            gauge("understudy_replication_failures_in_a_row", f64::from(replication.failures));
+            for (window, ages) in [("hour", replication.last_hour), ("day", replication.last_day)] {
+                let Some(ages) = ages else { continue };
+                let quantiles =
+                    [("0.5", ages.p50), ("0.95", ages.p95), ("0.99", ages.p99), ("1", ages.worst)];
+                for (quantile, age) in quantiles {
+                    let labels =
+                        [("item", name.clone()), ("window", window.into()), ("quantile", quantile.into())];
+                    metrics::gauge!("understudy_replication_rpo_quantile_seconds", &labels)
+                        .set(age.as_secs_f64());
+                }
             }
         }
     }

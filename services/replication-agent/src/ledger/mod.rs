@@ -82,6 +82,11 @@ impl Ledger {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// Where the agent keeps what must outlive it.
+    pub fn state_dir(&self) -> &Path {
+        self.inner.dir.parent().unwrap_or(&self.inner.dir)
+    }
+
     pub fn boot_id(&self) -> &str {
         &self.inner.boot_id
     }

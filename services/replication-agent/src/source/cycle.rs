@@ -9,7 +9,11 @@
 //! Promise: a checkpoint is deleted only when the target has said that nothing there refers to it, so a cycle that fails
 //! anywhere loses no change (R-REP-6).
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
@@ -23,14 +27,15 @@ use understudy_replication::{
     },
 };
 use understudy_replication_api::{
-    ReplicationState,
+    ReplicationFacts, ReplicationState,
     sink::{Begin, Negotiate, Negotiated, ReadDigests, SinkDisk},
 };
 
 use super::{
     Source, State,
     error::CycleError,
-    ship::{DiskWork, Progress, ship},
+    progress::{Progress, Step},
+    ship::{DiskWork, ship},
     snapshot::{Frozen, Opener},
     work::{survey, to_read},
 };
@@ -111,6 +116,7 @@ impl Source {
         let sizes = self.sizes(machine)?;
         let target = self.negotiate(&sizes).await.inspect_err(|_| self.expire(state))?;
         state.drop_expired().await;
+        state.base = target.has.checkpoint().cloned();
         let opener = Opener {
             hypervisor: self.hypervisor.as_ref(),
             item: &self.item,
@@ -140,6 +146,7 @@ impl Source {
                 let instant = frozen.snapshot.instant();
                 let checkpoint = frozen.checkpoint.clone();
                 state.release().await;
+                state.base = Some(checkpoint.clone());
                 self.after(&opener, &source, &plan, checkpoint).await;
                 let kind = describe(&plan);
                 Ok(Shipped { seq: plan.seq, instant, sent_bytes, kind })
@@ -186,7 +193,7 @@ impl Source {
 
     async fn send(&self, plan: &CyclePlan, frozen: &Frozen, machine: &Machine) -> Result<u64, CycleError> {
         let mut disks = Vec::with_capacity(plan.disks.len());
-        let mut total = 0;
+        let mut reads = Vec::with_capacity(plan.disks.len());
         for wanted in &plan.disks {
             let disk = frozen.snapshot.disks().iter().find(|d| d.name == wanted.disk);
             let disk = disk.ok_or_else(|| CycleError::NoDisk {
@@ -202,17 +209,17 @@ impl Source {
                 }
                 _ => None,
             };
-            total += to_read(&work, &known.zero);
+            reads.push(to_read(&work, &known.zero));
             disks.push(DiskWork { reader: disk.reader.clone(), work, zero: known.zero, target });
         }
         let begin = self.begin(plan, frozen, machine)?;
-        self.status.send_modify(|s| s.total_bytes = total);
-        let told = |progress: Progress| {
-            self.status.send_modify(|s| {
-                s.sent_bytes = progress.sent;
-                s.total_bytes = total.saturating_sub(progress.spared).max(progress.sent);
-            });
+        let progress = Mutex::new(Progress::new(&reads, Instant::now()));
+        let told = |step: Step| {
+            let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+            progress.take(step, Instant::now());
+            self.status.send_modify(|s| show(s, &progress));
         };
+        self.status.send_modify(|s| show(s, &progress.lock().unwrap_or_else(PoisonError::into_inner)));
         let (receipt, sent) = ship(&self.client, begin, disks, told).await?;
         if receipt.seq != plan.seq {
             return Err(CycleError::Protocol(format!(
@@ -280,6 +287,14 @@ impl Source {
         tracing::debug!(item = %self.item, seq = %plan.seq, kind = ?plan.kind, reason = %plan.reason, "cycle");
         self.status.send_modify(|s| (s.state, s.sent_bytes, s.total_bytes) = (state, 0, 0));
     }
+}
+
+/// What is left of the cycle is what is known to be missing at the target.
+fn show(status: &mut ReplicationFacts, progress: &Progress) {
+    status.sent_bytes = progress.done();
+    status.total_bytes = progress.total();
+    status.backlog_bytes = Some(status.total_bytes.saturating_sub(status.sent_bytes));
+    status.throughput_bytes_per_second = progress.bytes_per_second(Instant::now());
 }
 
 fn check_size(disk: &SnapshotDisk, planned: u64) -> Result<(), CycleError> {

@@ -50,14 +50,14 @@ async fn read_all(
     for disk in snapshot.disks() {
         let known = survey(disk).await?;
         let work = Work { ship: RangeSet::span(0, disk.size), compare: RangeSet::new() };
-        total += to_read(&work, &known.zero);
+        total += to_read(&work, &known.zero).bytes();
         surveyed.push((disk, work, known.zero));
     }
     let mut before = 0;
     let mut roots = Vec::new();
     for (disk, work, zero) in surveyed {
         let tree = digest(disk, &work, &zero, |read| progress(before + read, total)).await?;
-        before += to_read(&work, &zero);
+        before += to_read(&work, &zero).bytes();
         roots.push(DiskRoot { disk: disk.name.clone(), root: tree.root() });
     }
     Ok(roots)

@@ -9,8 +9,10 @@
 
 mod cycle;
 mod error;
+mod history;
 pub mod measure;
 mod parts;
+mod progress;
 mod ship;
 mod snapshot;
 mod work;
@@ -18,7 +20,7 @@ mod work;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::{
@@ -26,14 +28,16 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
-use understudy_hypervisor::Hypervisor;
-use understudy_ids::{Generation, ItemName};
+use understudy_hypervisor::{self as hypervisor, Hypervisor};
+use understudy_ids::{Generation, ItemName, Problem, UnixMicros};
+use understudy_replication::CheckpointName;
 use understudy_replication_api::{ReplicationFacts, ReplicationState, SinkClient};
 use understudy_rpc::{ConnectError, TlsFiles};
 
 use crate::ledger::{Assignment, Ledger, Role, Verb};
 pub use cycle::{Purpose, Shipped};
 pub use error::CycleError;
+use history::History;
 use snapshot::Frozen;
 
 /// After a failure the loop waits at most so many intervals.
@@ -43,6 +47,9 @@ const BACK_OFF_LEAST: Duration = Duration::from_millis(500);
 /// No pause is longer, whatever the interval.
 const BACK_OFF_MOST: Duration = Duration::from_secs(30);
 
+/// Between two cycles, what the guest has written meanwhile is counted so often.
+const COUNT_EVERY: Duration = Duration::from_secs(5);
+
 /// The replication of one item from this host.
 pub struct Source {
     item: ItemName,
@@ -51,6 +58,7 @@ pub struct Source {
     hypervisor: Arc<dyn Hypervisor>,
     client: SinkClient,
     status: watch::Sender<ReplicationFacts>,
+    history: History,
     state: Arc<tokio::sync::Mutex<State>>,
 }
 
@@ -61,6 +69,8 @@ pub struct State {
     expired: bool,
     /// The last cycle read the machine while it was off, and it has not been seen running since.
     covered_off: bool,
+    /// The checkpoint at the instant of the target's latest point: what is tracked since then is still to be shipped.
+    base: Option<CheckpointName>,
 }
 
 impl State {
@@ -136,6 +146,7 @@ impl Sources {
             hypervisor: self.inner.hypervisor.clone(),
             client,
             status: watch::Sender::new(idle()),
+            history: History::open(self.inner.ledger.state_dir(), item, generation, now()),
             state: Arc::default(),
         });
         let stop = CancellationToken::new();
@@ -174,6 +185,17 @@ impl Sources {
         self.lock().get(item).map(|r| r.source.status.borrow().clone())
     }
 
+    /// The item is not protected from here any more.
+    pub fn forget(&self, item: &ItemName) {
+        history::forget(self.inner.ledger.state_dir(), item);
+    }
+
+    /// Counts how old the latest points are by now. Not with every look at the status: it changes all the time.
+    pub fn count_ages(&self) {
+        let sources: Vec<Arc<Source>> = self.lock().values().map(|r| r.source.clone()).collect();
+        sources.iter().for_each(|source| source.count_ages());
+    }
+
     pub fn get(&self, item: &ItemName) -> Option<Arc<Source>> {
         self.lock().get(item).map(|r| r.source.clone())
     }
@@ -208,7 +230,18 @@ fn idle() -> ReplicationFacts {
         last_cycle_kind: String::new(),
         cycles: 0,
         last_error: None,
+        failures: 0,
+        failing_since: None,
+        backlog_bytes: None,
+        throughput_bytes_per_second: 0,
+        covered: false,
+        last_hour: None,
+        last_day: None,
     }
+}
+
+fn now() -> UnixMicros {
+    SystemTime::now().into()
 }
 
 /// The loop.
@@ -232,10 +265,7 @@ async fn run(source: Arc<Source>, ledger: Ledger, sources: Sources, stop: Cancel
             Err(_) => failures = failures.saturating_add(1),
         }
         let pause = if failures == 0 { interval } else { back_off(interval, failures) };
-        tokio::select! {
-            () = tokio::time::sleep_until((began + pause).into()) => {}
-            () = stop.cancelled() => {}
-        }
+        source.rest(began + pause, &stop).await;
     }
     source.state.lock().await.release().await;
     source.status.send_modify(|s| s.state = ReplicationState::Stopped);
@@ -293,39 +323,97 @@ impl Source {
         let item = self.item.to_string();
         match &result {
             Ok(None) => {
-                self.status.send_modify(|s| (s.state, s.last_error) = (ReplicationState::Steady, None))
+                self.history.covered(now());
+                self.status.send_modify(|s| succeed(s, None, took));
             }
             Ok(Some(shipped)) => {
                 metrics::histogram!("understudy_replication_cycle_seconds", "item" => item).record(took);
                 tracing::info!(
                     item = %self.item, seq = %shipped.seq, bytes = shipped.sent_bytes, ?took, kind = %shipped.kind, "point shipped"
                 );
-                self.status.send_modify(|s| succeed(s, shipped, took));
+                self.history.point(shipped.instant, now());
+                self.status.send_modify(|s| succeed(s, Some(shipped), took));
             }
             Err(CycleError::Stopped) => {}
             Err(error) => {
                 metrics::counter!("understudy_replication_cycle_failures_total", "item" => item).increment(1);
                 tracing::warn!(item = %self.item, %error, "cycle failed; its changes are shipped with the next one");
                 let problem = error.problem(&format!("protectedItems/{}", self.item));
-                self.status
-                    .send_modify(|s| (s.state, s.last_error) = (ReplicationState::Error, Some(problem)));
+                self.status.send_modify(|s| fail(s, problem));
             }
         }
+        self.status.send_modify(|s| s.covered = state.covered_off);
+        self.count_ages();
         result
+    }
+
+    fn count_ages(&self) {
+        let [last_hour, last_day] = self.history.percentiles(now());
+        self.status.send_modify(|s| (s.last_hour, s.last_day) = (last_hour, last_day));
+    }
+
+    /// Waits for the next cycle. What the guest writes meanwhile is counted, unless that cycle comes before it is worth the
+    /// question.
+    async fn rest(&self, until: Instant, stop: &CancellationToken) {
+        let asks = self.assignment.interval >= COUNT_EVERY || self.status.borrow().failures > 0;
+        while Instant::now() < until && !stop.is_cancelled() {
+            if asks {
+                self.count_backlog().await;
+            }
+            let next = (Instant::now() + COUNT_EVERY).min(until);
+            tokio::select! {
+                () = tokio::time::sleep_until(next.into()) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+
+    async fn count_backlog(&self) {
+        let (base, covered) = {
+            let state = self.state.lock().await;
+            (state.base.clone(), state.covered_off)
+        };
+        let counted = match base {
+            _ if covered => Some(0),
+            Some(base) => {
+                let since = hypervisor::CheckpointName(base.as_str().to_owned());
+                let counted = self.hypervisor.changed_bytes(&self.assignment.machine, &since).await;
+                // Tracking that does not answer is no failure yet; the next cycle finds out what is wrong with it.
+                counted
+                    .inspect_err(|error| tracing::debug!(item = %self.item, %error, "not counted"))
+                    .ok()
+                    .flatten()
+            }
+            None => self.status.borrow().backlog_bytes,
+        };
+        self.status.send_modify(|s| s.backlog_bytes = counted);
     }
 }
 
-fn succeed(status: &mut ReplicationFacts, shipped: &Shipped, took: Duration) {
+/// A cycle that shipped a point, or had nothing to ship.
+fn succeed(status: &mut ReplicationFacts, shipped: Option<&Shipped>, took: Duration) {
     status.state = ReplicationState::Steady;
-    status.last_seq = Some(shipped.seq);
-    status.last_instant = Some(shipped.instant);
-    status.sent_bytes = shipped.sent_bytes;
-    status.total_bytes = shipped.sent_bytes;
-    status.last_cycle_bytes = shipped.sent_bytes;
-    status.last_cycle = took;
-    status.last_cycle_kind.clone_from(&shipped.kind);
-    status.cycles += 1;
-    status.last_error = None;
+    status.sent_bytes = status.total_bytes;
+    status.throughput_bytes_per_second = 0;
+    // What was written since the instant is counted later, where it is worth it.
+    status.backlog_bytes = shipped.is_none().then_some(0);
+    (status.last_error, status.failures, status.failing_since) = (None, 0, None);
+    if let Some(shipped) = shipped {
+        status.last_seq = Some(shipped.seq);
+        status.last_instant = Some(shipped.instant);
+        status.last_cycle_bytes = shipped.sent_bytes;
+        status.last_cycle = took;
+        status.last_cycle_kind.clone_from(&shipped.kind);
+        status.cycles += 1;
+    }
+}
+
+fn fail(status: &mut ReplicationFacts, problem: Problem) {
+    status.state = ReplicationState::Error;
+    status.throughput_bytes_per_second = 0;
+    status.last_error = Some(problem);
+    status.failures = status.failures.saturating_add(1);
+    status.failing_since.get_or_insert_with(now);
 }
 
 /// Takes up the assignments that were written down. Each loop asks its peer first, so a side that was superseded while this

@@ -22,6 +22,7 @@ use understudy_replication_api::{
 use super::{
     error::CycleError,
     parts::{self, Outcome},
+    progress::Step,
     work::{Piece, pieces},
 };
 
@@ -40,15 +41,6 @@ pub struct DiskWork {
     pub target: Option<Arc<DigestTree>>,
 }
 
-/// How far a transfer is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Payload handed to the connection, bytes.
-    pub sent: u64,
-    /// Of the bytes that had to be read, those that need not be sent.
-    pub spared: u64,
-}
-
 /// Why production ended early.
 enum Stop {
     /// The connection takes nothing more; its own error says why.
@@ -61,11 +53,11 @@ pub async fn ship(
     client: &SinkClient,
     begin: Begin,
     disks: Vec<DiskWork>,
-    progress: impl Fn(Progress) + Send,
+    told: impl Fn(Step) + Send + Sync,
 ) -> Result<(Receipt, u64), CycleError> {
     let (queue, parts) = mpsc::channel(QUEUE);
-    let mut produce = pin!(produce(disks, queue, progress));
-    let mut answers = pin!(receive(client, begin, parts));
+    let mut produce = pin!(produce(disks, queue, &told));
+    let mut answers = pin!(receive(client, begin, parts, &told));
     tokio::select! {
         produced = &mut produce => match produced {
             Ok(sent) => Ok((answers.await?, sent)),
@@ -86,13 +78,12 @@ async fn receive(
     client: &SinkClient,
     begin: Begin,
     parts: mpsc::Receiver<Part>,
+    told: &(impl Fn(Step) + Sync),
 ) -> Result<Receipt, CycleError> {
     let mut answers = client.push(begin, ReceiverStream::new(parts)).await.map_err(CycleError::from_peer)?;
     while let Some(answer) = answers.next().await {
         match answer.map_err(CycleError::from_peer)? {
-            Answer::Durable(mark) => {
-                tracing::debug!(disk = mark.disk, offset = mark.offset, "durable at the target")
-            }
+            Answer::Durable(mark) => told(Step::Durable((mark.disk, mark.offset))),
             Answer::Receipt(receipt) => return Ok(receipt),
         }
     }
@@ -102,9 +93,9 @@ async fn receive(
 async fn produce(
     disks: Vec<DiskWork>,
     queue: mpsc::Sender<Part>,
-    progress: impl Fn(Progress) + Send,
+    told: &(impl Fn(Step) + Sync),
 ) -> Result<u64, Stop> {
-    let mut done = Progress::default();
+    let mut sent = 0;
     for (index, disk) in disks.into_iter().enumerate() {
         let DiskWork { reader, work, zero, target } = disk;
         let read = pieces(&work, &zero).map(move |piece| {
@@ -114,18 +105,16 @@ async fn produce(
         let mut outcomes = stream::iter(read).buffered(IN_FLIGHT);
         while let Some(next) = outcomes.next().await {
             let (piece, outcome) = next.map_err(Stop::Failed)?;
+            let parts = !outcome.parts.is_empty();
             for part in outcome.parts {
                 queue.send(part).await.map_err(|_| Stop::Closed)?;
             }
-            done.sent += outcome.sent;
-            if !piece.zero {
-                done.spared += piece.range.len().saturating_sub(outcome.sent);
-            }
-            progress(done);
+            sent += outcome.sent;
+            told(Step::Passed { place: (index, piece.range.end), payload: outcome.sent, parts });
         }
     }
-    queue.send(Part::Finish { sent_bytes: done.sent }).await.map_err(|_| Stop::Closed)?;
-    Ok(done.sent)
+    queue.send(Part::Finish { sent_bytes: sent }).await.map_err(|_| Stop::Closed)?;
+    Ok(sent)
 }
 
 async fn outcome(

@@ -76,9 +76,9 @@ pub fn pieces(work: &Work, zero: &RangeSet) -> impl Iterator<Item = Piece> + Sen
     })
 }
 
-/// Bytes of `work` that have to be read.
-pub fn to_read(work: &Work, zero: &RangeSet) -> u64 {
-    work.ship.difference(zero).bytes() + work.compare.difference(zero).bytes()
+/// What of `work` has to be read.
+pub fn to_read(work: &Work, zero: &RangeSet) -> RangeSet {
+    work.ship.union(&work.compare).difference(zero)
 }
 
 #[cfg(test)]
@@ -107,6 +107,6 @@ mod tests {
             assert_eq!(piece.range.start % B, 0);
         }
         let read: u64 = all.iter().filter(|p| !p.zero).map(|p| p.range.len()).sum();
-        assert_eq!(read, to_read(&work, &zero));
+        assert_eq!(read, to_read(&work, &zero).bytes());
     }
 }

@@ -67,6 +67,7 @@ impl Tasks {
                 Err(error) => return Err(error.into()),
             }
             self.ledger.remove(&scope.item).await?;
+            self.sources.forget(&scope.item);
         } else {
             self.ledger.update(&scope.item, |r| r.assignment = None).await?;
         }

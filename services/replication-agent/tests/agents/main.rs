@@ -3,5 +3,6 @@
 
 mod guard;
 mod harness;
+mod health;
 mod lifecycle;
 mod replication;

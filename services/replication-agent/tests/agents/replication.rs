@@ -50,9 +50,16 @@ fn a_cut_in_the_middle_of_the_first_copy_is_resumed_and_not_begun_again() {
     world.protect(SHORT);
     wait("the cut", || Some(()).filter(|()| world.bravo.link.is_cut()));
     world.model.write(&world.alpha, 10);
-    wait("the failure", || {
+    let failed = wait("the failure", || {
         world.alpha.item_facts()?.replication.filter(|r| r.state == ReplicationState::Error)
     });
+    // R-REP-9: what the connection swallowed and nobody has is no progress.
+    assert!(
+        failed.sent_bytes <= 30 << 20,
+        "{} bytes are said to be there, 30 MiB got through",
+        failed.sent_bytes
+    );
+    assert_eq!(failed.total_bytes, 48 << 20);
     assert_eq!(world.bravo.points(), [0u64; 0], "half a point is listed");
     world.bravo.link.mend();
     let seq = wait("a point", || Some(world.bravo.latest()).filter(|n| *n > 0));

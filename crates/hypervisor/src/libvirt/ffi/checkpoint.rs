@@ -2,7 +2,7 @@
 
 use std::ptr::NonNull;
 
-use super::{CallError, check, raw, text};
+use super::{CallError, check, owned_text, raw, text};
 
 pub struct Checkpoint(NonNull<raw::VirCheckpoint>);
 
@@ -17,6 +17,14 @@ impl Checkpoint {
     pub fn name(&self) -> String {
         // SAFETY: the handle is alive, and so is the name that it owns.
         text(unsafe { raw::virDomainCheckpointGetName(self.0.as_ptr()) }).unwrap_or_default()
+    }
+
+    /// Its description with the bytes that each disk has changed since. Only for running domains.
+    pub fn xml_with_sizes(&self) -> Result<String, CallError> {
+        // SAFETY: the handle is alive; the text is ours to free.
+        owned_text(unsafe {
+            raw::virDomainCheckpointGetXMLDesc(self.0.as_ptr(), raw::CHECKPOINT_XML_SIZES_ONLY)
+        })
     }
 
     /// Removes the checkpoint with its bitmaps. Only for running domains.

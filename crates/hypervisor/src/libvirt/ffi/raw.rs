@@ -157,6 +157,7 @@ unsafe extern "C" {
         flags: c_uint,
     ) -> *mut VirCheckpoint;
     pub fn virDomainCheckpointGetName(checkpoint: *mut VirCheckpoint) -> *const c_char;
+    pub fn virDomainCheckpointGetXMLDesc(checkpoint: *mut VirCheckpoint, flags: c_uint) -> *mut c_char;
     pub fn virDomainCheckpointDelete(checkpoint: *mut VirCheckpoint, flags: c_uint) -> c_int;
     pub fn virDomainCheckpointFree(checkpoint: *mut VirCheckpoint) -> c_int;
 
@@ -190,6 +191,8 @@ pub const DESTROY_GRACEFUL: c_uint = 1;
 pub const UNDEFINE_EVERYTHING: c_uint = 1 | 2 | 4 | 16;
 pub const CHECKPOINT_REDEFINE: c_uint = 1;
 pub const CHECKPOINT_LIST_TOPOLOGICAL: c_uint = 2;
+/// `VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN` and `VIR_DOMAIN_CHECKPOINT_XML_SIZE`
+pub const CHECKPOINT_XML_SIZES_ONLY: c_uint = 2 | 4;
 pub const CHECKPOINT_DELETE_METADATA_ONLY: c_uint = 2;
 /// `VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL`
 pub const BACKUP_REUSES_FILES: c_uint = 1;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use understudy_ids::MachineName;
 
 use super::{
-    super::{LibvirtHypervisor, machines::look_up, session::failed},
+    super::{LibvirtHypervisor, machines::look_up, session::failed, xml::Element},
     TrackedDisk, image,
 };
 use crate::{CheckpointName, Error};
@@ -21,6 +21,31 @@ impl LibvirtHypervisor {
             .call(what.clone(), move |connection| {
                 let checkpoints = look_up(connection, &machine)?.checkpoints().map_err(failed(what))?;
                 Ok(checkpoints.iter().map(|checkpoint| CheckpointName(checkpoint.name())).collect())
+            })
+            .await
+    }
+
+    /// libvirt asks QEMU for the bitmaps' counts; no snapshot is opened and nothing is made that has a file (ADR 0013).
+    pub(in super::super) async fn count_changes(
+        &self,
+        machine: &MachineName,
+        since: &CheckpointName,
+    ) -> Result<Option<u64>, Error> {
+        let (machine, since) = (machine.clone(), since.clone());
+        let what = format!("counting what machine {machine} has changed since {}", since.0);
+        self.session
+            .call(what.clone(), move |connection| {
+                let domain = look_up(connection, &machine)?;
+                if !domain.is_active().map_err(failed(what.clone()))? {
+                    return Ok(None);
+                }
+                let checkpoints = domain.checkpoints().map_err(failed(what.clone()))?;
+                let Some(checkpoint) = checkpoints.iter().find(|c| c.name() == since.0) else {
+                    return Ok(None);
+                };
+                let xml = checkpoint.xml_with_sizes().map_err(failed(what.clone()))?;
+                let description = Element::parse(&xml).map_err(|why| Error::Failed { what, why })?;
+                Ok(sum_of_sizes(&description))
             })
             .await
     }
@@ -84,6 +109,15 @@ impl LibvirtHypervisor {
             })
             .await
     }
+}
+
+fn sum_of_sizes(description: &Element) -> Option<u64> {
+    let disks = description.find("disks")?;
+    disks
+        .all("disk")
+        .filter(|disk| disk.attribute("checkpoint") == Some("bitmap"))
+        .map(|disk| disk.attribute("size")?.parse::<u64>().ok())
+        .sum()
 }
 
 /// Everything that the bitmap holds is in the older one first. That is so already with libvirt 6.7 and later, whose
