@@ -8,7 +8,7 @@ rust_minimum=1.95
 packages=(
     qemu-system-x86 qemu-utils libvirt-daemon-system libvirt-clients libvirt-dev dnsmasq-base
     iproute2 nftables iptables iputils-ping ethtool procps kmod tini
-    busybox-static cpio syslinux mtools dosfstools fdisk e2fsprogs qemu-guest-agent
+    busybox-static cpio syslinux mtools dosfstools fdisk e2fsprogs xfsprogs strace qemu-guest-agent
     postgresql pkg-config gcc libc6-dev curl ca-certificates
 )
 # Insertion order; the guest's init follows it.

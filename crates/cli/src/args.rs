@@ -10,7 +10,7 @@ use understudy_netplan::NetworkRef;
 use understudy_pki::Identity;
 use understudy_recovery_api::{MachineRef, SiteKind};
 
-use crate::{connection::ConnectionArgs, output::Format};
+use crate::{commands::store::Store, connection::ConnectionArgs, output::Format};
 
 #[derive(Parser)]
 #[command(
@@ -71,6 +71,9 @@ pub enum Noun {
     /// Who changed what
     #[command(subcommand)]
     Audit(Audit),
+    /// A replica store on this machine, without agent or services
+    #[command(subcommand)]
+    Store(Store),
     /// Writes a completion script for a shell
     Completion { shell: Shell },
 }

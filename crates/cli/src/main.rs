@@ -5,7 +5,8 @@
 //!                             └─▶ output: a table, or JSON with --output json
 //! ```
 //!
-//! Exit codes: 0 done, 1 refused or failed (the error says what to do), 2 wrong usage, 3 a run that was watched did not succeed.
+//! Exit codes: 0 done, 1 refused or failed (the error says what to do), 2 wrong usage, 3 a run that was watched did not succeed,
+//! 4 a replica store has damage.
 
 mod args;
 mod commands;

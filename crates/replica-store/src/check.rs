@@ -162,7 +162,7 @@ fn own_blocks(digests: &Path, among: &RangeSet) -> RangeSet {
     records.map(|r| r.into_iter().collect()).unwrap_or_default()
 }
 
-fn whole_block(block: u64) -> ByteRange {
+pub(crate) fn whole_block(block: u64) -> ByteRange {
     ByteRange::new(block * BLOCK_SIZE, (block + 1) * BLOCK_SIZE)
 }
 

@@ -86,6 +86,15 @@ pub enum StoreError {
     )]
     OtherPromotion { item: ItemName, generation: Generation, existing: PointSeq, asked: PointSeq },
 
+    #[error("{path} exists already, and nothing is overwritten; remove it, or choose another place", path = .0.display())]
+    TargetExists(PathBuf),
+
+    #[error(
+        "recovery point {seq} of {item} is damaged: block {block} of disk {disk} is not what its digest says; \
+         export another point, or this one with --allow-damaged"
+    )]
+    DamagedDisk { item: ItemName, seq: PointSeq, disk: DiskName, block: u64 },
+
     #[error("{path} is not a disk this store can use: {why}", path = path.display())]
     Format { path: PathBuf, why: String },
 

@@ -4,6 +4,7 @@
 //!   begin/resume ─▶ PointWriter ─▶ finish ─▶ point ─┬─▶ branch (a test's overlay) ─▶ drop_branch
 //!                       │ sync                      ├─▶ promote (a machine's overlay) ─▶ commit ─▶ adopt
 //!                       └─▶ partial (resumable)     ├─▶ merge_away (retention)
+//!                                                   ├─▶ verify, export (read-only, beside a writer)
 //!                                                   └─▶ scrub ─▶ damaged: not offered
 //! ```
 //!
@@ -20,6 +21,7 @@ mod catalog;
 mod check;
 mod digests;
 mod error;
+mod export;
 mod fsio;
 mod incoming;
 mod journal;
@@ -31,11 +33,14 @@ mod overlays;
 mod partial;
 pub mod qcow2;
 mod recover;
+mod reflink;
 mod scrub;
 mod store;
+mod verify;
 
 pub use check::{Findings, Layer, LayerCheck, LayerName, Step};
 pub use error::{Result, StoreError};
+pub use export::{Export, Exported};
 pub use fsio::{Change, Watch};
 pub use incoming::PointWriter;
 pub use model::{
@@ -44,3 +49,4 @@ pub use model::{
 };
 pub use scrub::{Finished, Scrub, ScrubRecord, Scrubbed};
 pub use store::{Store, StoreReader};
+pub use verify::Verified;

@@ -60,9 +60,18 @@ const LAYERS: &[Layer] = &[
     Layer { name: "tools", within: true, crates: &["understudy-lab", "understudy-lifecycle-tests", "xtask"] },
 ];
 
-/// Only these may use the crates of the layer "agents".
-const AGENTS_ONLY: &[&str] =
-    &["understudy-replication-agent", "understudy-lab", "understudy-lifecycle-tests"];
+/// Only these may use the crates of the layer "agents". The command line reads a store whose agent is gone (ADR 0014); it
+/// drives no hypervisor.
+const AGENTS_ONLY: &[(&str, &[&str])] = &[
+    (
+        "understudy-hypervisor",
+        &["understudy-replication-agent", "understudy-lab", "understudy-lifecycle-tests"],
+    ),
+    (
+        "understudy-replica-store",
+        &["understudy-cli", "understudy-replication-agent", "understudy-lab", "understudy-lifecycle-tests"],
+    ),
+];
 
 /// What a pure crate may use from outside: data structures, serialisation, hashing.
 const PURE_MAY_USE: &[&str] = &["blake3", "ipnet", "serde", "serde_json", "thiserror", "uuid"];
@@ -112,7 +121,8 @@ fn refusal(name: &str, own: usize, dependency: &str) -> Option<String> {
             LAYERS[own].name, LAYERS[other].name
         ));
     }
-    (LAYERS[other].name == "agents" && own != other && !AGENTS_ONLY.contains(&name))
+    let may_use = |(owned, users): &(&str, &[&str])| *owned == dependency && users.contains(&name);
+    (LAYERS[other].name == "agents" && own != other && !AGENTS_ONLY.iter().any(may_use))
         .then(|| format!("{dependency} belongs to agents"))
 }
 
@@ -138,6 +148,12 @@ mod tests {
         assert!(
             why("understudy-orchestrator", "understudy-hypervisor").is_some(),
             "only agents drive hypervisors"
+        );
+        assert_eq!(why("understudy-cli", "understudy-replica-store"), None);
+        assert!(why("understudy-cli", "understudy-hypervisor").is_some(), "the command line drives nothing");
+        assert!(
+            why("understudy-orchestrator", "understudy-replica-store").is_some(),
+            "only agents and the command line open stores"
         );
         assert!(why("understudy-recovery", "tokio").is_some(), "I/O in a pure crate");
     }

@@ -14,6 +14,7 @@ mod point;
 mod policy;
 mod run;
 mod site;
+pub mod store;
 
 use std::{future::Future, process::ExitCode};
 
@@ -43,6 +44,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Noun::Run(verb) => return run::run(&connection, output, verb).await,
         Noun::Job(verb) => job::run(&connection.jobs()?, output, verb).await?,
         Noun::Audit(verb) => audit::run(&connection.recovery()?, output, verb).await?,
+        Noun::Store(verb) => return store::run(output, verb),
         Noun::Completion { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "understudy", &mut std::io::stdout());
         }

@@ -174,6 +174,22 @@ impl Chain {
         next.filter(|next| next * CLUSTER < self.size())
     }
 
+    /// The file and the place in it from which all of the cluster is read; `None` for zeros, and where files end within it.
+    pub(crate) fn place(&mut self, cluster: u64) -> Result<Option<(&File, u64)>> {
+        let end = (cluster + 1) * CLUSTER;
+        for layer in &mut self.layers {
+            if end > layer.size() {
+                break;
+            }
+            match layer.find(cluster)? {
+                Found::Nothing => continue,
+                Found::Zero => break,
+                Found::At(place) => return Ok(Some((layer.file(), place))),
+            }
+        }
+        Ok(None)
+    }
+
     /// The stretches of `[start, end)` and their sources, coalesced.
     pub fn extents(&mut self, start: u64, end: u64) -> Result<Vec<Extent>> {
         let end = end.min(self.size());
@@ -220,6 +236,13 @@ impl Layer {
         }
     }
 
+    const fn file(&self) -> &File {
+        match self {
+            Self::Qcow2(image) => &image.file,
+            Self::Raw { file, .. } => file,
+        }
+    }
+
     fn find(&mut self, cluster: u64) -> Result<Found> {
         match self {
             Self::Qcow2(image) => image.find(cluster),
@@ -240,13 +263,9 @@ impl Layer {
 
     /// Reads within a cluster that starts at `place` in the file; what the layer does not reach is zero.
     fn read_at(&self, place: u64, within: u64, part: &mut [u8]) -> Result<()> {
-        let file = match self {
-            Self::Qcow2(image) => &image.file,
-            Self::Raw { file, .. } => file,
-        };
         let mut done = 0;
         while done < part.len() {
-            match file.read_at(&mut part[done..], place + within + done as u64) {
+            match self.file().read_at(&mut part[done..], place + within + done as u64) {
                 // A last cluster need not be written to its end.
                 Ok(0) => break,
                 Ok(n) => done += n,

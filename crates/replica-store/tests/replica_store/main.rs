@@ -1,5 +1,6 @@
 //! Tests of the store from outside, in one binary so that it is linked once.
 
+mod export;
 mod faults;
 mod one_writer;
 mod qcow2;

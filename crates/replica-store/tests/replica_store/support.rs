@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path, process::Command};
 
 use understudy_ids::{Consistency, DiskName, Generation, ItemName, PointSeq, UnixMicros};
-use understudy_replica_store::{Begin, DiskSpec, Manifest, PointWriter, Result, Store};
+use understudy_replica_store::{Begin, DiskSpec, Manifest, PointWriter, Result, Store, StoreReader};
 use understudy_replication::{
     cycle::CheckpointName,
     digest::{BlockDigest, DigestTree},
@@ -122,7 +122,7 @@ pub fn receive(
 pub static NONE: Disks = BTreeMap::new();
 
 /// What a point shows of a disk, through our own reader.
-pub fn read(store: &Store, number: u64, name: &DiskName) -> Vec<u8> {
+pub fn read(store: &StoreReader, number: u64, name: &DiskName) -> Vec<u8> {
     let mut chain = store.open_disk(&item(), seq(number), name).unwrap();
     let mut content = vec![0; chain.size() as usize];
     chain.read(0, &mut content).unwrap();
