@@ -106,11 +106,8 @@ fn text(path: &Path) -> &str {
 }
 
 fn same(a: (&Path, &str), b: (&Path, &str)) {
-    let out = Command::new("qemu-img")
-        .args(["compare", "-f", a.1, "-F", b.1])
-        .args([a.0, b.0])
-        .output()
-        .unwrap();
+    let out =
+        Command::new("qemu-img").args(["compare", "-f", a.1, "-F", b.1]).args([a.0, b.0]).output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
 }
 
@@ -161,7 +158,10 @@ fn r_rep_5_any_point_is_exported_whole_and_qemu_finds_it_equal() {
             assert!(!String::from_utf8_lossy(&info.stdout).contains("backing"), "it stands alone");
             let description: Value =
                 serde_json::from_slice(&std::fs::read(to.join("machine.json")).unwrap()).unwrap();
-            assert_eq!((&description["machine"]["name"], &description["point"]), (&"web1".into(), &number.into()));
+            assert_eq!(
+                (&description["machine"]["name"], &description["point"]),
+                (&"web1".into(), &number.into())
+            );
             // Nothing is overwritten, whether a directory or a file.
             assert_eq!(scene.understudy(&arguments).status.code(), Some(1));
         }

@@ -124,7 +124,8 @@ pub fn run(format: Format, verb: Store) -> anyhow::Result<ExitCode> {
         Store::Export { dir, item, point, disk, to, format: as_format, allow_damaged } => {
             let store = StoreReader::open(&dir)?;
             let point = choose(&store, &item, point)?;
-            let wish = Wish { store: &store, point: &point, format: as_format, allow_damaged, output: format };
+            let wish =
+                Wish { store: &store, point: &point, format: as_format, allow_damaged, output: format };
             return match disk {
                 Some(disk) => wish.one_disk(&disk, &to),
                 None => wish.whole_point(&to),
