@@ -5,7 +5,9 @@ use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ipnet::Ipv4Net;
-use understudy_ids::{DiskName, HostName, ItemName, NetworkName, PolicyName, RunId, SiteName, Uuid};
+use understudy_ids::{
+    DiskName, HostName, ItemName, NetworkName, PointChoice, PolicyName, RunId, SiteName, Uuid,
+};
 use understudy_netplan::NetworkRef;
 use understudy_pki::Identity;
 use understudy_recovery_api::{MachineRef, SiteKind};
@@ -302,9 +304,9 @@ pub struct Failover {
     pub kind: FailoverKind,
     #[arg(required = true)]
     pub items: Vec<ItemName>,
-    /// Point to use, item=number; otherwise the latest
+    /// Point to use, otherwise the latest: item=number, item=latest-app-consistent, or that for all items without item=
     #[arg(long, value_parser = point)]
-    pub point: Vec<(ItemName, u64)>,
+    pub point: Vec<PointWish>,
     /// Unplanned: state, on record, that the primary side is down and stays so
     #[arg(long, value_name = "REASON")]
     pub assert_primary_down: Option<String>,
@@ -323,6 +325,13 @@ pub struct Failover {
     /// Follow the run until it ends or waits for someone
     #[arg(long, short)]
     pub watch: bool,
+}
+
+/// The point to be used of one item, or of all that are named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PointWish {
+    pub item: Option<ItemName>,
+    pub choice: PointChoice,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -435,11 +444,16 @@ fn pool(text: &str) -> Result<(Ipv4Addr, Ipv4Addr), String> {
     Ok((read(first)?, read(last)?))
 }
 
-fn point(text: &str) -> Result<(ItemName, u64), String> {
-    let (item, seq) = text.split_once('=').ok_or("write item=number")?;
-    let item = item.parse().map_err(|e| format!("{e}"))?;
-    let seq = seq.parse().map_err(|e| format!("{seq}: {e}"))?;
-    Ok((item, seq))
+fn point(text: &str) -> Result<PointWish, String> {
+    let (item, choice) = match text.split_once('=') {
+        Some((item, choice)) => (Some(item.parse().map_err(|e| format!("{e}"))?), choice),
+        None => (None, text),
+    };
+    let choice = choice.parse().map_err(|e| format!("{e}"))?;
+    if item.is_none() && matches!(choice, PointChoice::Seq(_)) {
+        return Err("numbers belong to one item: write item=number".to_owned());
+    }
+    Ok(PointWish { item, choice })
 }
 
 #[cfg(test)]
@@ -458,7 +472,10 @@ mod tests {
         assert_eq!(span("5s"), Ok(Duration::from_secs(5)));
         assert_eq!(span("24h"), Ok(Duration::from_secs(86_400)));
         assert!(span("-5s").is_err() && span("soon").is_err());
-        assert_eq!(point("web1=7").unwrap().1, 7);
+        assert_eq!(point("web1=7").unwrap().choice.to_string(), "7");
+        let all = PointWish { item: None, choice: PointChoice::LatestAppConsistent };
+        assert_eq!(point("latest-app-consistent"), Ok(all));
+        assert!(point("7").is_err() && point("web1=latest").is_err());
         assert_eq!(machine("alpha/alpha-h1/web1").unwrap().to_string(), "alpha/alpha-h1/web1");
         assert!(machine("web1").is_err() && point("web1").is_err());
     }

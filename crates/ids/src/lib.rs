@@ -4,12 +4,14 @@
 //! has to ask again whether a name may be used as a path component, a libvirt domain name or a database key.
 //! Nothing here does I/O, reads a clock or draws a random number.
 
+mod choice;
 mod consistency;
 mod name;
 mod number;
 mod problem;
 mod time;
 
+pub use choice::{InvalidChoice, PointChoice};
 pub use consistency::Consistency;
 pub use name::{
     DiskName, HostName, InvalidName, ItemName, MachineName, NetworkName, PolicyName, SiteName, StepName,

@@ -30,7 +30,9 @@ pub use input::{
 pub use lint::{Flaw, lint};
 use serde::{Deserialize, Serialize};
 pub use spec::{Operation, RunSpec};
-use understudy_ids::{Generation, HostName, ItemName, MachineName, PointSeq, Problem, StepName, UnixMicros};
+use understudy_ids::{
+    Consistency, Generation, HostName, ItemName, MachineName, PointSeq, Problem, StepName, UnixMicros,
+};
 
 use crate::{
     action::Action,
@@ -80,6 +82,9 @@ pub struct Estimate {
     /// The point to be used. Planned failover: none, it is still to be made.
     pub point: Option<PointSeq>,
     pub point_instant: Option<UnixMicros>,
+    /// Of runs that were planned before points had one, nothing.
+    #[serde(default)]
+    pub point_consistency: Option<Consistency>,
     /// From the point to now; `None` when nothing can be lost.
     pub expected_loss: Option<Duration>,
     /// The highest number that a point of the item has at either side.

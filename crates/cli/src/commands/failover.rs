@@ -1,10 +1,11 @@
 use std::{
+    collections::BTreeMap,
     io::{IsTerminal, Write},
     process::ExitCode,
 };
 
 use anyhow::bail;
-use understudy_ids::PointSeq;
+use understudy_ids::{ItemName, PointChoice};
 use understudy_recovery_api::{
     Operation,
     request::{RunSpec, StartRun},
@@ -14,7 +15,7 @@ use understudy_rpc::ApiError;
 
 use super::request_id;
 use crate::{
-    args::{Failover, FailoverKind},
+    args::{Failover, FailoverKind, PointWish},
     connection::ConnectionArgs,
     output::{self, Format},
 };
@@ -51,16 +52,24 @@ fn spec(wish: Failover) -> RunSpec {
             FailoverKind::Unplanned => Operation::UnplannedFailover,
             FailoverKind::Reverse => Operation::ReverseReplicate,
         },
+        points: points(&wish.items, wish.point),
         items: wish.items.into_iter().collect(),
-        points: wish.point.into_iter().map(|(item, seq)| (item, PointSeq::new(seq))).collect(),
         primary_down_assertion: wish.assert_primary_down,
         without_network: wish.without_network,
         no_reverse_replication: wish.no_reverse_replication,
     }
 }
 
+/// A wish for one item goes before one for all.
+fn points(items: &[ItemName], wishes: Vec<PointWish>) -> BTreeMap<ItemName, PointChoice> {
+    let (of_one, of_all): (Vec<_>, Vec<_>) = wishes.into_iter().partition(|wish| wish.item.is_some());
+    let of_all = of_all.iter().flat_map(|wish| items.iter().map(|item| (item.clone(), wish.choice)));
+    let of_one = of_one.into_iter().filter_map(|wish| Some((wish.item?, wish.choice)));
+    of_all.chain(of_one).collect()
+}
+
 fn show(preview: &RunPreview) {
-    let headings = ["ITEM", "FROM", "TO", "POINT", "INSTANT", "AT MOST LOST", "CONNECTION"];
+    let headings = ["ITEM", "FROM", "TO", "POINT", "CONSISTENCY", "INSTANT", "AT MOST LOST", "CONNECTION"];
     let items = output::rows(headings, &preview.items, |i: &PlannedItem| {
         let connections: Vec<String> =
             i.connections.iter().map(|c| format!("{} {} ({})", c.network, c.address, c.reason)).collect();
@@ -69,6 +78,7 @@ fn show(preview: &RunPreview) {
             i.source_host.to_string(),
             i.target_host.to_string(),
             output::maybe(&i.point),
+            output::maybe(&i.point_consistency),
             output::maybe_time(i.point_instant),
             output::maybe_span(i.expected_loss),
             connections.join("\n"),

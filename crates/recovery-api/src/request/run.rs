@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use understudy_ids::{ItemName, PointSeq, RunId};
+use understudy_ids::{ItemName, PointChoice, PointSeq, RunId};
 
 use crate::{
     Operation, Resource,
@@ -26,7 +26,7 @@ pub struct RunSpec {
     pub operation: Operation,
     pub items: BTreeSet<ItemName>,
     /// Items that are not named get their latest point.
-    pub points: BTreeMap<ItemName, PointSeq>,
+    pub points: BTreeMap<ItemName, PointChoice>,
     /// Unplanned: the operator states that the primary side is down and stays so.
     pub primary_down_assertion: Option<String>,
     /// Test: leave machines unconnected.
@@ -60,13 +60,21 @@ impl RunSpec {
             without_network,
             no_reverse_replication,
         } = self;
+        let (mut numbers, mut app_consistent) = (Vec::new(), Vec::new());
+        for (item, choice) in points {
+            match choice {
+                PointChoice::Seq(seq) => numbers.push((item.to_resource(), seq.get())),
+                PointChoice::LatestAppConsistent => app_consistent.push(item.to_resource()),
+            }
+        }
         v1::RunSpec {
             operation: operation.to_wire().into(),
             items: items.iter().map(Resource::to_resource).collect(),
-            points: points.iter().map(|(item, seq)| (item.to_resource(), seq.get())).collect(),
+            points: numbers.into_iter().collect(),
             primary_down_assertion: primary_down_assertion.unwrap_or_default(),
             without_network,
             no_reverse_replication,
+            app_consistent,
         }
     }
 }
@@ -91,13 +99,14 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
         primary_down_assertion,
         without_network,
         no_reverse_replication,
+        app_consistent,
     } = wire;
     let operation = checks.word("spec.operation", Operation::from_wire(operation));
     if let Some(operation) = operation.filter(|o| !allowed.contains(o)) {
         checks.refuse("spec.operation", format!("{operation} has a call of its own and is not started so"));
     }
     let items = item_set(checks, items);
-    let points = point_map(checks, points, &items);
+    let points = point_map(checks, points, app_consistent, &items);
     let assertion = checks.text("spec.primary_down_assertion", primary_down_assertion, MAX_ASSERTION);
     let assertion = assertion.map(|a| Some(a.trim().to_owned()).filter(|a| !a.is_empty()));
     if let Some(operation) = operation {
@@ -145,27 +154,40 @@ fn item_set(checks: &mut Checks, items: Vec<String>) -> BTreeSet<ItemName> {
 fn point_map(
     checks: &mut Checks,
     points: impl IntoIterator<Item = (String, u64)>,
+    app_consistent: Vec<String>,
     items: &BTreeSet<ItemName>,
-) -> BTreeMap<ItemName, PointSeq> {
+) -> BTreeMap<ItemName, PointChoice> {
     let mut map = BTreeMap::new();
     for (count, (text, seq)) in points.into_iter().enumerate() {
         if count == MAX_ITEMS {
             checks.refuse("spec.points", format!("has more than {MAX_ITEMS} entries"));
             break;
         }
-        let Some(item) = checks.resource::<ItemName>("spec.points", &text) else { continue };
-        if !items.contains(&item) {
-            checks.refuse("spec.points", format!("{item} is not among the items of the run"));
-        }
+        let Some(item) = item_of_run(checks, "spec.points", &text, items) else { continue };
         if seq == 0 {
             checks.refuse(
                 "spec.points",
                 format!("{item}: 0 is no recovery point; leave it out for the latest"),
             );
         }
-        map.insert(item, PointSeq::new(seq));
+        map.insert(item, PointChoice::Seq(PointSeq::new(seq)));
+    }
+    checks.at_most("spec.app_consistent", &app_consistent, MAX_ITEMS);
+    for text in app_consistent.iter().take(MAX_ITEMS) {
+        let Some(item) = item_of_run(checks, "spec.app_consistent", text, items) else { continue };
+        if map.insert(item, PointChoice::LatestAppConsistent).is_some() {
+            checks.refuse("spec.app_consistent", format!("{text} has a point already"));
+        }
     }
     map
+}
+
+fn item_of_run(checks: &mut Checks, field: &str, text: &str, items: &BTreeSet<ItemName>) -> Option<ItemName> {
+    let item = checks.resource::<ItemName>(field, text)?;
+    if !items.contains(&item) {
+        checks.refuse(field, format!("{item} is not among the items of the run"));
+    }
+    Some(item)
 }
 
 /// Executes the plan of a preview.
@@ -263,7 +285,11 @@ mod tests {
     #[test]
     fn runs_go_out_and_come_in_alike() {
         let test = RunSpec {
-            points: [("web1".parse().unwrap(), PointSeq::new(3))].into(),
+            points: [
+                ("web1".parse().unwrap(), PointChoice::Seq(PointSeq::new(3))),
+                ("db1".parse().unwrap(), PointChoice::LatestAppConsistent),
+            ]
+            .into(),
             without_network: true,
             ..spec(Operation::TestFailover)
         };
@@ -292,6 +318,11 @@ mod tests {
         let mut wire = spec(Operation::TestFailover).into_wire();
         wire.points.insert("protectedItems/other".into(), 0);
         wire.items.push("protectedItems/web1".into());
+        let error = RunSpec::from_wire(Some(wire)).unwrap_err();
+        assert_eq!(error.0.len(), 3, "{error}");
+        let mut wire = spec(Operation::TestFailover).into_wire();
+        wire.points.insert("protectedItems/web1".into(), 3);
+        wire.app_consistent = ["web1", "db1", "db1", "other"].map(|i| format!("protectedItems/{i}")).into();
         let error = RunSpec::from_wire(Some(wire)).unwrap_err();
         assert_eq!(error.0.len(), 3, "{error}");
         let none = v1::RunSpec { operation: v1::Operation::TestFailover.into(), ..v1::RunSpec::default() };

@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use understudy_ids::{Generation, HostName, ItemName, PointSeq, Problem, RunId, StepName, UnixMicros};
-use understudy_types_api::{duration_to_wire, problem_to_wire, time_to_wire};
+use understudy_ids::{
+    Consistency, Generation, HostName, ItemName, PointSeq, Problem, RunId, StepName, UnixMicros,
+};
+use understudy_types_api::{
+    consistency_from_wire, consistency_to_wire, duration_to_wire, problem_to_wire, time_to_wire,
+};
 
 use super::{encode, optional_problem, problems, problems_to_wire};
 use crate::{
@@ -97,6 +101,8 @@ pub struct PlannedItem {
     pub point: Option<PointSeq>,
     #[serde(serialize_with = "encode::maybe_when")]
     pub point_instant: Option<UnixMicros>,
+    /// How the guest stood at it.
+    pub point_consistency: Option<Consistency>,
     /// Nothing when nothing can be lost.
     #[serde(serialize_with = "encode::maybe_seconds")]
     pub expected_loss: Option<Duration>,
@@ -113,6 +119,7 @@ impl PlannedItem {
             machine,
             point,
             point_instant,
+            point_consistency,
             expected_loss,
             connections,
         } = self;
@@ -124,6 +131,7 @@ impl PlannedItem {
             machine,
             point: point.map_or(0, PointSeq::get),
             point_instant: point_instant.map(time_to_wire),
+            point_consistency: point_consistency.map_or(0, consistency_to_wire),
             expected_loss: expected_loss.map(duration_to_wire),
             connections: connections.into_iter().map(PlannedConnection::into_wire).collect(),
         }
@@ -138,6 +146,7 @@ impl PlannedItem {
             machine,
             point,
             point_instant,
+            point_consistency,
             expected_loss,
             connections,
         } = wire;
@@ -149,6 +158,7 @@ impl PlannedItem {
             machine,
             point: Some(point).filter(|p| *p > 0).map(PointSeq::new),
             point_instant: checks.optional_time("items.point_instant", point_instant),
+            point_consistency: (point_consistency != 0).then(|| consistency_from_wire(point_consistency)),
             expected_loss: checks.optional_span("items.expected_loss", expected_loss),
             connections: connections.into_iter().map(PlannedConnection::from_wire).collect(),
         })

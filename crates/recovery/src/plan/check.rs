@@ -5,11 +5,11 @@
 
 use std::collections::BTreeSet;
 
-use understudy_ids::{HostName, ItemName, Problem};
+use understudy_ids::{HostName, ItemName, PointChoice, Problem};
 
 use super::{
     HostView, ItemView, Operation, PlanInput, Power, RunSpec,
-    draft::{ends, usable_points, uses_connections},
+    draft::{chosen_point, ends, uses_connections},
 };
 use crate::{
     action::TEST_SUFFIX_CHARS,
@@ -252,20 +252,28 @@ impl<'a> ItemCheck<'a> {
         if !self.is(&[TestFailover, PlannedFailover, UnplannedFailover]) {
             return None;
         }
-        let usable = usable_points(self.item, self.target);
-        if let Some(seq) = self.spec.points.get(&self.item.name) {
-            if usable.iter().any(|point| point.seq == *seq) {
-                return None;
-            }
-            let message = format!("{} has no recovery point {seq} that can be failed over to", self.target);
-            let remedy = "List the item's recovery points and choose one of them, or none for the latest.";
-            return Some(self.problem("POINT_NOT_FOUND", message, remedy));
-        }
-        if !usable.is_empty() {
+        if chosen_point(self.spec, self.item, self.target).is_some() {
             return None;
         }
-        let message = format!("{} has no whole recovery point of it yet", self.target);
-        Some(self.problem("NO_RECOVERY_POINT", message, "Wait until its first replication is complete."))
+        let target = self.target;
+        Some(match self.spec.points.get(&self.item.name) {
+            None => {
+                let message = format!("{target} has no whole recovery point of it yet");
+                self.problem("NO_RECOVERY_POINT", message, "Wait until its first replication is complete.")
+            }
+            Some(PointChoice::Seq(seq)) => {
+                let message = format!("{target} has no recovery point {seq} that can be failed over to");
+                let remedy =
+                    "List the item's recovery points and choose one of them, or none for the latest.";
+                self.problem("POINT_NOT_FOUND", message, remedy)
+            }
+            Some(PointChoice::LatestAppConsistent) => {
+                let message = format!("{target} has no app-consistent recovery point of it");
+                let remedy = "List the item's recovery points and choose one of them, or none for the latest; \
+                              its health says why the guest was not brought to rest.";
+                self.problem("NO_APP_CONSISTENT_POINT", message, remedy)
+            }
+        })
     }
 
     /// Nobody may take silence for *off* (invariant 16): either it is known, or a person says so on record.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use understudy_ids::{Generation, HostName, ItemName, Problem, StepName};
+use understudy_ids::{Generation, HostName, ItemName, PointChoice, Problem, StepName};
 
 use super::{
     ErrorPolicy, Estimate, Executor, ItemView, Operation, Phase, PlanInput, PlannedConnection, PlannedItem,
@@ -81,6 +81,18 @@ pub(super) fn usable_points<'a>(item: &'a ItemView, host: &HostName) -> Vec<&'a 
     let mut points: Vec<_> = item.points.iter().filter(|p| p.host == *host && !p.is_base).collect();
     points.sort_by_key(|p| p.seq);
     points
+}
+
+/// The point that a test or unplanned failover uses as of now (R-TF-1, R-UF-3).
+pub(super) fn chosen_point<'a>(spec: &RunSpec, item: &'a ItemView, host: &HostName) -> Option<&'a PointView> {
+    let mut points = usable_points(item, host).into_iter().rev();
+    match spec.points.get(&item.name) {
+        None => points.next(),
+        Some(PointChoice::Seq(seq)) => points.find(|point| point.seq == *seq),
+        Some(PointChoice::LatestAppConsistent) => {
+            points.find(|point| point.consistency.is_application_consistent())
+        }
+    }
 }
 
 impl<'a> Subject<'a> {
@@ -227,15 +239,12 @@ impl<'a> Subject<'a> {
         if !matches!(spec.operation, Operation::TestFailover | Operation::UnplannedFailover) {
             return estimate;
         }
-        let points = usable_points(self.view, self.target);
-        let point = match spec.points.get(self.name()) {
-            Some(seq) => points.into_iter().find(|p| p.seq == *seq),
-            None => points.into_iter().next_back(),
-        };
+        let point = chosen_point(spec, self.view, self.target);
         let loses = spec.operation == Operation::UnplannedFailover;
         Estimate {
             point: point.map(|p| p.seq),
             point_instant: point.map(|p| p.instant),
+            point_consistency: point.map(|p| p.consistency),
             expected_loss: point.filter(|_| loses).map(|p| input.now.since(p.instant)),
             ..estimate
         }

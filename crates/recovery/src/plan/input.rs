@@ -8,8 +8,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use understudy_ids::{
-    DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq, Problem,
-    UnixMicros,
+    Consistency, DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq,
+    Problem, UnixMicros,
 };
 
 use crate::{conflict::OpenRun, direction::SiteKind, item::ItemState};
@@ -100,6 +100,7 @@ pub struct PointView {
     pub instant: UnixMicros,
     /// A base for reverse replication cannot be failed over to.
     pub is_base: bool,
+    pub consistency: Consistency,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

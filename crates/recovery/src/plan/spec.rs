@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
-use understudy_ids::{ItemName, PointSeq};
+use understudy_ids::{ItemName, PointChoice};
 
 use crate::item::Verb;
 
@@ -66,7 +66,7 @@ pub struct RunSpec {
     pub operation: Operation,
     pub items: Vec<ItemName>,
     /// An item that is not named gets its latest point. Test and unplanned failover.
-    pub points: BTreeMap<ItemName, PointSeq>,
+    pub points: BTreeMap<ItemName, PointChoice>,
     /// Unplanned: the operator states that the primary side is down and stays so.
     pub primary_down_assertion: Option<String>,
     /// Test: machines stay unconnected.

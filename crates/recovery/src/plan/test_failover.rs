@@ -12,7 +12,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use understudy_ids::{HostName, StepName};
+use understudy_ids::{HostName, PointChoice, StepName};
 
 use super::{
     Phase, PlanInput, PlannedTestNetwork, RunSpec, Stage, Step,
@@ -57,7 +57,12 @@ fn machine_steps(spec: &RunSpec, input: &PlanInput, item: &Subject<'_>, isolated
     } else {
         item.networks(input)
     };
-    let point = spec.points.get(item.name()).map_or(PointRef::Latest, |seq| PointRef::Seq(*seq));
+    let point = match spec.points.get(item.name()) {
+        None => PointRef::Latest,
+        Some(PointChoice::Seq(seq)) => PointRef::Seq(*seq),
+        // A newer one that comes between preview and start is no other plan.
+        Some(PointChoice::LatestAppConsistent) => PointRef::Announced,
+    };
     let create = AgentWork::CreateTestMachine { point, name: name.clone(), nics };
     let create = item
         .agent("create-machine", item.target, generation, Phase::Start, create)

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use understudy_ids::{Generation, PointSeq};
+use understudy_ids::{Consistency, Generation, PointChoice, PointSeq};
 use understudy_recovery::{
     Operation, PlanInput, RunPlan, RunSpec,
     action::{Action, AgentWork, Internal, NetworkRef, PointRef},
@@ -26,7 +26,7 @@ fn all() -> Vec<(RunSpec, PlanInput)> {
     }));
     all.push(with(Operation::TestFailover, &|spec, _| spec.without_network = true));
     all.push(with(Operation::TestFailover, &|spec, _| {
-        spec.points = [(item("web1"), PointSeq::new(19))].into();
+        spec.points = [(item("web1"), PointChoice::Seq(PointSeq::new(19)))].into();
     }));
     all.push(with(Operation::PlannedFailover, &|spec, _| spec.no_reverse_replication = true));
     all.push(with(Operation::PlannedFailover, &|_, facts| facts.items[0].machine.power = Power::ShutOff));
@@ -170,7 +170,7 @@ fn an_unplanned_failover_has_no_step_at_the_old_side() {
 #[test]
 fn a_test_touches_the_standby_side_only() {
     let mut spec = spec(Operation::TestFailover);
-    spec.points = [(item("web1"), PointSeq::new(19))].into();
+    spec.points = [(item("web1"), PointChoice::Seq(PointSeq::new(19)))].into();
     let plan = plan(&spec, &input(Operation::TestFailover)).unwrap();
     let mut created = 0;
     for step in &plan.steps {
@@ -192,6 +192,40 @@ fn a_test_touches_the_standby_side_only() {
     }
     assert_eq!(created, 2);
     assert_eq!(plan.items[0].connections[0].network, "test network standing for sites/bravo/networks/prod");
+}
+
+/// R-UF-3: the latest app-consistent point is the newest of those, announced with its loss, and the one that is used.
+#[test]
+fn the_latest_app_consistent_point_can_be_chosen() {
+    for operation in [Operation::TestFailover, Operation::UnplannedFailover] {
+        let mut spec = spec(operation);
+        let latest = plan(&spec, &input(operation)).unwrap().estimates[&item("web1")].clone();
+        assert_eq!(
+            (latest.point, latest.point_consistency),
+            (Some(PointSeq::new(20)), Some(Consistency::Crash))
+        );
+        spec.points = [(item("web1"), PointChoice::LatestAppConsistent)].into();
+        let mut facts = input(operation);
+        let chosen = plan(&spec, &facts).unwrap();
+        let estimate = chosen.estimates[&item("web1")].clone();
+        assert_eq!(estimate.point, Some(PointSeq::new(19)));
+        assert_eq!(estimate.point_consistency, Some(Consistency::Application));
+        assert!(estimate.expected_loss >= latest.expected_loss);
+        let used = chosen.steps.iter().find_map(|step| match &step.action {
+            Action::Agent {
+                item: of,
+                work: AgentWork::CreateTestMachine { point, .. } | AgentWork::PromotePoint { point, .. },
+                ..
+            } if *of == item("web1") => Some(point.clone()),
+            _ => None,
+        });
+        assert_eq!(used, Some(PointRef::Announced));
+        // A machine that has shut itself down has nothing to recover either; and a newer point makes no other plan.
+        facts.items[0].points[1].consistency = Consistency::Clean;
+        let newer = plan(&spec, &facts).unwrap();
+        assert_eq!(newer.estimates[&item("web1")].point, Some(PointSeq::new(20)));
+        assert_eq!(newer.digest(), chosen.digest());
+    }
 }
 
 /// R-FO-6: NICs keep their order, and one that nothing is planned for stays unconnected instead of shifting the others.

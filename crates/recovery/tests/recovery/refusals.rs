@@ -1,6 +1,6 @@
 //! Every reason for which a plan is refused, and that all of them are told at once (R-REP-1, R-FO-2).
 
-use understudy_ids::{PointSeq, Problem, RunId};
+use understudy_ids::{Consistency, PointChoice, PointSeq, Problem, RunId};
 use understudy_recovery::{
     Operation, PlanInput, RunSpec,
     conflict::OpenRun,
@@ -36,7 +36,10 @@ fn options_that_the_operation_would_ignore() {
     use Operation::*;
     type Set = fn(&mut RunSpec);
     let options: [(Set, &[Operation]); 5] = [
-        (|spec| spec.points = [(item("web1"), PointSeq::new(19))].into(), &[TestFailover, UnplannedFailover]),
+        (
+            |spec| spec.points = [(item("web1"), PointChoice::LatestAppConsistent)].into(),
+            &[TestFailover, UnplannedFailover],
+        ),
         (|spec| spec.primary_down_assertion = Some("dark".to_owned()), &[UnplannedFailover]),
         (|spec| spec.without_network = true, &[TestFailover]),
         (|spec| spec.no_reverse_replication = true, &[PlannedFailover]),
@@ -62,7 +65,7 @@ fn requests_that_name_the_wrong_things() {
     assert_refused(TestFailover, "DUPLICATE_ITEM", |spec, _| spec.items.push(item("web1")));
     assert_refused(TestFailover, "ITEM_NOT_FOUND", |spec, _| spec.items.push(item("ghost")));
     assert_refused(TestFailover, "POINT_WITHOUT_ITEM", |spec, _| {
-        spec.points.insert(item("other"), PointSeq::new(1));
+        spec.points.insert(item("other"), PointChoice::Seq(PointSeq::new(1)));
     });
     assert_refused(UnplannedFailover, "INVALID_ASSERTION", |spec, _| {
         spec.primary_down_assertion = Some("  ".to_owned());
@@ -161,7 +164,11 @@ fn points_that_are_not_there_or_are_no_recovery_points() {
     }
     for operation in [TestFailover, UnplannedFailover] {
         assert_refused(operation, "POINT_NOT_FOUND", |spec, _| {
-            spec.points.insert(item("web1"), PointSeq::new(7));
+            spec.points.insert(item("web1"), PointChoice::Seq(PointSeq::new(7)));
+        });
+        assert_refused(operation, "NO_APP_CONSISTENT_POINT", |spec, facts| {
+            spec.points.insert(item("web1"), PointChoice::LatestAppConsistent);
+            facts.items[0].points.iter_mut().for_each(|point| point.consistency = Consistency::Crash);
         });
     }
 }

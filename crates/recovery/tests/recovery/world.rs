@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use understudy_ids::{Generation, HostName, ItemName, PointSeq, RunId, UnixMicros};
+use understudy_ids::{Consistency, Generation, HostName, ItemName, PointSeq, RunId, UnixMicros};
 use understudy_recovery::{
     Operation, PlanInput, RunPlan, RunSpec,
     direction::SiteKind,
@@ -81,6 +81,7 @@ fn view(name: &str, disks: &[&str], last_octet: u8) -> ItemView {
         seq: PointSeq::new(seq),
         instant: NOW.minus(Duration::from_secs(30 - seq)),
         is_base: false,
+        consistency: if seq < 20 { Consistency::Application } else { Consistency::Crash },
     };
     ItemView {
         name: item(name),

@@ -86,6 +86,7 @@ fn item_view(
             seq: point.seq,
             instant: point.instant,
             is_base: point.is_base,
+            consistency: point.consistency,
         })
     });
     let heard_now = active.is_some_and(|host| is_connected(host, now));

@@ -203,6 +203,7 @@ fn planned_item(plan: &RunPlan, item: &plan::PlannedItem) -> view::PlannedItem {
         machine: item.machine.to_string(),
         point: estimate.point,
         point_instant: estimate.point_instant,
+        point_consistency: estimate.point_consistency,
         expected_loss: estimate.expected_loss,
         connections: item
             .connections

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use understudy_ids::Problem;
+use understudy_ids::{PointChoice, Problem};
 use understudy_recovery_api::{ItemState, Operation, RunState};
 
 use crate::support::*;
@@ -95,7 +95,7 @@ async fn a_preview_lists_the_problems_of_all_who_were_asked() {
     let unmapped = Problem::new("NETWORK_NOT_MAPPED", "protectedItems/web1", "no counterpart", "Map it.");
     stage.mapper.problems.lock().unwrap().push(unmapped);
     let mut spec = spec(Operation::TestFailover, &["web1", "unknown"]);
-    spec.points = BTreeMap::from([(item("web1"), understudy_ids::PointSeq::new(999))]);
+    spec.points = BTreeMap::from([(item("web1"), PointChoice::Seq(understudy_ids::PointSeq::new(999)))]);
     let preview = client.preview_run(spec).await.unwrap();
     let mut reasons: Vec<_> = preview.problems.iter().map(|p| p.reason.as_str()).collect();
     reasons.sort_unstable();
