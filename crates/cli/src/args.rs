@@ -11,6 +11,7 @@ use understudy_ids::{
 use understudy_netplan::NetworkRef;
 use understudy_pki::Identity;
 use understudy_recovery_api::{MachineRef, SiteKind};
+use understudy_replication::Compression;
 
 use crate::{commands::store::Store, connection::ConnectionArgs, output::Format};
 
@@ -176,8 +177,30 @@ pub enum Policy {
         /// After that, power it off (otherwise a planned failover stops)
         #[arg(long)]
         power_off: bool,
+        #[command(flatten)]
+        replication: ReplicationArgs,
     },
     List,
+    Show {
+        policy: PolicyName,
+    },
+}
+
+/// How points are made and sent.
+#[derive(clap::Args)]
+pub struct ReplicationArgs {
+    /// On the wire: auto or off
+    #[arg(long, default_value = "auto")]
+    pub compression: Compression,
+    /// Freeze the guest through its agent for a point this often: 1h
+    #[arg(long, value_parser = span)]
+    pub app_consistent_every: Option<Duration>,
+    /// Thaw the guest after this long, whatever has become of the point
+    #[arg(long, value_parser = span, default_value = "10s", requires = "app_consistent_every")]
+    pub freeze_limit: Duration,
+    /// Run the guest's own scripts before freezing and after thawing
+    #[arg(long, requires = "app_consistent_every")]
+    pub guest_scripts: bool,
 }
 
 #[derive(Subcommand)]

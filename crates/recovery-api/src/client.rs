@@ -1,6 +1,6 @@
 //! The client's side of the orchestrator: for the command line, tests and automation in Rust.
 
-use understudy_ids::{HostName, ItemName, RunId};
+use understudy_ids::{HostName, ItemName, PolicyName, RunId};
 use understudy_rpc::{ApiError, Channel};
 
 use crate::{
@@ -97,6 +97,12 @@ impl RecoveryClient {
 
     pub async fn create_policy(&self, request: CreatePolicy) -> Result<Policy, ApiError> {
         let answer = self.protection.clone().create_policy(request.into_wire()).await?;
+        Policy::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    pub async fn get_policy(&self, policy: &PolicyName) -> Result<Policy, ApiError> {
+        let request = v1::GetPolicyRequest { name: policy.to_resource() };
+        let answer = self.protection.clone().get_policy(request).await?;
         Policy::from_wire(answer.into_inner()).map_err(not_understood)
     }
 

@@ -12,6 +12,7 @@
 
 mod check;
 mod client;
+mod encode;
 mod enums;
 mod names;
 pub mod request;

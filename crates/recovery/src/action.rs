@@ -25,6 +25,7 @@ use understudy_ids::{
     DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq, StepName,
     UnixMicros,
 };
+use understudy_replication::{ReplicationSettings, RetentionPolicy};
 
 /// What a step asks for, and of whom.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,15 +48,9 @@ pub enum Action {
 pub enum AgentWork {
     PrepareReplica {
         disks: Vec<DiskSize>,
-        retention: Retention,
+        retention: RetentionPolicy,
     },
-    StartReplication {
-        machine: MachineName,
-        disks: Vec<DiskName>,
-        peer_host: HostName,
-        peer_endpoint: String,
-        interval: Duration,
-    },
+    StartReplication(Box<StartReplication>),
     StopReplication {
         forget: bool,
     },
@@ -120,18 +115,23 @@ pub enum AgentWork {
     CommitItem,
 }
 
+/// A machine's replication, until told otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartReplication {
+    pub machine: MachineName,
+    pub disks: Vec<DiskName>,
+    pub peer_host: HostName,
+    pub peer_endpoint: String,
+    pub interval: Duration,
+    #[serde(default)]
+    pub settings: ReplicationSettings,
+}
+
 /// One replicated disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskSize {
     pub name: DiskName,
     pub size_bytes: u64,
-}
-
-/// How many recovery points are kept, and for how long (R-REP-4).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Retention {
-    pub keep_count: u32,
-    pub keep_age: Duration,
 }
 
 /// An address that a test network's DHCP gives to one Ethernet address.

@@ -7,9 +7,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use understudy_ids::{DiskName, Generation, HostName, ItemName, MachineName, NetworkName, PointSeq, RunId};
+use understudy_replication::ReplicationSettings;
 
 use crate::{
-    action::{Action, AgentWork, MachineRef, NetworkRef, is_test_network_of},
+    action::{Action, AgentWork, MachineRef, NetworkRef, StartReplication, is_test_network_of},
     conflict::OpenRun,
     item::ItemState,
     plan::{Operation, Power},
@@ -28,6 +29,7 @@ pub struct ItemRecord {
     pub disks: Vec<DiskName>,
     /// Between the starts of two replication cycles.
     pub interval: Duration,
+    pub settings: ReplicationSettings,
     /// Of the standby host's sink.
     pub peer_endpoint: String,
 }
@@ -188,13 +190,14 @@ impl AtHost<'_> {
         if !self.is_active() || self.item.state != ItemState::Protected || assigned || held {
             return None;
         }
-        let work = AgentWork::StartReplication {
+        let work = AgentWork::StartReplication(Box::new(StartReplication {
             machine: self.item.machine.clone(),
             disks: self.item.disks.clone(),
             peer_host: self.item.standby_host.clone(),
             peer_endpoint: self.item.peer_endpoint.clone(),
             interval: self.item.interval,
-        };
+            settings: self.item.settings.clone(),
+        }));
         let detail = format!("g{}.{}", self.item.generation, self.host.boot_id);
         let reason = format!("{} is protected, and its host does not replicate it", self.item.name);
         Some(self.correction(CorrectionKind::EnsureReplication, &detail, work, reason))

@@ -55,4 +55,4 @@ pub use facts::{
 pub use field::Invalid;
 pub use result::{AgentTaskResult, DiskRoot, IsolationResult};
 pub use server::{FactsSource, PartStream, SinkHandler, facts_service, sink_service};
-pub use task::{Action, AgentTask, DhcpReservation, DiskSize, Retention, StartReplication};
+pub use task::{Action, AgentTask, DhcpReservation, DiskSize, StartReplication};

@@ -7,6 +7,7 @@
 //!   points + policy ──▶ retention::expired ──▶ points to merge away
 //!   clock + last point ──▶ rpo::assess ──▶ health and its reasons ──▶ alert::Alerts ──▶ what is raised, without flapping
 //!   receipts ──▶ history::RpoHistory ──▶ percentiles of the last hour and day
+//!   policy ──▶ settings::ReplicationSettings ──▶ how each cycle is made and sent
 //! ```
 //!
 //! Everything here is a pure function of its arguments: no clock, no randomness, no I/O, no logging. The promise that
@@ -20,7 +21,10 @@ pub mod extents;
 pub mod history;
 pub mod retention;
 pub mod rpo;
+pub mod settings;
 
 pub use cycle::{CheckpointName, CycleKind, CyclePlan, DiskPlan};
 pub use digest::{BlockDigest, DigestTree};
 pub use extents::{BLOCK_SIZE, RangeSet};
+pub use retention::RetentionPolicy;
+pub use settings::{AppConsistency, Compression, ReplicationSettings};

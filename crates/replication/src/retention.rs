@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use understudy_ids::{PointSeq, UnixMicros};
 
 /// How long points are kept. A point leaves when *either* limit says so; a missing limit never says so.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetentionPolicy {
     /// Recovery points to keep, the latest included. Zero is read as one.
     pub keep_count: Option<u32>,

@@ -4,6 +4,7 @@
 //!   wire (prost)              domain
 //!   Timestamp  ── TryFrom ──▶ UnixMicros      refused outside years 1 … 9999 and with nanos outside 0 … 999 999 999
 //!   Duration   ── TryFrom ──▶ std Duration    refused when negative
+//!   ReplicationSettings ───▶ replication's    refused with every setting that is out of its range
 //!   Problem    ── TryFrom ──▶ ids::Problem    refused when a text is too long
 //!   Any        ── unpack  ──▶ T               refused when the type URL names another message
 //! ```
@@ -13,6 +14,7 @@ mod any;
 mod consistency;
 pub mod cursor;
 mod problem;
+mod settings;
 mod time;
 
 /// Generated from `understudy/types/v1/types.proto`.
@@ -27,4 +29,5 @@ pub use any::{AnyError, MAX_ANY_BYTES, check_any, pack, unpack};
 pub use consistency::{consistency_from_wire, consistency_to_wire};
 pub use problem::{MAX_PROBLEM_TEXT, MAX_PROBLEMS, problem_from_wire, problem_to_wire};
 pub use prost_types::Any;
+pub use settings::{settings_from_wire, settings_to_wire};
 pub use time::{InvalidTime, duration_from_wire, duration_to_wire, time_from_wire, time_to_wire};

@@ -3,16 +3,17 @@ use understudy_recovery_api::{
     request::{CreatePolicy, PolicySettings},
     view::Policy as View,
 };
+use understudy_replication::{AppConsistency, ReplicationSettings};
 
 use super::{all, request_id};
 use crate::{
-    args::Policy,
+    args::{Policy, ReplicationArgs},
     output::{self, Format},
 };
 
 pub async fn run(client: &RecoveryClient, format: Format, verb: Policy) -> anyhow::Result<()> {
-    let policies = match verb {
-        Policy::Create { policy, interval, rpo, keep, keep_age, shutdown_grace, power_off } => {
+    let policy = match verb {
+        Policy::Create { policy, interval, rpo, keep, keep_age, shutdown_grace, power_off, replication } => {
             let settings = PolicySettings {
                 interval,
                 rpo_objective: rpo.unwrap_or(interval * 3),
@@ -20,22 +21,67 @@ pub async fn run(client: &RecoveryClient, format: Format, verb: Policy) -> anyho
                 keep_age,
                 shutdown_grace,
                 power_off_after_grace: power_off,
+                replication: settings(replication),
             };
-            vec![client.create_policy(CreatePolicy { policy, settings, request_id: request_id() }).await?]
+            client.create_policy(CreatePolicy { policy, settings, request_id: request_id() }).await?
         }
-        Policy::List => all(usize::MAX, |page| client.list_policies(page)).await?,
+        Policy::Show { policy } => client.get_policy(&policy).await?,
+        Policy::List => {
+            let policies = all(usize::MAX, |page| client.list_policies(page)).await?;
+            return output::print(format, &policies, || table(&policies));
+        }
     };
-    output::print(format, &policies, || {
-        let headings = ["POLICY", "INTERVAL", "RPO", "KEEP", "SHUTDOWN GRACE", "THEN"];
-        output::rows(headings, &policies, |p: &View| {
-            [
-                p.name.to_string(),
-                output::span(p.interval),
-                output::span(p.rpo_objective),
-                format!("{} or {}", p.keep_count, output::span(p.keep_age)),
-                output::span(p.shutdown_grace),
-                if p.power_off_after_grace { "power off" } else { "stop the run" }.to_owned(),
-            ]
-        })
+    output::print(format, &policy, || details(&policy))
+}
+
+fn settings(args: ReplicationArgs) -> ReplicationSettings {
+    let ReplicationArgs { compression, app_consistent_every, freeze_limit, guest_scripts } = args;
+    let app_consistency =
+        app_consistent_every.map(|every| AppConsistency { every, freeze_limit, run_scripts: guest_scripts });
+    ReplicationSettings { compression, app_consistency }
+}
+
+fn table(policies: &[View]) -> comfy_table::Table {
+    let headings = ["POLICY", "INTERVAL", "RPO", "KEEP", "APP-CONSISTENT", "SHUTDOWN GRACE", "THEN"];
+    output::rows(headings, policies, |p: &View| {
+        let s = &p.settings;
+        [
+            p.name.to_string(),
+            output::span(s.interval),
+            output::span(s.rpo_objective),
+            keeps(s),
+            s.replication.app_consistency.map_or_else(|| "never".to_owned(), |a| output::span(a.every)),
+            output::span(s.shutdown_grace),
+            after_grace(s).to_owned(),
+        ]
     })
+}
+
+fn details(policy: &View) -> comfy_table::Table {
+    let s = &policy.settings;
+    output::facts(&[
+        ("policy", policy.name.to_string()),
+        ("interval", output::span(s.interval)),
+        ("objective", output::span(s.rpo_objective)),
+        ("keeps points", keeps(s)),
+        ("app-consistent", app_consistency(s.replication.app_consistency)),
+        ("compression", s.replication.compression.as_str().to_owned()),
+        ("shutdown grace", output::span(s.shutdown_grace)),
+        ("after grace", after_grace(s).to_owned()),
+        ("created", output::time(policy.create_time)),
+    ])
+}
+
+fn keeps(settings: &PolicySettings) -> String {
+    format!("{} or {}", settings.keep_count, output::span(settings.keep_age))
+}
+
+fn after_grace(settings: &PolicySettings) -> &'static str {
+    if settings.power_off_after_grace { "power off" } else { "stop the run" }
+}
+
+fn app_consistency(asked: Option<AppConsistency>) -> String {
+    let Some(AppConsistency { every, freeze_limit, run_scripts }) = asked else { return "never".to_owned() };
+    let scripts = if run_scripts { ", with the guest's scripts" } else { "" };
+    format!("every {}, frozen for at most {}{scripts}", output::span(every), output::span(freeze_limit))
 }

@@ -4,8 +4,8 @@ mod protection;
 mod run;
 mod site;
 
-pub(crate) use protection::settings as settings_from_wire;
 pub use protection::{CreatePolicy, PolicySettings, ProtectMachine, Unprotect};
+pub(crate) use protection::{policy_to_wire, settings};
 pub use run::{CompleteTest, RunSpec, RunVerb, StartRun};
 pub use site::{CreateHost, CreateSite};
 

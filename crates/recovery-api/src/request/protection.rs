@@ -2,12 +2,15 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use serde::Serialize;
 use understudy_ids::{DiskName, HostName, ItemName, PolicyName};
-use understudy_types_api::duration_to_wire;
+use understudy_replication::{ReplicationSettings, settings::BadSetting};
+use understudy_types_api::{duration_to_wire, settings_from_wire, settings_to_wire};
 
 use crate::{
     Resource,
     check::{Checks, Invalid},
+    encode,
     names::{MachineRef, RequestId},
     v1,
 };
@@ -22,18 +25,24 @@ const MAX_KEEP_AGE: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 const MAX_DISKS: usize = 256;
 
 /// How items are replicated and shut down.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PolicySettings {
     /// Between the starts of two cycles, 1 s to 24 h.
+    #[serde(serialize_with = "encode::seconds")]
     pub interval: Duration,
     /// Alert threshold of health, at least the interval.
+    #[serde(serialize_with = "encode::seconds")]
     pub rpo_objective: Duration,
     /// 1 to 1000.
     pub keep_count: u32,
+    #[serde(serialize_with = "encode::seconds")]
     pub keep_age: Duration,
     /// How long a guest may take to shut down in a planned failover.
+    #[serde(serialize_with = "encode::seconds")]
     pub shutdown_grace: Duration,
     pub power_off_after_grace: bool,
+    /// How points are made and sent.
+    pub replication: ReplicationSettings,
 }
 
 /// Makes a policy.
@@ -67,14 +76,14 @@ impl CreatePolicy {
         let Self { policy, settings, request_id } = self;
         v1::CreatePolicyRequest {
             policy_id: policy.to_string(),
-            policy: Some(settings_to_wire(&settings)),
+            policy: Some(policy_to_wire(&settings)),
             request_id: request_id.to_string(),
         }
     }
 }
 
 /// Without name and time of creation, which only a policy that exists has.
-pub(crate) fn settings_to_wire(settings: &PolicySettings) -> v1::Policy {
+pub(crate) fn policy_to_wire(settings: &PolicySettings) -> v1::Policy {
     let PolicySettings {
         interval,
         rpo_objective,
@@ -82,6 +91,7 @@ pub(crate) fn settings_to_wire(settings: &PolicySettings) -> v1::Policy {
         keep_age,
         shutdown_grace,
         power_off_after_grace,
+        replication,
     } = settings;
     v1::Policy {
         name: String::new(),
@@ -92,6 +102,7 @@ pub(crate) fn settings_to_wire(settings: &PolicySettings) -> v1::Policy {
         shutdown_grace: Some(duration_to_wire(*shutdown_grace)),
         power_off_after_grace: *power_off_after_grace,
         create_time: None,
+        replication: Some(settings_to_wire(replication)),
     }
 }
 
@@ -111,6 +122,7 @@ pub(crate) fn settings(checks: &mut Checks, policy: v1::Policy) -> Option<Policy
     }
     let keep_age = checks.span("policy.keep_age", policy.keep_age, SECOND..=MAX_KEEP_AGE);
     let shutdown_grace = checks.span("policy.shutdown_grace", policy.shutdown_grace, Duration::ZERO..=DAY);
+    let replication = replication(checks, policy.replication, interval);
     Some(PolicySettings {
         interval: interval?,
         rpo_objective: rpo_objective?,
@@ -118,7 +130,20 @@ pub(crate) fn settings(checks: &mut Checks, policy: v1::Policy) -> Option<Policy
         keep_age: keep_age?,
         shutdown_grace: shutdown_grace?,
         power_off_after_grace: policy.power_off_after_grace,
+        replication: replication?,
     })
+}
+
+/// Where the interval is not known, for it is wrong itself, the shortest stands in.
+fn replication(
+    checks: &mut Checks,
+    wire: Option<understudy_types_api::v1::ReplicationSettings>,
+    interval: Option<Duration>,
+) -> Option<ReplicationSettings> {
+    let refuse = |bad: Vec<BadSetting>| {
+        bad.into_iter().for_each(|b| checks.refuse(format!("policy.replication.{}", b.field), b.why));
+    };
+    settings_from_wire(wire, interval.unwrap_or(SECOND)).map_err(refuse).ok()
 }
 
 /// Turns replication of a machine on (R-REP-1).
@@ -217,6 +242,8 @@ impl Unprotect {
 
 #[cfg(test)]
 mod tests {
+    use understudy_replication::{AppConsistency, Compression};
+
     use super::*;
 
     fn policy() -> PolicySettings {
@@ -227,6 +254,18 @@ mod tests {
             keep_age: DAY,
             shutdown_grace: Duration::from_secs(60),
             power_off_after_grace: true,
+            replication: ReplicationSettings {
+                compression: Compression::Off,
+                app_consistency: Some(app_consistency(60)),
+            },
+        }
+    }
+
+    fn app_consistency(every_s: u64) -> AppConsistency {
+        AppConsistency {
+            every: Duration::from_secs(every_s),
+            freeze_limit: AppConsistency::FREEZE_LIMIT,
+            run_scripts: true,
         }
     }
 
@@ -242,7 +281,16 @@ mod tests {
 
     #[test]
     fn every_setting_has_its_range() {
+        let replication = |app_consistency| ReplicationSettings {
+            app_consistency: Some(app_consistency),
+            ..ReplicationSettings::default()
+        };
+        let frozen_for_long =
+            AppConsistency { freeze_limit: Duration::from_secs(600), ..app_consistency(60) };
         let bad = [
+            PolicySettings { replication: replication(app_consistency(4)), ..policy() },
+            PolicySettings { replication: replication(app_consistency(365 * 86_400)), ..policy() },
+            PolicySettings { replication: replication(frozen_for_long), ..policy() },
             PolicySettings { interval: Duration::ZERO, ..policy() },
             PolicySettings { interval: 2 * DAY, rpo_objective: 3 * DAY, ..policy() },
             PolicySettings { rpo_objective: Duration::from_secs(4), ..policy() },

@@ -4,11 +4,10 @@ use serde::Serialize;
 use understudy_ids::UnixMicros;
 use understudy_types_api::time_to_wire;
 
-use super::encode;
 use crate::{
     Decision,
     check::{Checks, Invalid},
-    v1,
+    encode, v1,
 };
 
 /// One state-changing call.

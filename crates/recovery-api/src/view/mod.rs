@@ -4,7 +4,6 @@
 //! that a client never shows what it did not understand.
 
 mod audit;
-mod encode;
 mod protection;
 mod run;
 mod site;

@@ -10,73 +10,31 @@ use understudy_types_api::{
     MAX_PROBLEMS, consistency_from_wire, consistency_to_wire, duration_to_wire, problem_to_wire, time_to_wire,
 };
 
-use super::{Run, encode, optional_problem};
+use super::{Run, optional_problem};
 use crate::{
     HealthLevel, ItemState, MachineRef, PointRef, Resource,
     check::{Checks, Invalid},
-    request::PolicySettings,
+    encode,
+    request::{self, PolicySettings},
     v1,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Policy {
     pub name: PolicyName,
-    #[serde(serialize_with = "encode::seconds")]
-    pub interval: Duration,
-    #[serde(serialize_with = "encode::seconds")]
-    pub rpo_objective: Duration,
-    pub keep_count: u32,
-    #[serde(serialize_with = "encode::seconds")]
-    pub keep_age: Duration,
-    #[serde(serialize_with = "encode::seconds")]
-    pub shutdown_grace: Duration,
-    pub power_off_after_grace: bool,
+    #[serde(flatten)]
+    pub settings: PolicySettings,
     #[serde(serialize_with = "encode::when")]
     pub create_time: UnixMicros,
 }
 
 impl Policy {
-    pub fn new(name: PolicyName, settings: PolicySettings, create_time: UnixMicros) -> Self {
-        let PolicySettings {
-            interval,
-            rpo_objective,
-            keep_count,
-            keep_age,
-            shutdown_grace,
-            power_off_after_grace,
-        } = settings;
-        Self {
-            name,
-            interval,
-            rpo_objective,
-            keep_count,
-            keep_age,
-            shutdown_grace,
-            power_off_after_grace,
-            create_time,
-        }
-    }
-
     pub fn into_wire(self) -> v1::Policy {
-        let Self {
-            name,
-            interval,
-            rpo_objective,
-            keep_count,
-            keep_age,
-            shutdown_grace,
-            power_off_after_grace,
-            create_time,
-        } = self;
+        let Self { name, settings, create_time } = self;
         v1::Policy {
             name: name.to_resource(),
-            interval: Some(duration_to_wire(interval)),
-            rpo_objective: Some(duration_to_wire(rpo_objective)),
-            keep_count,
-            keep_age: Some(duration_to_wire(keep_age)),
-            shutdown_grace: Some(duration_to_wire(shutdown_grace)),
-            power_off_after_grace,
             create_time: Some(time_to_wire(create_time)),
+            ..request::policy_to_wire(&settings)
         }
     }
 
@@ -86,8 +44,8 @@ impl Policy {
         let mut checks = Checks::default();
         let name = checks.resource("name", &wire.name);
         let create_time = checks.time("create_time", wire.create_time);
-        let settings = crate::request::settings_from_wire(&mut checks, wire);
-        let whole = (|| Some(Self::new(name?, settings?, create_time?)))();
+        let settings = request::settings(&mut checks, wire);
+        let whole = (|| Some(Self { name: name?, settings: settings?, create_time: create_time? }))();
         checks.finish(whole)
     }
 }

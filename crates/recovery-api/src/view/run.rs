@@ -10,10 +10,11 @@ use understudy_types_api::{
     consistency_from_wire, consistency_to_wire, duration_to_wire, problem_to_wire, time_to_wire,
 };
 
-use super::{encode, optional_problem, problems, problems_to_wire};
+use super::{optional_problem, problems, problems_to_wire};
 use crate::{
     Operation, Resource, RunState, StepState,
     check::{Checks, Invalid},
+    encode,
     request::RunSpec,
     v1,
 };

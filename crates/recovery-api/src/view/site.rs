@@ -4,11 +4,10 @@ use serde::Serialize;
 use understudy_ids::{DiskName, HostName, ItemName, MacAddress, RunId, SiteName, UnixMicros};
 use understudy_types_api::time_to_wire;
 
-use super::encode;
 use crate::{
     MachineRef, Power, Resource, SiteKind,
     check::{Checks, Invalid},
-    v1,
+    encode, v1,
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -119,7 +119,7 @@ impl Resolver<'_> {
             | AgentWork::RemoveTestNetwork { name }
             | AgentWork::ProbeIsolation { network: name, .. } => *name = network(self.run, name),
             AgentWork::PrepareReplica { .. }
-            | AgentWork::StartReplication { .. }
+            | AgentWork::StartReplication(_)
             | AgentWork::StopReplication { .. }
             | AgentWork::RemoveReplica
             | AgentWork::Fence { .. }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     action::{
         Action, AgentWork, DiskSize, Internal, MachineRef, NetworkRef, NetworkWork, OperatorWait,
-        ReservedNic, ReservedTestNetwork, Retention,
+        ReservedNic, ReservedTestNetwork, StartReplication,
     },
     item::{ItemState, Verb},
 };
@@ -137,21 +137,18 @@ impl<'a> Subject<'a> {
     pub fn prepare_replica(&self) -> AgentWork {
         let sizes = self.view.machine.disks.iter().filter(|disk| self.view.disks.contains(&disk.name));
         let disks = sizes.map(|d| DiskSize { name: d.name.clone(), size_bytes: d.size_bytes }).collect();
-        let policy = &self.view.policy;
-        AgentWork::PrepareReplica {
-            disks,
-            retention: Retention { keep_count: policy.keep_count, keep_age: policy.keep_age },
-        }
+        AgentWork::PrepareReplica { disks, retention: self.view.policy.retention }
     }
 
     pub fn start_replication(&self, peer: &HostName, peer_endpoint: &str) -> AgentWork {
-        AgentWork::StartReplication {
+        AgentWork::StartReplication(Box::new(StartReplication {
             machine: self.view.machine.name.clone(),
             disks: self.view.disks.clone(),
             peer_host: peer.clone(),
             peer_endpoint: peer_endpoint.to_owned(),
             interval: self.view.policy.interval,
-        }
+            settings: self.view.policy.settings.clone(),
+        }))
     }
 
     pub fn await_first_point(&self, standby: &HostName, generation: Generation, phase: Phase) -> Step {
@@ -378,7 +375,7 @@ fn time_out(work: &AgentWork) -> Duration {
 fn title(work: &AgentWork, machine: &str) -> String {
     match work {
         AgentWork::PrepareReplica { .. } => format!("Prepare the replica of {machine}"),
-        AgentWork::StartReplication { peer_host, .. } => format!("Replicate {machine} to {peer_host}"),
+        AgentWork::StartReplication(asked) => format!("Replicate {machine} to {}", asked.peer_host),
         AgentWork::StopReplication { .. } => format!("Stop replicating {machine}"),
         AgentWork::RemoveReplica => format!("Remove the replica of {machine}"),
         AgentWork::Fence { .. } => format!("Fence the old side of {machine}"),

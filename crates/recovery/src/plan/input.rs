@@ -11,6 +11,7 @@ use understudy_ids::{
     Consistency, DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq,
     Problem, UnixMicros,
 };
+use understudy_replication::{ReplicationSettings, RetentionPolicy};
 
 use crate::{conflict::OpenRun, direction::SiteKind, item::ItemState};
 
@@ -85,8 +86,8 @@ pub struct NicView {
 #[derive(Debug, Clone, PartialEq)]
 pub struct PolicyView {
     pub interval: Duration,
-    pub keep_count: u32,
-    pub keep_age: Duration,
+    pub settings: ReplicationSettings,
+    pub retention: RetentionPolicy,
     pub shutdown_grace: Duration,
     pub power_off_after_grace: bool,
 }

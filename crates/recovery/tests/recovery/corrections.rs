@@ -13,6 +13,7 @@ use understudy_recovery::{
         Correction, CorrectionKind, HostFacts, ItemFact, ItemRecord, MachineFact, Role, corrections,
     },
 };
+use understudy_replication::{Compression, ReplicationSettings};
 
 use crate::world::{RUN, alpha, bravo, item};
 
@@ -57,6 +58,7 @@ fn scene() -> Scene {
             machine: "web1".parse().unwrap(),
             disks: vec!["vda".parse().unwrap()],
             interval: Duration::from_secs(5),
+            settings: ReplicationSettings { compression: Compression::Off, ..ReplicationSettings::default() },
             peer_endpoint: "https://10.0.0.1:7443".to_owned(),
         },
         alpha: facts(alpha(), Vec::new(), fact(Role::Target, false)),
@@ -220,12 +222,10 @@ fn replication_that_its_source_forgot_is_assigned_again() {
     scene.bravo.items[0].replicating = false;
     let found = scene.corrections();
     assert_eq!(found.len(), 1);
-    let Action::Agent { work: AgentWork::StartReplication { peer_host, peer_endpoint, .. }, .. } =
-        &found[0].action
-    else {
+    let Action::Agent { work: AgentWork::StartReplication(asked), .. } = &found[0].action else {
         panic!("{found:?}")
     };
-    assert_eq!((peer_host, peer_endpoint.as_str()), (&alpha(), "https://10.0.0.1:7443"));
+    assert_eq!((&asked.peer_host, asked.peer_endpoint.as_str()), (&alpha(), "https://10.0.0.1:7443"));
     scene.bravo.items.clear();
     assert_eq!(scene.kinds(), [CorrectionKind::EnsureReplication], "nothing is known of it there");
 

@@ -390,7 +390,7 @@ fn agent(
             host.replicas.insert(item.clone());
             StepResult::Done
         }
-        AgentWork::StartReplication { .. } => {
+        AgentWork::StartReplication(_) => {
             host.replicating.insert(item.clone());
             StepResult::Done
         }

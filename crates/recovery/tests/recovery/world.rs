@@ -12,6 +12,7 @@ use understudy_recovery::{
         PlannedTestNetwork, PointView, PolicyView, Power, plan,
     },
 };
+use understudy_replication::{Compression, ReplicationSettings, RetentionPolicy};
 
 pub const RUN: RunId = RunId::from_u128(0x0a1b_2c3d_4e5f_4000_8000_0000_0000_0001);
 pub const NOW: UnixMicros = UnixMicros::new(1_000_000_000);
@@ -97,8 +98,8 @@ fn view(name: &str, disks: &[&str], last_octet: u8) -> ItemView {
         disks: disks.iter().map(|disk| disk.parse().unwrap()).collect(),
         policy: PolicyView {
             interval: Duration::from_secs(5),
-            keep_count: 24,
-            keep_age: Duration::from_secs(86_400),
+            settings: ReplicationSettings { compression: Compression::Off, ..ReplicationSettings::default() },
+            retention: RetentionPolicy { keep_count: Some(24), keep_age: Some(Duration::from_secs(86_400)) },
             shutdown_grace: Duration::from_secs(60),
             power_off_after_grace: true,
         },

@@ -19,6 +19,7 @@ use std::{
 use understudy_ids::{
     DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq, RunId,
 };
+use understudy_replication::{ReplicationSettings, RetentionPolicy};
 use understudy_types_api::{Any, pack, unpack};
 
 use crate::{field::Invalid, v1};
@@ -38,7 +39,7 @@ pub struct AgentTask {
 pub enum Action {
     PrepareReplica {
         disks: Vec<DiskSize>,
-        retention: Retention,
+        retention: RetentionPolicy,
     },
     StartReplication(StartReplication),
     StopReplication {
@@ -140,13 +141,6 @@ pub struct DiskSize {
     pub size: u64,
 }
 
-/// How many recovery points are kept, and for how long (R-REP-4). `None`: no limit of that kind.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Retention {
-    pub keep_count: Option<u32>,
-    pub keep_age: Option<Duration>,
-}
-
 /// An assignment that holds until told otherwise, also while the control plane is away.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StartReplication {
@@ -157,6 +151,7 @@ pub struct StartReplication {
     /// `https://address:port`.
     pub peer_endpoint: String,
     pub interval: Duration,
+    pub settings: ReplicationSettings,
 }
 
 /// An address that the test network's DHCP gives to one Ethernet address.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use understudy_ids::{Generation, PointSeq, Uuid};
+use understudy_replication::{AppConsistency, Compression};
 
 use super::*;
 use crate::v1::{self, agent_task::Action as Wire};
@@ -23,7 +24,7 @@ fn all() -> Vec<Action> {
     vec![
         Action::PrepareReplica {
             disks: vec![DiskSize { name: "vda".parse().unwrap(), size: 1 << 40 }],
-            retention: Retention { keep_count: Some(5), keep_age: None },
+            retention: RetentionPolicy { keep_count: Some(5), keep_age: None },
         },
         Action::StartReplication(StartReplication {
             machine: machine.clone(),
@@ -31,6 +32,14 @@ fn all() -> Vec<Action> {
             peer_host: "bravo/bravo-h1".parse().unwrap(),
             peer_endpoint: "https://10.0.0.2:7452".to_owned(),
             interval: Duration::from_millis(5000),
+            settings: ReplicationSettings {
+                compression: Compression::Off,
+                app_consistency: Some(AppConsistency {
+                    every: Duration::from_secs(600),
+                    freeze_limit: Duration::from_secs(5),
+                    run_scripts: true,
+                }),
+            },
         }),
         Action::StopReplication { forget: true },
         Action::RemoveReplica,
@@ -107,6 +116,7 @@ fn tasks_outside_the_contract_are_refused_by_field() {
             start(|s| s.interval = Some(prost_types::Duration { seconds: 0, nanos: 1 })),
             "start_replication.interval",
         ),
+        (start(|s| s.settings.as_mut().unwrap().compression = 9), "start_replication.settings"),
         (start(|s| s.peer_endpoint = "http://x:1".into()), "start_replication.peer_endpoint"),
         (start(|s| s.peer_host = "bravo-h1".into()), "start_replication.peer_host"),
         (start(|s| s.disks = vec!["vda".into(), "/dev/sda".into()]), "start_replication.disks[1]"),

@@ -6,9 +6,10 @@ use std::{
 };
 
 use understudy_ids::{Generation, NetworkName, PointSeq};
-use understudy_types_api::duration_to_wire;
+use understudy_replication::{ReplicationSettings, RetentionPolicy};
+use understudy_types_api::{duration_to_wire, settings_from_wire, settings_to_wire};
 
-use super::{Action, AgentTask, DhcpReservation, DiskSize, Retention, StartReplication};
+use super::{Action, AgentTask, DhcpReservation, DiskSize, StartReplication};
 use crate::{
     MAX_DISKS, MAX_NICS,
     field::{
@@ -125,12 +126,12 @@ fn prepare_replica(wire: v1::PrepareReplica) -> Result<Action, Invalid> {
     }
     let v1::Retention { keep_count, keep_age } = retention.unwrap_or_default();
     let keep_age = span_optional("retention.keep_age", keep_age)?.filter(|age| !age.is_zero());
-    let retention = Retention { keep_count: (keep_count != 0).then_some(keep_count), keep_age };
+    let retention = RetentionPolicy { keep_count: (keep_count != 0).then_some(keep_count), keep_age };
     Ok(Action::PrepareReplica { disks, retention })
 }
 
 fn start_replication(wire: v1::StartReplication) -> Result<Action, Invalid> {
-    let v1::StartReplication { machine, disks, peer_host, peer_endpoint, interval } = wire;
+    let v1::StartReplication { machine, disks, peer_host, peer_endpoint, interval, settings } = wire;
     let interval = span("interval", interval)?;
     if !INTERVALS.contains(&interval) {
         return Err(Invalid::new("interval", format!("{interval:?} is outside 100 ms to 24 h")));
@@ -148,7 +149,18 @@ fn start_replication(wire: v1::StartReplication) -> Result<Action, Invalid> {
         peer_host: host("peer_host", &peer_host)?,
         peer_endpoint,
         interval,
+        settings: settings_of(settings, interval)?,
     }))
+}
+
+fn settings_of(
+    wire: Option<understudy_types_api::v1::ReplicationSettings>,
+    interval: Duration,
+) -> Result<ReplicationSettings, Invalid> {
+    settings_from_wire(wire, interval).map_err(|bad| {
+        let all: Vec<_> = bad.iter().map(ToString::to_string).collect();
+        Invalid::new("settings", all.join("; "))
+    })
 }
 
 fn probe_machine(wire: v1::ProbeMachine) -> Result<Action, Invalid> {
@@ -211,7 +223,7 @@ impl From<AgentTask> for v1::AgentTask {
 impl From<Action> for WireAction {
     fn from(action: Action) -> Self {
         match action {
-            Action::PrepareReplica { disks, retention: Retention { keep_count, keep_age } } => {
+            Action::PrepareReplica { disks, retention: RetentionPolicy { keep_count, keep_age } } => {
                 Self::PrepareReplica(v1::PrepareReplica {
                     disks: disks
                         .into_iter()
@@ -229,12 +241,14 @@ impl From<Action> for WireAction {
                 peer_host,
                 peer_endpoint,
                 interval,
+                settings,
             }) => Self::StartReplication(v1::StartReplication {
                 machine: machine.into(),
                 disks: disks.into_iter().map(String::from).collect(),
                 peer_host: host_to_wire(&peer_host),
                 peer_endpoint,
                 interval: Some(duration_to_wire(interval)),
+                settings: Some(settings_to_wire(&settings)),
             }),
             Action::StopReplication { forget } => Self::StopReplication(v1::StopReplication { forget }),
             Action::RemoveReplica => Self::RemoveReplica(v1::RemoveReplica {}),

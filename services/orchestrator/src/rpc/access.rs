@@ -14,7 +14,7 @@ pub const SITE: &[AccessRule] = users!("SiteService":
     "CreateSite", "ListSites", "CreateHost", "GetHost", "ListHosts", "ListMachines");
 
 pub const PROTECTION: &[AccessRule] = users!("ProtectionService":
-    "CreatePolicy", "ListPolicies", "ProtectMachine", "GetProtectedItem", "ListProtectedItems", "ListRecoveryPoints",
+    "CreatePolicy", "GetPolicy", "ListPolicies", "ProtectMachine", "GetProtectedItem", "ListProtectedItems", "ListRecoveryPoints",
     "UnprotectItem");
 
 pub const FAILOVER: &[AccessRule] = users!("FailoverService":

@@ -1,7 +1,7 @@
 //! `understudy.recovery.v1.ProtectionService`.
 
 use tonic::{Request, Response, Status, async_trait};
-use understudy_ids::{ItemName, PointSeq};
+use understudy_ids::{ItemName, PointSeq, PolicyName};
 use understudy_recovery_api::{
     request::{CreatePolicy, Page, ProtectMachine, Unprotect, name_from_wire},
     v1::{self, protection_service_server::ProtectionService},
@@ -30,6 +30,14 @@ impl ProtectionService for Api {
         };
         let policy = self.recorded(&mutation, outcome.await).await?;
         Ok(Response::new(policy.into_wire()))
+    }
+
+    async fn get_policy(
+        &self,
+        request: Request<v1::GetPolicyRequest>,
+    ) -> Result<Response<v1::Policy>, Status> {
+        let name: PolicyName = name_from_wire("name", &request.into_inner().name).map_err(ApiError::from)?;
+        Ok(Response::new(self.runtime.get_policy(&name).await?.into_wire()))
     }
 
     async fn list_policies(

@@ -46,7 +46,7 @@ pub async fn round(runtime: &Runtime, shown: &mut Shown, now: UnixMicros) -> Res
             change(runtime, &record.name, findings.to_vec(), now).await?;
         }
         let age = assessment.as_ref().and_then(|found| found.rpo);
-        show(&record.name, level, age, policy.rpo_objective);
+        show(&record.name, level, age, policy.settings.rpo_objective);
         for (code, alert) in after.raised() {
             gauges.insert((record.name.clone(), code.to_owned()), rank(alert.level));
         }

@@ -12,6 +12,7 @@ use understudy_recovery::{
     },
 };
 use understudy_recovery_api::{SiteKind, view::Policy};
+use understudy_replication::RetentionPolicy;
 
 use super::{
     health::{self, Observed},
@@ -157,13 +158,16 @@ fn machine_view(machine: &Machine) -> MachineView {
     }
 }
 
-fn policy_view(policy: &Policy) -> PolicyView {
+fn policy_view(Policy { settings, .. }: &Policy) -> PolicyView {
     PolicyView {
-        interval: policy.interval,
-        keep_count: policy.keep_count,
-        keep_age: policy.keep_age,
-        shutdown_grace: policy.shutdown_grace,
-        power_off_after_grace: policy.power_off_after_grace,
+        interval: settings.interval,
+        settings: settings.replication.clone(),
+        retention: RetentionPolicy {
+            keep_count: Some(settings.keep_count),
+            keep_age: Some(settings.keep_age),
+        },
+        shutdown_grace: settings.shutdown_grace,
+        power_off_after_grace: settings.power_off_after_grace,
     }
 }
 

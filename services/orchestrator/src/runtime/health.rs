@@ -59,7 +59,7 @@ impl<'a> Observed<'a> {
             heard: oldest.filter(|_| both),
             silence: SILENCE,
             latest: self.latest(|_| true),
-            objective: self.policy.rpo_objective,
+            objective: self.policy.settings.rpo_objective,
             initial_copy: replication.is_some_and(|r| r.activity == Activity::Initial)
                 || self.record.state == ItemState::InitialReplication,
             paused: replication.is_some_and(|r| r.activity == Activity::Stopped),
@@ -154,7 +154,7 @@ fn shape(observed: &Observed<'_>, now: UnixMicros) -> ReplicationHealth {
         last_point: latest,
         last_application_point: observed.latest(|c| c == Consistency::Application),
         rpo: latest.map(|latest| now.since(latest)),
-        rpo_objective: Some(observed.policy.rpo_objective),
+        rpo_objective: Some(observed.policy.settings.rpo_objective),
         activity: replication.map(|r| r.activity.as_str().to_owned()).unwrap_or_default(),
         sent_bytes: replication.map_or(0, |r| r.sent_bytes),
         total_bytes: replication.map_or(0, |r| r.total_bytes),

@@ -9,7 +9,7 @@ use understudy_recovery::{
 };
 use understudy_recovery_api::{
     Resource,
-    request::{self, ProtectMachine},
+    request::{self, PolicySettings, ProtectMachine},
     view::{Policy, ProtectedItem, Protection, RecoveryPoint, Run},
 };
 use understudy_replication::alert::Alerts;
@@ -353,12 +353,15 @@ fn stand_in(name: &PolicyName) -> Policy {
     let second = std::time::Duration::from_secs(1);
     Policy {
         name: name.clone(),
-        interval: second,
-        rpo_objective: second,
-        keep_count: 1,
-        keep_age: second,
-        shutdown_grace: second,
-        power_off_after_grace: false,
+        settings: PolicySettings {
+            interval: second,
+            rpo_objective: second,
+            keep_count: 1,
+            keep_age: second,
+            shutdown_grace: second,
+            power_off_after_grace: false,
+            replication: Default::default(),
+        },
         create_time: UnixMicros::new(0),
     }
 }

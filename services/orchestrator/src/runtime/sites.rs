@@ -1,6 +1,6 @@
 //! Sites, hosts, machines and policies.
 
-use understudy_ids::{HostName, SiteName};
+use understudy_ids::{HostName, PolicyName, SiteName};
 use understudy_recovery_api::{
     Resource,
     request::{CreateHost, CreatePolicy, CreateSite, MachineParent},
@@ -115,7 +115,11 @@ impl Runtime {
             })
         })
         .await?;
-        let policy = policies::get(&mut *self.reader().await?, &name).await?;
+        self.get_policy(&name).await
+    }
+
+    pub async fn get_policy(&self, name: &PolicyName) -> Result<Policy, ApiError> {
+        let policy = policies::get(&mut *self.reader().await?, name).await?;
         policy.ok_or_else(|| not_found("POLICY_NOT_FOUND", &name.to_resource()))
     }
 

@@ -14,7 +14,10 @@ use understudy_network_api::{
 };
 use understudy_recovery::{
     Event,
-    action::{Action, AgentWork, DiskRoot, MachineRef, NetworkRef, NetworkWork, PointRef, StepResult},
+    action::{
+        Action, AgentWork, DiskRoot, MachineRef, NetworkRef, NetworkWork, PointRef, StartReplication,
+        StepResult,
+    },
     plan::Executor,
 };
 use understudy_replication_api as agent;
@@ -67,18 +70,17 @@ fn agent_action(work: &AgentWork) -> Result<agent::Action, Unsendable> {
                 .into_iter()
                 .map(|disk| agent::DiskSize { name: disk.name, size: disk.size_bytes })
                 .collect(),
-            retention: agent::Retention {
-                keep_count: Some(retention.keep_count),
-                keep_age: Some(retention.keep_age),
-            },
+            retention,
         },
-        AgentWork::StartReplication { machine, disks, peer_host, peer_endpoint, interval } => {
+        AgentWork::StartReplication(asked) => {
+            let StartReplication { machine, disks, peer_host, peer_endpoint, interval, settings } = *asked;
             Wire::StartReplication(agent::StartReplication {
                 machine,
                 disks,
                 peer_host,
                 peer_endpoint,
                 interval,
+                settings,
             })
         }
         AgentWork::StopReplication { forget } => Wire::StopReplication { forget },

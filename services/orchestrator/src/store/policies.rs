@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use sqlx::{FromRow, PgConnection};
+use sqlx::{FromRow, PgConnection, types::Json};
 use time::OffsetDateTime;
 use understudy_ids::PolicyName;
 use understudy_recovery_api::{request::PolicySettings, view::Policy};
+use understudy_replication::ReplicationSettings;
 
 use super::{Failure, micros, read};
 
@@ -18,6 +19,7 @@ struct Row {
     keep_age_ms: i64,
     shutdown_grace_ms: i64,
     power_off_after_grace: bool,
+    replication: Json<ReplicationSettings>,
     created: OffsetDateTime,
 }
 
@@ -35,12 +37,15 @@ impl TryFrom<Row> for Policy {
     fn try_from(row: Row) -> Result<Self, Failure> {
         Ok(Self {
             name: read("policies", row.name.parse())?,
-            interval: from_ms(row.interval_ms)?,
-            rpo_objective: from_ms(row.rpo_objective_ms)?,
-            keep_count: read("policies", u32::try_from(row.keep_count))?,
-            keep_age: from_ms(row.keep_age_ms)?,
-            shutdown_grace: from_ms(row.shutdown_grace_ms)?,
-            power_off_after_grace: row.power_off_after_grace,
+            settings: PolicySettings {
+                interval: from_ms(row.interval_ms)?,
+                rpo_objective: from_ms(row.rpo_objective_ms)?,
+                keep_count: read("policies", u32::try_from(row.keep_count))?,
+                keep_age: from_ms(row.keep_age_ms)?,
+                shutdown_grace: from_ms(row.shutdown_grace_ms)?,
+                power_off_after_grace: row.power_off_after_grace,
+                replication: row.replication.0,
+            },
             create_time: micros(row.created),
         })
     }
@@ -54,8 +59,8 @@ pub async fn insert(
 ) -> Result<bool, Failure> {
     let done = sqlx::query(
         "INSERT INTO policies (name, interval_ms, rpo_objective_ms, keep_count, keep_age_ms, shutdown_grace_ms,
-                               power_off_after_grace)
-         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
+                               power_off_after_grace, replication)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
     )
     .bind(name.as_str())
     .bind(to_ms(settings.interval))
@@ -64,6 +69,7 @@ pub async fn insert(
     .bind(to_ms(settings.keep_age))
     .bind(to_ms(settings.shutdown_grace))
     .bind(settings.power_off_after_grace)
+    .bind(Json(&settings.replication))
     .execute(tx)
     .await?;
     Ok(done.rows_affected() == 1)
@@ -71,7 +77,7 @@ pub async fn insert(
 
 const COLUMNS_BY_NAME: &str =
     "SELECT name, interval_ms, rpo_objective_ms, keep_count, keep_age_ms, shutdown_grace_ms,
-    power_off_after_grace, created FROM policies WHERE name = $1";
+    power_off_after_grace, replication, created FROM policies WHERE name = $1";
 
 pub async fn get(conn: &mut PgConnection, name: &PolicyName) -> Result<Option<Policy>, Failure> {
     let row: Option<Row> = sqlx::query_as(COLUMNS_BY_NAME).bind(name.as_str()).fetch_optional(conn).await?;
@@ -82,7 +88,7 @@ pub async fn get(conn: &mut PgConnection, name: &PolicyName) -> Result<Option<Po
 pub async fn list(conn: &mut PgConnection, after: &str, limit: i64) -> Result<Vec<Policy>, Failure> {
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT name, interval_ms, rpo_objective_ms, keep_count, keep_age_ms, shutdown_grace_ms,
-                power_off_after_grace, created
+                power_off_after_grace, replication, created
          FROM policies WHERE name > $1 ORDER BY name LIMIT $2",
     )
     .bind(after)

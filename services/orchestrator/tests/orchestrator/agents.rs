@@ -21,6 +21,7 @@ use understudy_replication::BlockDigest;
 use understudy_replication_api::{
     Action, AgentTask, AgentTaskResult, Disk, DiskRoot, Facts, FactsSource, IsolationResult, ItemFacts,
     ItemRole, Machine, Nic, PointDisk, PowerState, RecoveryPoint, ReplicationFacts, ReplicationState,
+    StartReplication,
 };
 use understudy_rpc::ApiError;
 
@@ -39,6 +40,8 @@ struct Model {
     hosts: BTreeMap<HostName, Facts>,
     /// Who replicates to whom.
     peers: BTreeMap<ItemName, HostName>,
+    /// What was assigned last.
+    assigned: BTreeMap<ItemName, StartReplication>,
     /// Every task that was carried out: host, what, run and key.
     done: Vec<Done>,
     /// Actions that are kept waiting.
@@ -126,6 +129,11 @@ impl Estate {
     /// The next `times` actions of this name fail.
     pub fn fail(&self, what: &'static str, times: u32) {
         self.model.lock().unwrap().failing.insert(what, times);
+    }
+
+    /// The replication that was assigned last.
+    pub fn assigned(&self, item: &ItemName) -> StartReplication {
+        self.model.lock().unwrap().assigned[item].clone()
     }
 
     /// Everything that was carried out for `run`.
@@ -336,6 +344,7 @@ impl Model {
             }
             Action::StartReplication(start) => {
                 self.peers.insert(item.clone(), start.peer_host.clone());
+                self.assigned.insert(item.clone(), start.clone());
                 self.machine(host, &start.machine).item = Some((item.clone(), generation));
                 let point = self.add_point(&start.peer_host, &item, generation);
                 let source = self.item(host, &item, generation, ItemRole::Source);

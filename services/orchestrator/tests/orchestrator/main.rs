@@ -7,6 +7,7 @@ mod health;
 mod lifecycle;
 mod mapper;
 mod once;
+mod policies;
 mod reconcile;
 mod support;
 mod time_limits;

@@ -22,6 +22,7 @@ use understudy_recovery_api::{
     },
     view::{ProtectedItem, Run},
 };
+use understudy_replication::{AppConsistency, Compression, ReplicationSettings};
 use understudy_rpc::{
     AccessRule, ApiError, Channel, ClientConfig, ExpectedPeer, PeerKind, Server, ServerConfig, ServiceKind,
     TlsFiles, access, connect,
@@ -298,6 +299,14 @@ pub fn gold() -> CreatePolicy {
             keep_age: Duration::from_secs(3600),
             shutdown_grace: Duration::from_secs(30),
             power_off_after_grace: true,
+            replication: ReplicationSettings {
+                compression: Compression::Off,
+                app_consistency: Some(AppConsistency {
+                    every: Duration::from_secs(3600),
+                    freeze_limit: Duration::from_millis(2500),
+                    run_scripts: true,
+                }),
+            },
         },
         request_id: fresh(),
     }

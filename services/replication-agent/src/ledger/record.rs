@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use understudy_ids::{DiskName, Generation, HostName, ItemName, MachineName};
+use understudy_replication::{ReplicationSettings, RetentionPolicy};
 
 use super::Role;
 
@@ -28,7 +29,7 @@ pub struct ItemRecord {
     pub sender: Option<Sender>,
     /// As target: how many points are kept.
     #[serde(default)]
-    pub retention: Retention,
+    pub retention: RetentionPolicy,
 }
 
 /// Proof that the item was active here at that generation since the host booted.
@@ -46,6 +47,8 @@ pub struct Assignment {
     pub peer_host: HostName,
     pub peer_endpoint: String,
     pub interval: Duration,
+    #[serde(default)]
+    pub settings: ReplicationSettings,
 }
 
 /// The agent that sends at a generation: the first that did. Nobody else may at that generation.
@@ -53,12 +56,6 @@ pub struct Assignment {
 pub struct Sender {
     pub generation: Generation,
     pub host: HostName,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Retention {
-    pub keep_count: Option<u32>,
-    pub keep_age: Option<Duration>,
 }
 
 impl ItemRecord {
@@ -71,7 +68,7 @@ impl ItemRecord {
             assignment: None,
             disks: Vec::new(),
             sender: None,
-            retention: Retention::default(),
+            retention: RetentionPolicy::default(),
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::watch;
 use understudy_ids::ItemName;
 use understudy_replica_store::{Store, StoreError};
-use understudy_replication::retention::{RetentionPolicy, expired};
+use understudy_replication::retention::expired;
 
 use super::now;
 use crate::{ledger::ItemRecord, replica::Replica};
@@ -47,11 +47,9 @@ impl Retention {
 
 /// Returns how many points have left.
 fn tidy(store: &Store, record: &ItemRecord) -> Result<usize, StoreError> {
-    let policy =
-        RetentionPolicy { keep_count: record.retention.keep_count, keep_age: record.retention.keep_age };
     let facts = store.retention_facts(&record.item)?;
     let mut merged = 0;
-    for seq in expired(&facts, policy, now()) {
+    for seq in expired(&facts, record.retention, now()) {
         match store.merge_away(&record.item, seq) {
             Ok(()) => merged += 1,
             // Somebody has begun to use it since.

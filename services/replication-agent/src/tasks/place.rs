@@ -1,10 +1,11 @@
 //! What this side is to an item: prepared, fenced, removed.
 
 use understudy_hypervisor::{PowerState, TagRole};
-use understudy_replication_api::{AgentTaskResult, DiskSize, Retention};
+use understudy_replication::RetentionPolicy;
+use understudy_replication_api::{AgentTaskResult, DiskSize};
 
 use super::{Result, Scope, TaskError, Tasks};
-use crate::ledger::{self, Role};
+use crate::ledger::Role;
 
 impl Tasks {
     /// The agent is ready to receive points.
@@ -12,7 +13,7 @@ impl Tasks {
         &self,
         scope: &Scope,
         disks: Vec<DiskSize>,
-        retention: Retention,
+        retention: RetentionPolicy,
     ) -> Result {
         let item = scope.item.clone();
         let (held, space) =
@@ -30,9 +31,7 @@ impl Tasks {
                 "Add space to the replica store, or choose another host.",
             ));
         }
-        let Retention { keep_count, keep_age } = retention;
-        let kept = ledger::Retention { keep_count, keep_age };
-        self.ledger.update(&scope.item, move |r| r.retention = kept).await?;
+        self.ledger.update(&scope.item, move |r| r.retention = retention).await?;
         Ok(AgentTaskResult::Done)
     }
 

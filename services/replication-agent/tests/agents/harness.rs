@@ -22,6 +22,7 @@ use understudy_ids::{DiskName, Generation, HostName, ItemName, MachineName, Poin
 use understudy_jobs_api::TaskContext;
 use understudy_pki::{Authority, Identity, Validity};
 use understudy_replica_store::qcow2::{Chain, Writer};
+use understudy_replication::{ReplicationSettings, RetentionPolicy};
 use understudy_replication_agent::{
     agent::Agent,
     config::{Config, HypervisorConfig},
@@ -30,8 +31,7 @@ use understudy_replication_agent::{
     tasks::{TaskError, Tasks},
 };
 use understudy_replication_api::{
-    Action, AgentTask, AgentTaskResult, DiskSize, Facts, FactsSource, ItemFacts, Retention, SinkClient,
-    StartReplication,
+    Action, AgentTask, AgentTaskResult, DiskSize, Facts, FactsSource, ItemFacts, SinkClient, StartReplication,
 };
 use understudy_rpc::TlsFiles;
 
@@ -379,7 +379,7 @@ impl World {
         self.bravo.twice(
             1,
             self.run,
-            Action::PrepareReplica { disks: self.sizes(), retention: Retention::default() },
+            Action::PrepareReplica { disks: self.sizes(), retention: RetentionPolicy::default() },
         );
         self.alpha.twice(1, self.run, self.replicate(&self.bravo, interval));
     }
@@ -401,6 +401,7 @@ impl World {
             peer_host: to.name.clone(),
             peer_endpoint: format!("https://{}", to.link.address),
             interval,
+            settings: ReplicationSettings::default(),
         })
     }
 

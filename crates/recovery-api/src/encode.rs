@@ -14,22 +14,22 @@ fn rfc3339(time: UnixMicros) -> String {
         .unwrap_or_else(|| time.to_string())
 }
 
-pub(super) fn when<S: Serializer>(time: &UnixMicros, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn when<S: Serializer>(time: &UnixMicros, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&rfc3339(*time))
 }
 
-pub(super) fn maybe_when<S: Serializer>(time: &Option<UnixMicros>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn maybe_when<S: Serializer>(time: &Option<UnixMicros>, serializer: S) -> Result<S::Ok, S::Error> {
     match time {
         Some(time) => when(time, serializer),
         None => serializer.serialize_none(),
     }
 }
 
-pub(super) fn seconds<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn seconds<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(span.as_secs_f64())
 }
 
-pub(super) fn maybe_seconds<S: Serializer>(
+pub(crate) fn maybe_seconds<S: Serializer>(
     span: &Option<Duration>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
