@@ -237,6 +237,16 @@ pub enum Item {
     Show {
         item: ItemName,
     },
+    /// Includes disks of the machine in protection, or leaves them out
+    Disks {
+        item: ItemName,
+        /// From the next point on; the first time all of it is copied
+        #[arg(long)]
+        add: Vec<DiskName>,
+        /// Points go on without it
+        #[arg(long)]
+        exclude: Vec<DiskName>,
+    },
     /// How far behind the replica is and was, what is still to be shipped, what is wrong and what to do about it
     Health {
         item: ItemName,

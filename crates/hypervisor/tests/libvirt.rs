@@ -8,7 +8,7 @@ mod private_libvirtd;
 
 use std::{collections::BTreeSet, net::IpAddr, process::Command, time::Duration};
 
-use conformance::{Bench, KIB, MIB, changed, definition, disk, filling, name, network, open};
+use conformance::{Bench, KIB, MIB, changed, definition, disk, filling, name, network, open, open_disks};
 use private_libvirtd::{run, with_libvirtd};
 use understudy_hypervisor::{CheckpointName, Error, Hypervisor, PowerState};
 
@@ -402,5 +402,93 @@ fn asking_for_the_inventory_while_snapshots_are_opened_does_not_harm_the_machine
             task.abort();
         }
         assert_eq!(host.driver.machine(&db1).await.unwrap().unwrap().power, PowerState::Running);
+    });
+}
+
+/// R-REP-8: a disk that was grown under a running guest is tracked on, over the growth and over the machine's next start; what lies beyond
+/// the old end reads as zeros until the guest writes there.
+#[test]
+fn a_disk_that_grows_while_its_guest_runs_is_tracked_on() {
+    with_libvirtd("grow", |host| async move {
+        let db1 = name("db1");
+        let size = async || host.driver.machine(&db1).await.unwrap().unwrap().hardware.disks[0].size_bytes;
+        host.driver.define(&definition(&host, "db1").await).await.unwrap();
+        host.driver.start(&db1).await.unwrap();
+        host.guest_write(&db1, &disk("vda"), 2 * MIB, 9).await;
+        open(&host.driver, "db1", 1, None).await.close().await.unwrap();
+        host.guest_write(&db1, &disk("vda"), MIB, 1).await;
+        let (ok, text) = host.virsh(&["blockresize", "db1", "vda", "32M"]);
+        assert!(ok, "{text}");
+        assert_eq!(size().await, 32 * MIB);
+        host.guest_write(&db1, &disk("vda"), 20 * MIB, 2).await;
+        let grown = open(&host.driver, "db1", 2, Some(1)).await;
+        assert_eq!((grown.disks()[0].size, grown.disks()[1].size), (32 * MIB, 16 * MIB));
+        assert_eq!(changed(&grown.disks()[0]).await, BTreeSet::from([MIB, 20 * MIB]));
+        assert_eq!(filling(&grown.disks()[0], 20 * MIB).await, 2);
+        assert_eq!(filling(&grown.disks()[0], 31 * MIB).await, 0);
+        grown.close().await.unwrap();
+        host.driver.power_off(&db1).await.unwrap();
+        assert_eq!(size().await, 32 * MIB);
+        let off = open(&host.driver, "db1", 3, Some(1)).await;
+        assert_eq!(changed(&off.disks()[0]).await, BTreeSet::from([MIB, 20 * MIB]));
+        off.close().await.unwrap();
+    });
+}
+
+/// R-REP-8: a disk that was plugged into a running guest is not known to older checkpoints, and a disk that was taken away is named by them.
+/// Neither spoils the change tracking of the others, nor keeps checkpoints from being deleted.
+#[test]
+fn disks_that_come_and_go_do_not_spoil_the_others() {
+    with_libvirtd("plug", |host| async move {
+        let db1 = name("db1");
+        host.driver.define(&definition(&host, "db1").await).await.unwrap();
+        host.driver.start(&db1).await.unwrap();
+        open(&host.driver, "db1", 1, None).await.close().await.unwrap();
+        host.guest_write(&db1, &disk("vda"), MIB, 1).await;
+        let third = host.disk_file("db1-vdc", 16 * MIB).await;
+        let third = third.to_str().unwrap();
+        let attach =
+            ["attach-disk", "db1", third, "vdc", "--driver", "qemu", "--subdriver", "qcow2", "--persistent"];
+        let (ok, text) = host.virsh(&attach);
+        assert!(ok, "{text}");
+        let machine = host.driver.machine(&db1).await.unwrap().unwrap();
+        assert_eq!(machine.hardware.disks.len(), 3);
+
+        // Not asked for, the new disk changes nothing for the others.
+        let without = open(&host.driver, "db1", 2, Some(1)).await;
+        assert_eq!(changed(&without.disks()[0]).await, BTreeSet::from([MIB]));
+        without.close().await.unwrap();
+        // Asked for, it alone is not tracked since then.
+        let all = ["vda", "vdb", "vdc"];
+        let with = open_disks(&host.driver, "db1", &all, 3, Some(1)).await;
+        assert_eq!(changed(&with.disks()[0]).await, BTreeSet::from([MIB]));
+        let known: Vec<bool> = with.disks().iter().map(|disk| disk.changes_known).collect();
+        assert_eq!(known, [true, true, false]);
+        with.close().await.unwrap();
+        let next = open_disks(&host.driver, "db1", &all, 4, Some(3)).await;
+        assert!(next.disks().iter().all(|disk| disk.changes_known), "the new disk is tracked from then on");
+        next.close().await.unwrap();
+        host.driver.power_off(&db1).await.unwrap();
+
+        let (ok, text) = host.virsh(&["detach-disk", "db1", "vdb", "--config"]);
+        assert!(ok, "{text}");
+        let left = ["vda", "vdc"];
+        let off = open_disks(&host.driver, "db1", &left, 5, Some(3)).await;
+        assert!(off.disks().iter().all(|disk| disk.changes_known));
+        off.close().await.unwrap();
+        host.driver.start(&db1).await.unwrap();
+        host.guest_write(&db1, &disk("vda"), 3 * MIB, 3).await;
+        let since = CheckpointName("understudy-db1-1-5".to_owned());
+        assert_eq!(host.driver.changed_bytes(&db1, &since).await.unwrap(), Some(64 * KIB));
+        let running = open_disks(&host.driver, "db1", &left, 6, Some(5)).await;
+        assert_eq!(changed(&running.disks()[0]).await, BTreeSet::from([3 * MIB]));
+        running.close().await.unwrap();
+        let old = [1, 2, 3, 4, 5].map(|n| CheckpointName(format!("understudy-db1-1-{n}"))).into();
+        host.driver.delete_checkpoints(&db1, &old).await.unwrap();
+        assert_eq!(host.driver.checkpoints(&db1).await.unwrap().len(), 1);
+        host.guest_write(&db1, &disk("vda"), 4 * MIB, 4).await;
+        let last = open_disks(&host.driver, "db1", &left, 7, Some(6)).await;
+        assert_eq!(changed(&last.disks()[0]).await, BTreeSet::from([4 * MIB]));
+        last.close().await.unwrap();
     });
 }

@@ -7,8 +7,8 @@ use crate::{
     Resource,
     check::Invalid,
     request::{
-        CompleteTest, CreateHost, CreatePolicy, CreateSite, MachineParent, Page, ProtectMachine, RunSpec,
-        RunVerb, StartRun, Unprotect,
+        ChangeDisks, CompleteTest, CreateHost, CreatePolicy, CreateSite, MachineParent, Page, ProtectMachine,
+        RunSpec, RunVerb, StartRun, Unprotect,
     },
     v1::{
         self, audit_service_client::AuditServiceClient, failover_service_client::FailoverServiceClient,
@@ -142,6 +142,13 @@ impl RecoveryClient {
         let answer = self.protection.clone().list_recovery_points(request).await?.into_inner();
         Listed::from_wire(answer.points, answer.next_page_token, RecoveryPoint::from_wire)
             .map_err(not_understood)
+    }
+
+    /// # Errors
+    /// All that stands against it, at once.
+    pub async fn change_disks(&self, request: ChangeDisks) -> Result<ProtectedItem, ApiError> {
+        let answer = self.protection.clone().change_item_disks(request.into_wire()).await?;
+        ProtectedItem::from_wire(answer.into_inner()).map_err(not_understood)
     }
 
     pub async fn unprotect_item(&self, request: Unprotect) -> Result<Run, ApiError> {

@@ -4,9 +4,14 @@
 //! Takes facts, returns what to ask for; takes no decision that a person has to take. A correction has a stable key, so
 //! that the same fact, told again, asks for nothing twice. An open run owns its items: nothing is corrected behind its back.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use understudy_ids::{DiskName, Generation, HostName, ItemName, MachineName, NetworkName, PointSeq, RunId};
+use understudy_ids::{
+    DiskName, Generation, HostName, ItemName, MachineName, NetworkName, PointSeq, RunId, Uuid,
+};
 use understudy_replication::ReplicationSettings;
 
 use crate::{
@@ -63,6 +68,8 @@ pub struct ItemFact {
     pub role: Role,
     /// As source: replication is assigned and not stopped.
     pub replicating: bool,
+    /// The disks that are replicated; empty where the agent does not say.
+    pub disks: Vec<DiskName>,
     pub latest_point: Option<PointSeq>,
 }
 
@@ -184,7 +191,7 @@ impl AtHost<'_> {
 
     fn replicate(&self) -> Option<Correction> {
         use Operation::*;
-        let assigned = self.fact.is_some_and(|fact| fact.replicating);
+        let assigned = self.fact.is_some_and(|fact| fact.replicating && self.has_the_disks(fact));
         let held =
             self.is_in_run_of(&[Protect, Unprotect, PlannedFailover, UnplannedFailover, ReverseReplicate]);
         if !self.is_active() || self.item.state != ItemState::Protected || assigned || held {
@@ -198,9 +205,20 @@ impl AtHost<'_> {
             interval: self.item.interval,
             settings: self.item.settings.clone(),
         }));
-        let detail = format!("g{}.{}", self.item.generation, self.host.boot_id);
-        let reason = format!("{} is protected, and its host does not replicate it", self.item.name);
+        let disks: Vec<&str> = self.item.disks.iter().map(DiskName::as_str).collect();
+        // Names of disks may be many, and keys are short.
+        let disks = Uuid::new_v5(&Uuid::nil(), disks.join("/").as_bytes()).simple().to_string();
+        let detail = format!("g{}.{}.{}", self.item.generation, self.host.boot_id, &disks[..12]);
+        let reason =
+            format!("{} is protected, and its host does not replicate it as it should", self.item.name);
         Some(self.correction(CorrectionKind::EnsureReplication, &detail, work, reason))
+    }
+
+    /// Disks were included or excluded since replication was assigned (R-REP-8).
+    fn has_the_disks(&self, fact: &ItemFact) -> bool {
+        let (told, wanted): (BTreeSet<_>, BTreeSet<_>) =
+            (fact.disks.iter().collect(), self.item.disks.iter().collect());
+        told.is_empty() || told == wanted
     }
 
     fn correction(&self, kind: CorrectionKind, detail: &str, work: AgentWork, reason: String) -> Correction {

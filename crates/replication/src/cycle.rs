@@ -11,6 +11,7 @@
 //!   point P at C₀       –                C₀ missing or inconsistent  what differs from P by digest (this disk only)
 //!   point P at C₀       since C, mark W  instant C still open        as without a partial, beyond W only
 //!   point P at C₀       since C, mark W  instant C is gone           as without a partial; the partial is discarded
+//!   point P at C₀       –                C₀ usable, the disk grew    changed since C₀  ∪  everything beyond the old end
 //!   base of unknown     as for a point   –                           what differs from it by digest
 //! ```
 //!
@@ -88,10 +89,12 @@ impl TargetHas {
         }
     }
 
-    fn disk_size(&self, disk: &DiskName) -> Option<u64> {
+    /// Sizes of the disks that are there, in bytes.
+    pub fn disks(&self) -> &BTreeMap<DiskName, u64> {
+        static NONE: BTreeMap<DiskName, u64> = BTreeMap::new();
         match self {
-            Self::Nothing => None,
-            Self::Base { disks, .. } | Self::Point { disks, .. } => disks.get(disk).copied(),
+            Self::Nothing => &NONE,
+            Self::Base { disks, .. } | Self::Point { disks, .. } => disks,
         }
     }
 }
@@ -205,6 +208,13 @@ pub struct CyclePlan {
 pub enum Scope {
     Everything,
     ChangedSince(CheckpointName),
+    /// The disk has grown: what has changed, and everything from the block of its old end on. A bitmap says nothing about bytes that
+    /// it did not cover.
+    Grown {
+        since: CheckpointName,
+        /// Bytes.
+        from: u64,
+    },
     /// Read all, ship what has another digest than the target's parent point.
     Differing,
 }
@@ -239,7 +249,7 @@ impl DiskPlan {
     /// The one checkpoint whose bitmap the backup has to export for this disk.
     pub fn bitmap(&self) -> Option<&CheckpointName> {
         match (&self.scope, &self.resume) {
-            (Scope::ChangedSince(name), _) => Some(name),
+            (Scope::ChangedSince(name) | Scope::Grown { since: name, .. }, _) => Some(name),
             (_, Some(resume)) => resume.changed_since.as_ref(),
             _ => None,
         }
@@ -259,6 +269,10 @@ impl DiskPlan {
         match &self.scope {
             Scope::Everything => Work { ship: below.union(&beyond), compare: RangeSet::new() },
             Scope::ChangedSince(_) => Work { ship: changed.intersection(&beyond), compare: RangeSet::new() },
+            Scope::Grown { from, .. } => {
+                let added = RangeSet::span(from / BLOCK_SIZE * BLOCK_SIZE, self.size);
+                Work { ship: changed.union(&added).intersection(&beyond), compare: RangeSet::new() }
+            }
             Scope::Differing => Work { ship: below, compare: beyond },
         }
     }
@@ -313,7 +327,7 @@ fn scope(
     size: u64,
     reasons: &mut Vec<String>,
 ) -> Scope {
-    let Some(there) = target.has.disk_size(disk) else {
+    let Some(there) = target.has.disks().get(disk).copied() else {
         if target.has != TargetHas::Nothing {
             reasons.push(format!("{disk}: the disk is new"));
         }
@@ -321,11 +335,14 @@ fn scope(
     };
     if there != size {
         reasons.push(format!("{disk}: the disk's size has changed from {there} to {size} bytes"));
-        // A disk that has shrunk is not stacked on its former self, so there is nothing to compare with.
-        return if there < size { Scope::Differing } else { Scope::Everything };
+    }
+    if there > size {
+        // It is not stacked on its former self, so there is nothing to compare with.
+        return Scope::Everything;
     }
     match &target.has {
         TargetHas::Point { checkpoint, .. } => match source.tracks(disk, checkpoint) {
+            Ok(()) if there < size => Scope::Grown { since: checkpoint.clone(), from: there },
             Ok(()) => Scope::ChangedSince(checkpoint.clone()),
             Err(why) => {
                 reasons.push(why);
@@ -356,7 +373,7 @@ fn continues(
     // that ships everything overwrites all of it; any other disk would leave stale blocks behind.
     let sound = scopes.iter().all(|(disk, scope)| match scope {
         Scope::Everything => true,
-        Scope::ChangedSince(_) => false,
+        Scope::ChangedSince(_) | Scope::Grown { .. } => false,
         Scope::Differing => source.tracks(disk, &partial.since).is_ok(),
     });
     if !sound {
@@ -532,9 +549,18 @@ mod tests {
         let disks = [(name("vda"), SIZE - BLOCK_SIZE), (name("vdc"), SIZE)].into();
         let has = TargetHas::Point { seq: PointSeq::new(7), checkpoint: cp("c7"), disks };
         let planned = plan(&TargetFacts { has, partial: None }, &source(&[("c7", Usable, Usable)], None));
-        assert_eq!(planned.disks[0].scope, Scope::Differing);
+        // What has changed, and from the block on that the old end lies in.
+        assert_eq!(planned.disks[0].scope, Scope::Grown { since: cp("c7"), from: SIZE - BLOCK_SIZE });
+        assert_eq!(blocks(&planned.disks[0].work(&dirty(&[2])).ship), [2, 7]);
         assert_eq!(planned.disks[1].scope, Scope::Everything);
         assert!(planned.reason.contains("vdb: the disk is new"), "{}", planned.reason);
+        assert_eq!(planned.kind, CycleKind::Incremental { base: PointSeq::new(7) });
+
+        // Without tracking it is compared, as any other disk.
+        let disks = [(name("vda"), SIZE - 1), (name("vdb"), SIZE)].into();
+        let has = TargetHas::Point { seq: PointSeq::new(7), checkpoint: cp("c7"), disks };
+        let lost = plan(&TargetFacts { has, partial: None }, &source(&[], None));
+        assert_eq!(lost.disks[0].scope, Scope::Differing);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //!   facts ──▶ cycle::plan ──▶ CyclePlan ──▶ DiskPlan::work(bitmap) ──▶ extents to ship, extents to compare
 //!   digests of shipped blocks ──▶ digest::DigestTree ──▶ root ──▶ equal on both sides, or no point
 //!   points + policy ──▶ retention::expired ──▶ points to merge away
+//!   machine as protected, as it is ──▶ change::changes ──▶ go on, or a state that a person ends
 //!   clock + last point ──▶ rpo::assess ──▶ health and its reasons ──▶ alert::Alerts ──▶ what is raised, without flapping
 //!   receipts ──▶ history::RpoHistory ──▶ percentiles of the last hour and day
 //!   policy ──▶ settings::ReplicationSettings ──▶ how each cycle is made and sent
@@ -15,6 +16,7 @@
 //! one instant.
 
 pub mod alert;
+pub mod change;
 pub mod cycle;
 pub mod digest;
 pub mod extents;

@@ -3,7 +3,7 @@ use std::{process::ExitCode, time::Duration};
 use understudy_ids::ItemName;
 use understudy_recovery_api::{
     RecoveryClient,
-    request::{ProtectMachine, Unprotect},
+    request::{ChangeDisks, ProtectMachine, Unprotect},
     view::{Alert, ProtectedItem, ReplicationHealth, RpoPercentiles},
 };
 use understudy_rpc::retry;
@@ -47,6 +47,16 @@ pub async fn run(connection: &ConnectionArgs, format: Format, verb: Item) -> any
         }
         Item::Show { item } => {
             let item = client.get_item(&item).await?;
+            output::print(format, &item, || details(&item))?;
+        }
+        Item::Disks { item, add, exclude } => {
+            let request = ChangeDisks {
+                item,
+                add: add.into_iter().collect(),
+                exclude: exclude.into_iter().collect(),
+                request_id: request_id(),
+            };
+            let item = client.change_disks(request).await?;
             output::print(format, &item, || details(&item))?;
         }
         Item::Health { item, watch: false } => {
@@ -192,6 +202,7 @@ fn health(health: &ReplicationHealth) -> String {
 
 fn details(item: &ProtectedItem) -> comfy_table::Table {
     let disks: Vec<String> = item.disks.iter().map(ToString::to_string).collect();
+    let excluded: Vec<String> = item.excluded_disks.iter().map(ToString::to_string).collect();
     let mut facts = vec![
         ("item", item.name.to_string()),
         ("machine", item.machine.to_string()),
@@ -201,6 +212,7 @@ fn details(item: &ProtectedItem) -> comfy_table::Table {
         ("generation", item.generation.to_string()),
         ("policy", item.policy.to_string()),
         ("disks", disks.join(", ")),
+        ("left out", excluded.join(", ")),
         ("latest point", output::maybe(&item.latest_point)),
     ];
     facts.extend(health_facts(&item.health));

@@ -142,14 +142,20 @@ impl SimulatedDisk {
 
     /// Puts what was written into the qcow2 file: a new file beside it takes its place whole.
     pub fn settle(&mut self) -> Result<(), Error> {
-        if self.written.is_empty() {
-            return Ok(());
-        }
+        if self.written.is_empty() { Ok(()) } else { self.rewrite(self.size()) }
+    }
+
+    /// Makes the disk larger or smaller, under a running machine too.
+    pub fn resize(&mut self, size: u64) -> Result<(), Error> {
+        self.rewrite(size)
+    }
+
+    fn rewrite(&mut self, size: u64) -> Result<(), Error> {
         let what = format!("writing back disk {}", self.file.display());
         let fresh = self.file.with_extension("settling");
-        let mut writer = Writer::create(&fresh, self.size(), self.backing()?)
-            .map_err(|error| failed(what.clone(), error))?;
-        for cluster in 0..self.size().div_ceil(CLUSTER) {
+        let mut writer =
+            Writer::create(&fresh, size, self.backing()?).map_err(|error| failed(what.clone(), error))?;
+        for cluster in 0..self.size().min(size).div_ceil(CLUSTER) {
             let source = self.chain.source(cluster).map_err(|error| failed(what.clone(), error))?;
             if self.written.contains_key(&cluster) || matches!(source, Source::Data { depth: 0 }) {
                 let content = self.cluster(cluster)?;

@@ -12,7 +12,9 @@ use understudy_ids::{DiskName, MachineName, Uuid};
 use understudy_replica_store::qcow2::CLUSTER;
 
 use super::{Config, Host, disk::SimulatedDisk, failed, record};
-use crate::{CheckpointName, Error, Hardware, Machine, MachineDefinition, MachineTag, PowerState};
+use crate::{
+    CheckpointName, DiskHardware, Error, Hardware, Machine, MachineDefinition, MachineTag, PowerState,
+};
 
 pub struct SimulatedMachine {
     pub record: MachineRecord,
@@ -122,6 +124,32 @@ impl SimulatedMachine {
             checkpoint.changed.entry(disk.clone()).or_default().extend(&touched);
         }
         Ok(())
+    }
+
+    pub fn resize_disk(&mut self, disk: &DiskName, size: u64) -> Result<(), Error> {
+        let found =
+            self.disks.get_mut(disk).ok_or_else(|| Error::NotFound { what: format!("disk {disk}") })?;
+        found.resize(size)
+    }
+
+    /// Older checkpoints do not know the disk.
+    pub fn attach_disk(&mut self, disk: DiskHardware) -> Result<(), Error> {
+        let file =
+            disk.file.clone().ok_or_else(|| failed(format!("disk {}", disk.name), "it has no file"))?;
+        let overlay = record::overlay(&self.state_dir, &self.record.name, &disk.name);
+        self.disks.insert(disk.name.clone(), SimulatedDisk::open(&file, &overlay)?);
+        self.record.hardware.disks.push(disk);
+        self.save()
+    }
+
+    /// Its file stays, with what was written.
+    pub fn detach_disk(&mut self, disk: &DiskName) -> Result<(), Error> {
+        if let Some(mut gone) = self.disks.remove(disk) {
+            gone.settle()?;
+            gone.forget();
+        }
+        self.record.hardware.disks.retain(|found| found.name != *disk);
+        self.save()
     }
 
     /// Number of the last record that its guest has written.

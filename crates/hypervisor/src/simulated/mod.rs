@@ -35,8 +35,8 @@ use serde::{Deserialize, Serialize};
 use understudy_ids::{DiskName, MachineName, NetworkName};
 
 use crate::{
-    CheckpointName, Error, HostInventory, Hypervisor, IsolationEvidence, Machine, MachineDefinition,
-    MachineTag, Reservation, Snapshot, SnapshotRequest, TestNetworkDefinition,
+    CheckpointName, DiskHardware, Error, HostInventory, Hypervisor, IsolationEvidence, Machine,
+    MachineDefinition, MachineTag, Reservation, Snapshot, SnapshotRequest, TestNetworkDefinition,
 };
 pub use first_machines::FirstMachine;
 use machine::SimulatedMachine;
@@ -144,6 +144,20 @@ impl SimulatedHypervisor {
         bytes: &[u8],
     ) -> Result<(), Error> {
         self.host().machine_mut(name)?.guest_write(disk, offset, bytes)
+    }
+
+    /// Makes a disk larger or smaller, as an administrator would under the running machine.
+    pub fn resize_disk(&self, name: &MachineName, disk: &DiskName, size: u64) -> Result<(), Error> {
+        self.host().machine_mut(name)?.resize_disk(disk, size)
+    }
+
+    /// Plugs a disk into the machine, whose file exists.
+    pub fn attach_disk(&self, name: &MachineName, disk: DiskHardware) -> Result<(), Error> {
+        self.host().machine_mut(name)?.attach_disk(disk)
+    }
+
+    pub fn detach_disk(&self, name: &MachineName, disk: &DiskName) -> Result<(), Error> {
+        self.host().machine_mut(name)?.detach_disk(disk)
     }
 
     /// Whether the agent in the machine's guest answers from now on. It does until told otherwise.

@@ -146,9 +146,19 @@ pub async fn machine_lifecycle(bench: &dyn Bench) {
 
 /// Opens a snapshot of both disks.
 pub async fn open(host: &dyn Hypervisor, machine: &str, number: u64, base: Option<u64>) -> Box<dyn Snapshot> {
+    open_disks(host, machine, &["vda", "vdb"], number, base).await
+}
+
+pub async fn open_disks(
+    host: &dyn Hypervisor,
+    machine: &str,
+    disks: &[&str],
+    number: u64,
+    base: Option<u64>,
+) -> Box<dyn Snapshot> {
     let request = SnapshotRequest {
         machine: name(machine),
-        disks: vec![disk("vda"), disk("vdb")],
+        disks: disks.iter().map(|name| disk(name)).collect(),
         checkpoint: checkpoint(number),
         base: base.map(checkpoint),
         quiesce: None,
@@ -156,7 +166,7 @@ pub async fn open(host: &dyn Hypervisor, machine: &str, number: u64, base: Optio
     let before = std::time::SystemTime::now();
     let snapshot = host.open_snapshot(&request).await.unwrap();
     assert!(snapshot.instant() >= before.into() && snapshot.instant() <= std::time::SystemTime::now().into());
-    assert_eq!(snapshot.disks().iter().map(|disk| disk.name.as_str()).collect::<Vec<_>>(), ["vda", "vdb"]);
+    assert_eq!(snapshot.disks().iter().map(|disk| disk.name.as_str()).collect::<Vec<_>>(), disks);
     snapshot
 }
 

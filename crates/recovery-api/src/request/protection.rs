@@ -176,11 +176,7 @@ impl ProtectMachine {
         let machine = checks.resource("machine", &machine);
         let target = checks.resource("target_host", &target_host);
         let policy = checks.resource("policy", &policy);
-        checks.at_most("excluded_disks", &excluded_disks, MAX_DISKS);
-        let mut excluded = BTreeSet::new();
-        for (index, disk) in excluded_disks.iter().take(MAX_DISKS).enumerate() {
-            excluded.extend(checks.parse::<DiskName>(format_args!("excluded_disks[{index}]"), disk));
-        }
+        let excluded = disks(&mut checks, "excluded_disks", &excluded_disks);
         let request_id = checks.request_id(&request_id);
         let whole = (|| {
             Some(Self {
@@ -208,6 +204,45 @@ impl ProtectMachine {
             validate_only,
         }
     }
+}
+
+/// Which disks of a protected machine are replicated from now on (R-REP-8).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangeDisks {
+    pub item: ItemName,
+    pub add: BTreeSet<DiskName>,
+    pub exclude: BTreeSet<DiskName>,
+    pub request_id: RequestId,
+}
+
+impl ChangeDisks {
+    /// # Errors
+    /// With every field that is missing or malformed.
+    pub fn from_wire(wire: v1::ChangeItemDisksRequest) -> Result<Self, Invalid> {
+        let v1::ChangeItemDisksRequest { name, add, exclude, request_id } = wire;
+        let mut checks = Checks::default();
+        let item = checks.resource("name", &name);
+        let (add, exclude) = (disks(&mut checks, "add", &add), disks(&mut checks, "exclude", &exclude));
+        let request_id = checks.request_id(&request_id);
+        let whole = (|| Some(Self { item: item?, add, exclude, request_id: request_id? }))();
+        checks.finish(whole)
+    }
+
+    pub fn into_wire(self) -> v1::ChangeItemDisksRequest {
+        let Self { item, add, exclude, request_id } = self;
+        v1::ChangeItemDisksRequest {
+            name: item.to_resource(),
+            add: add.iter().map(ToString::to_string).collect(),
+            exclude: exclude.iter().map(ToString::to_string).collect(),
+            request_id: request_id.to_string(),
+        }
+    }
+}
+
+fn disks(checks: &mut Checks, field: &str, names: &[String]) -> BTreeSet<DiskName> {
+    checks.at_most(field, names, MAX_DISKS);
+    let named = names.iter().take(MAX_DISKS).enumerate();
+    named.filter_map(|(index, name)| checks.parse(format_args!("{field}[{index}]"), name)).collect()
 }
 
 /// Turns replication of an item off.

@@ -275,6 +275,8 @@ pub struct ProtectedItem {
     pub standby_host: HostName,
     pub policy: PolicyName,
     pub disks: Vec<DiskName>,
+    /// Left out on purpose.
+    pub excluded_disks: Vec<DiskName>,
     pub state: ItemState,
     pub generation: Generation,
     /// The run that holds the item.
@@ -297,6 +299,7 @@ impl ProtectedItem {
             standby_host,
             policy,
             disks,
+            excluded_disks,
             state,
             generation,
             run,
@@ -313,6 +316,7 @@ impl ProtectedItem {
             standby_host: standby_host.to_resource(),
             policy: policy.to_resource(),
             disks: disks.iter().map(ToString::to_string).collect(),
+            excluded_disks: excluded_disks.iter().map(ToString::to_string).collect(),
             state: state.to_wire().into(),
             generation: generation.get(),
             run: run.map(|r| r.to_resource()).unwrap_or_default(),
@@ -334,6 +338,7 @@ impl ProtectedItem {
             standby_host,
             policy,
             disks,
+            excluded_disks,
             state,
             generation,
             run,
@@ -350,6 +355,8 @@ impl ProtectedItem {
         let standby_host = checks.resource("standby_host", &standby_host);
         let policy = checks.resource("policy", &policy);
         let disks = disks.iter().map(|d| checks.parse("disks", d)).collect::<Option<_>>();
+        let excluded_disks =
+            excluded_disks.iter().map(|d| checks.parse("excluded_disks", d)).collect::<Option<_>>();
         let state = checks.word("state", ItemState::from_wire(state));
         let run = checks.optional_resource("run", &run);
         let test_run = checks.optional_resource("test_run", &test_run);
@@ -363,6 +370,7 @@ impl ProtectedItem {
                 standby_host: standby_host?,
                 policy: policy?,
                 disks: disks?,
+                excluded_disks: excluded_disks?,
                 state: state?,
                 generation: Generation::new(generation),
                 run: run?,

@@ -31,6 +31,7 @@ fn scene() -> Scene {
         generation: Generation::new(2),
         role,
         replicating,
+        disks: Vec::new(),
         latest_point: None,
     };
     let facts = |host, machines, fact| HostFacts {

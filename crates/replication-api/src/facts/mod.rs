@@ -162,4 +162,6 @@ pub struct ReplicationFacts {
     /// Age of the latest point over the last hour and day (R-REP-9).
     pub last_hour: Option<Percentiles>,
     pub last_day: Option<Percentiles>,
+    /// The disks that are replicated.
+    pub disks: Vec<DiskName>,
 }

@@ -218,6 +218,7 @@ impl TryFrom<v1::ReplicationFacts> for ReplicationFacts {
             covered,
             last_hour,
             last_day,
+            disks,
         } = wire;
         Ok(Self {
             state,
@@ -243,6 +244,7 @@ impl TryFrom<v1::ReplicationFacts> for ReplicationFacts {
             covered,
             last_hour: last_hour.map(|p| percentiles(p).map_err(|e| e.within("last_hour"))).transpose()?,
             last_day: last_day.map(|p| percentiles(p).map_err(|e| e.within("last_day"))).transpose()?,
+            disks: names("disks", &disks, MAX_DISKS)?,
         })
     }
 }
@@ -401,6 +403,7 @@ impl From<ReplicationFacts> for v1::ReplicationFacts {
             covered,
             last_hour,
             last_day,
+            disks,
         } = facts;
         let state = match state {
             ReplicationState::Initial => v1::ReplicationState::Initial,
@@ -427,6 +430,7 @@ impl From<ReplicationFacts> for v1::ReplicationFacts {
             covered,
             last_hour: last_hour.map(percentiles_to_wire),
             last_day: last_day.map(percentiles_to_wire),
+            disks: disks.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -499,6 +503,7 @@ mod tests {
                         covered: Duration::from_secs(5),
                     }),
                     last_day: None,
+                    disks: vec!["vda".parse().unwrap()],
                 }),
                 points: vec![RecoveryPoint {
                     seq: PointSeq::new(1),

@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status, async_trait};
 use understudy_ids::{ItemName, PointSeq, PolicyName};
 use understudy_recovery_api::{
-    request::{CreatePolicy, Page, ProtectMachine, Unprotect, name_from_wire},
+    request::{ChangeDisks, CreatePolicy, Page, ProtectMachine, Unprotect, name_from_wire},
     v1::{self, protection_service_server::ProtectionService},
     view::{Policy, ProtectedItem, RecoveryPoint},
 };
@@ -99,6 +99,20 @@ impl ProtectionService for Api {
         let (points, next_page_token) = cut(&page, points, |point| point.seq.to_string());
         let points = points.into_iter().map(RecoveryPoint::into_wire).collect();
         Ok(Response::new(v1::ListRecoveryPointsResponse { points, next_page_token }))
+    }
+
+    async fn change_item_disks(
+        &self,
+        request: Request<v1::ChangeItemDisksRequest>,
+    ) -> Result<Response<v1::ProtectedItem>, Status> {
+        let mutation = Mutation::new(&request, "ProtectionService/ChangeItemDisks", |r| r.name.clone())?;
+        let outcome = async {
+            let request = ChangeDisks::from_wire(request.into_inner())?;
+            let call = mutation.call(&request.request_id);
+            self.runtime.change_disks(&call, request).await
+        };
+        let item = self.recorded(&mutation, outcome.await).await?;
+        Ok(Response::new(item.into_wire()))
     }
 
     async fn unprotect_item(

@@ -123,8 +123,10 @@ fn highest_point(record: &ItemRecord, sides: &[(&HostName, Option<&Inventory>)])
 }
 
 /// The machine as its host tells of it now, or else as it was last told of, with unknown power (invariant 16).
-fn machine_of(record: &ItemRecord, active: Option<&Inventory>, heard_now: bool) -> MachineView {
+pub fn machine_of(record: &ItemRecord, active: Option<&Inventory>, heard_now: bool) -> MachineView {
+    // Another machine that has taken the name is not the item's (R-REP-8).
     let found = active.and_then(|inventory| inventory.machine(&record.machine.name));
+    let found = found.filter(|machine| machine.uuid == record.machine.uuid);
     let mut view = machine_view(found.unwrap_or(&record.machine));
     if found.is_none() || !heard_now {
         view.power = Power::Unknown;

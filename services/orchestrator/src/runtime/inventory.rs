@@ -124,6 +124,9 @@ pub struct Replication {
     pub last_hour: Option<Percentiles>,
     #[serde(default)]
     pub last_day: Option<Percentiles>,
+    /// The disks that are replicated.
+    #[serde(default)]
+    pub disks: Vec<DiskName>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -255,6 +258,7 @@ impl From<facts::ReplicationFacts> for Replication {
             covered,
             last_hour,
             last_day,
+            disks,
         } = told;
         let activity = match state {
             facts::ReplicationState::Initial => Activity::Initial,
@@ -280,6 +284,7 @@ impl From<facts::ReplicationFacts> for Replication {
             covered,
             last_hour,
             last_day,
+            disks,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sqlx::PgConnection;
 use understudy_ids::{DiskName, ItemName, PointSeq, PolicyName, Problem, RunId, UnixMicros, Uuid};
 use understudy_recovery::{
-    ItemState, Operation, RunPlan, RunSpec, plan, plan::PlanInput, plan::Power, start,
+    ItemState, Operation, RunPlan, RunSpec, disks::DiskChoice, plan, plan::PlanInput, plan::Power, start,
 };
 use understudy_recovery_api::{
     Resource,
@@ -103,6 +103,44 @@ impl Runtime {
         let mut spec = RunSpec::new(Operation::Unprotect, vec![request.item]);
         spec.delete_replica = request.delete_replica;
         self.start_planned(call, spec, None).await
+    }
+
+    /// Includes or leaves out disks (R-REP-8). The agent is told by a correction, as soon as its facts say otherwise.
+    pub async fn change_disks(
+        &self,
+        call: &Call,
+        request: request::ChangeDisks,
+    ) -> Result<ProtectedItem, ApiError> {
+        let item = request.item.clone();
+        let now = now();
+        self.once(call, move |tx| {
+            let request = request.clone();
+            Box::pin(async move {
+                items::lock(&mut *tx, std::slice::from_ref(&request.item)).await?;
+                let record = items::get(&mut *tx, std::slice::from_ref(&request.item)).await?.pop();
+                let subject = request.item.to_resource();
+                let record = record.ok_or_else(|| not_found("ITEM_NOT_FOUND", &subject))?;
+                let active = hosts::get(&mut *tx, &record.active_host).await?;
+                let heard_now = active.as_ref().is_some_and(|host| is_connected(host, now));
+                let inventory = active.and_then(|host| host.heard).map(|heard| heard.inventory);
+                let machine = gather::machine_of(&record, inventory.as_ref(), heard_now);
+                let choice = DiskChoice {
+                    item: &record.name,
+                    state: record.state,
+                    held: record.hold.is_some(),
+                    protected: &record.disks,
+                    excluded: &record.excluded,
+                    present: &machine.disks,
+                };
+                let (protected, excluded) = choice
+                    .change(&request.add, &request.exclude)
+                    .map_err(|problems| refused("changing the disks", problems))?;
+                items::set_disks(tx, &record.name, &protected, &excluded).await?;
+                Ok(subject)
+            })
+        })
+        .await?;
+        self.get_item(&item).await
     }
 
     pub async fn get_item(&self, name: &ItemName) -> Result<ProtectedItem, ApiError> {

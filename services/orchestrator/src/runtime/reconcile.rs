@@ -155,6 +155,7 @@ fn item_fact(facts: &ItemFacts) -> ItemFact {
             Role::Target => reconcile::Role::Target,
             Role::Fenced => reconcile::Role::Fenced,
         },
+        disks: facts.replication.as_ref().map(|r| r.disks.clone()).unwrap_or_default(),
         replicating: facts.replication.as_ref().is_some_and(|r| r.activity != Activity::Stopped),
         latest_point: facts.points.iter().map(|p| p.seq).max(),
     }

@@ -89,6 +89,7 @@ pub fn item(observed: &Observed<'_>, alerts: &Alerts, now: UnixMicros) -> view::
         standby_host: record.standby_host.clone(),
         policy: record.policy.clone(),
         disks: record.disks.clone(),
+        excluded_disks: record.excluded.clone(),
         state: item_state(record.state),
         generation: record.generation,
         run,

@@ -225,6 +225,23 @@ pub async fn saw_machine(tx: &mut PgConnection, name: &ItemName, machine: &Machi
     Ok(())
 }
 
+/// Which disks are protected, and which are left out on purpose.
+pub async fn set_disks(
+    tx: &mut PgConnection,
+    name: &ItemName,
+    protected: &[DiskName],
+    excluded: &[DiskName],
+) -> Result<(), Failure> {
+    let texts = |disks: &[DiskName]| disks.iter().map(ToString::to_string).collect::<Vec<_>>();
+    sqlx::query("UPDATE items SET disks = $2, excluded = $3 WHERE name = $1")
+        .bind(name.as_str())
+        .bind(texts(protected))
+        .bind(texts(excluded))
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
 /// Puts the item into the run's hands. Nothing when it is done, and otherwise the run that has it.
 pub async fn hold(
     tx: &mut PgConnection,

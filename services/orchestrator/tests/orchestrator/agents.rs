@@ -348,7 +348,7 @@ impl Model {
                 self.machine(host, &start.machine).item = Some((item.clone(), generation));
                 let point = self.add_point(&start.peer_host, &item, generation);
                 let source = self.item(host, &item, generation, ItemRole::Source);
-                source.replication = Some(steady(point.seq));
+                source.replication = Some(steady(point.seq, start.disks.clone()));
             }
             Action::StopReplication { .. } => {
                 let source = self.item(host, &item, generation, ItemRole::Source);
@@ -463,7 +463,7 @@ impl Model {
     }
 }
 
-fn steady(seq: PointSeq) -> ReplicationFacts {
+fn steady(seq: PointSeq, disks: Vec<understudy_ids::DiskName>) -> ReplicationFacts {
     ReplicationFacts {
         state: ReplicationState::Steady,
         last_seq: Some(seq),
@@ -482,5 +482,6 @@ fn steady(seq: PointSeq) -> ReplicationFacts {
         covered: false,
         last_hour: None,
         last_day: None,
+        disks,
     }
 }

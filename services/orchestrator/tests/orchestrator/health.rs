@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use understudy_ids::{Consistency, Problem};
-use understudy_recovery_api::{HealthLevel, view::ReplicationHealth};
+use understudy_recovery_api::{HealthLevel, request::ChangeDisks, view::ReplicationHealth};
 use understudy_replication_api::{Disk, Facts, RecoveryPoint, ReplicationFacts};
 
 use crate::{agents::now, support::*};
@@ -46,10 +46,40 @@ async fn r_rep_9_alerts_are_raised_with_remedies_and_cleared() {
         told.alerts[0].message.contains("vdz") && told.alerts[0].remedy.contains("item disks"),
         "{told:?}"
     );
-    stage.estate.change(ALPHA, |facts| {
-        let index = web1(facts);
-        facts.machines[index].disks.retain(|disk| disk.name != vdz.name);
-    });
+    let change = |add: &[&str], exclude: &[&str]| ChangeDisks {
+        item: item("web1"),
+        add: add.iter().map(|disk| disk.parse().unwrap()).collect(),
+        exclude: exclude.iter().map(|disk| disk.parse().unwrap()).collect(),
+        request_id: fresh(),
+    };
+    let refused = client.change_disks(change(&["vdq"], &["vdr"])).await.unwrap_err();
+    assert_eq!(reasons(&refused), ["DISK_NOT_FOUND", "DISK_NOT_FOUND"]);
+    let adding = change(&["vdz"], &[]);
+    let added = client.change_disks(adding.clone()).await.unwrap();
+    assert!(added.disks.contains(&vdz.name));
+    assert_eq!(
+        client.change_disks(adding.clone()).await.unwrap().disks,
+        added.disks,
+        "the same request again"
+    );
+    let reused = ChangeDisks { exclude: ["vda".parse().unwrap()].into(), ..adding };
+    assert_eq!(client.change_disks(reused).await.unwrap_err().reason, "REQUEST_ID_REUSED");
+    // The agent is told, because its facts say otherwise.
+    eventually("the source replicates it", async || {
+        let facts = stage.estate.facts(ALPHA);
+        facts.items[0].replication.as_ref().is_some_and(|r| r.disks.contains(&vdz.name))
+    })
+    .await;
+    let excluded = client.change_disks(change(&[], &["vdz"])).await.unwrap();
+    assert_eq!(
+        (excluded.disks.contains(&vdz.name), excluded.excluded_disks),
+        (false, vec![vdz.name.clone()])
+    );
+    eventually("the source leaves it out", async || {
+        let facts = stage.estate.facts(ALPHA);
+        facts.items[0].replication.as_ref().is_some_and(|r| !r.disks.contains(&vdz.name))
+    })
+    .await;
     eventually("the alert is over", async || health().await.alerts.is_empty()).await;
 
     // The latest point that an application can rely on, in the middle of others.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use understudy_ids::{DiskName, Generation, HostName, ItemName, MachineName};
+use understudy_ids::{DiskName, Generation, HostName, ItemName, MachineName, Uuid};
 use understudy_replication::{ReplicationSettings, RetentionPolicy};
 
 use super::Role;
@@ -43,6 +43,9 @@ pub struct Confirmation {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assignment {
     pub machine: MachineName,
+    /// Of the machine that was there when it was assigned: another one of the same name is not shipped as the same item.
+    #[serde(default)]
+    pub uuid: Option<Uuid>,
     pub disks: Vec<DiskName>,
     pub peer_host: HostName,
     pub peer_endpoint: String,

@@ -17,10 +17,11 @@ use std::{
 
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
-use understudy_hypervisor::{self as hypervisor, Machine, PowerState, SnapshotDisk};
+use understudy_hypervisor::{self as hypervisor, DiskHardware, Machine, PowerState, SnapshotDisk};
 use understudy_ids::{DiskName, PointSeq, UnixMicros};
 use understudy_replication::{
     DigestTree,
+    change::{Change, Effect, Present, Protected, changes},
     cycle::{
         self, CheckpointName, CycleKind, CyclePlan, Partial, PartialDisk, PartialUse, SourceFacts,
         TargetFacts, TargetHas,
@@ -37,6 +38,7 @@ use super::{
     progress::{Progress, Step},
     ship::{DiskWork, ship},
     snapshot::{Frozen, Opener},
+    untouched::Untouched,
     work::{survey, to_read},
 };
 use crate::descriptor::MachineDescriptor;
@@ -79,16 +81,18 @@ impl Source {
             return Err(hypervisor::Error::Unknown { what, why: "it does not say".to_owned() }.into());
         }
         let off = machine.power == PowerState::ShutOff;
-        if !off {
-            state.covered_off = false;
-        }
         match purpose {
             Purpose::Final if !off => return Err(CycleError::NotOff(machine.name)),
             // The instant that is held is from before the machine was off.
             Purpose::Final => state.release().await,
-            Purpose::Interval if off && state.covered_off => return Ok(None),
-            Purpose::Interval => {}
+            Purpose::Interval => {
+                let untouched = Untouched::of(&machine).await.filter(|_| off);
+                if untouched.is_some() && untouched == state.covered_off {
+                    return Ok(None);
+                }
+            }
         }
+        state.covered_off = None;
         let shipped = tokio::select! {
             shipped = self.cycle_of(state, &machine) => shipped?,
             () = stop.cancelled() => {
@@ -98,23 +102,49 @@ impl Source {
         };
         if off {
             // Started meanwhile, it may have written after the instant.
-            let still_off = self.machine().await?.power == PowerState::ShutOff;
+            let now = self.machine().await?;
+            let still_off = now.power == PowerState::ShutOff;
             if !still_off && purpose == Purpose::Final {
                 return Err(CycleError::NotOff(machine.name));
             }
-            state.covered_off = still_off;
+            state.covered_off = Untouched::of(&now).await.filter(|_| still_off);
         }
         Ok(Some(shipped))
     }
 
     async fn machine(&self) -> Result<Machine, CycleError> {
-        let name = &self.assignment.machine;
-        self.hypervisor.machine(name).await?.ok_or_else(|| CycleError::NoMachine(name.clone()))
+        let found = self.hypervisor.machine(&self.assignment.machine).await?;
+        let present = found.as_ref().map(present);
+        self.check(present.as_ref(), &BTreeMap::new())?;
+        found.ok_or_else(|| {
+            CycleError::Protocol("a machine that is not there passed for unchanged".to_owned())
+        })
+    }
+
+    /// Stops what only a person can decide (R-REP-8); what is handled is told.
+    fn check(
+        &self,
+        present: Option<&Present>,
+        replicated: &BTreeMap<DiskName, u64>,
+    ) -> Result<(), CycleError> {
+        let protected = Protected {
+            machine: self.assignment.machine.clone(),
+            uuid: self.assignment.uuid,
+            disks: self.assignment.disks.clone(),
+        };
+        let (stopping, handled): (Vec<Change>, Vec<Change>) = changes(&protected, present, replicated)
+            .into_iter()
+            .partition(|change| change.effect() == Effect::Stop);
+        for change in handled {
+            tracing::info!(item = %self.item, code = change.code(), %change, "the machine has changed");
+        }
+        if stopping.is_empty() { Ok(()) } else { Err(CycleError::Changed(stopping)) }
     }
 
     async fn cycle_of(&self, state: &mut State, machine: &Machine) -> Result<Shipped, CycleError> {
-        let sizes = self.sizes(machine)?;
+        let sizes = self.sizes(machine);
         let target = self.negotiate(&sizes).await.inspect_err(|_| self.expire(state))?;
+        self.check(Some(&present(machine)), target.has.disks())?;
         state.drop_expired().await;
         state.base = target.has.checkpoint().cloned();
         let opener = Opener {
@@ -176,13 +206,10 @@ impl Source {
         opener.forget(&cycle::obsolete(&target, source.checkpoints.keys(), None)).await;
     }
 
-    fn sizes(&self, machine: &Machine) -> Result<BTreeMap<DiskName, u64>, CycleError> {
-        let size = |name: &DiskName| {
-            let found = machine.hardware.disks.iter().find(|d| d.name == *name && d.file.is_some());
-            let found = found.map(|d| (name.clone(), d.size_bytes));
-            found.ok_or_else(|| CycleError::NoDisk { machine: machine.name.clone(), disk: name.clone() })
-        };
-        self.assignment.disks.iter().map(size).collect()
+    /// Of the disks that are to be replicated; all of them are there, or the machine would have been refused.
+    fn sizes(&self, machine: &Machine) -> BTreeMap<DiskName, u64> {
+        let disks = machine.hardware.disks.iter().filter(|d| self.assignment.disks.contains(&d.name));
+        disks.map(|d| (d.name.clone(), d.size_bytes)).collect()
     }
 
     async fn negotiate(&self, sizes: &BTreeMap<DiskName, u64>) -> Result<TargetFacts, CycleError> {
@@ -196,10 +223,7 @@ impl Source {
         let mut reads = Vec::with_capacity(plan.disks.len());
         for wanted in &plan.disks {
             let disk = frozen.snapshot.disks().iter().find(|d| d.name == wanted.disk);
-            let disk = disk.ok_or_else(|| CycleError::NoDisk {
-                machine: machine.name.clone(),
-                disk: wanted.disk.clone(),
-            })?;
+            let disk = disk.ok_or_else(|| CycleError::Outdated(wanted.disk.clone()))?;
             check_size(disk, wanted.size)?;
             let known = survey(disk).await?;
             let work = wanted.work(&known.changed);
@@ -301,8 +325,16 @@ fn check_size(disk: &SnapshotDisk, planned: u64) -> Result<(), CycleError> {
     if disk.size == planned {
         return Ok(());
     }
-    // The next cycle asks the hypervisor again and plans with the new size.
-    Err(CycleError::Protocol(format!("disk {} has {} bytes, {planned} were planned", disk.name, disk.size)))
+    Err(CycleError::Outdated(disk.name.clone()))
+}
+
+/// What of a machine may change under protection.
+fn present(machine: &Machine) -> Present {
+    let size = |disk: &DiskHardware| disk.file.is_some().then_some(disk.size_bytes);
+    Present {
+        uuid: machine.uuid,
+        disks: machine.hardware.disks.iter().map(|d| (d.name.clone(), size(d))).collect(),
+    }
 }
 
 /// What the target said, as the algebra takes it.

@@ -2,6 +2,7 @@
 
 use understudy_hypervisor as hypervisor;
 use understudy_ids::{DiskName, Generation, MachineName, Problem};
+use understudy_replication::change::Change;
 use understudy_replication_api::{GENERATION_KEY, STALE_GENERATION};
 use understudy_rpc::ApiError;
 
@@ -14,10 +15,12 @@ pub enum CycleError {
     Peer(#[from] ApiError),
     #[error("the source: {0}")]
     Hypervisor(#[from] hypervisor::Error),
-    #[error("machine {0} does not exist on this host")]
-    NoMachine(MachineName),
-    #[error("machine {machine} has no disk {disk} that is a file")]
-    NoDisk { machine: MachineName, disk: DiskName },
+    /// Something is not as it was protected, and a person has to say what is meant (R-REP-8). Never empty.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Changed(Vec<Change>),
+    /// The instant that is open is of another shape than the machine is now; the next cycle opens another one.
+    #[error("disk {0} has changed since the snapshot was opened")]
+    Outdated(DiskName),
     /// A last delta of a machine that is not known to be off would not be the last.
     #[error("machine {0} is not known to be off")]
     NotOff(MachineName),
@@ -55,8 +58,12 @@ impl CycleError {
             Self::Hypervisor(_) => {
                 ("SNAPSHOT_FAILED", "It is tried again; if it stays, look at the hypervisor's log.")
             }
-            Self::NoMachine(_) => ("NO_MACHINE", "Define the machine again, or disable its protection."),
-            Self::NoDisk { .. } => ("NO_DISK", "Attach the disk again, or exclude it from protection."),
+            Self::Changed(changes) => {
+                changes.first().map_or(("CHANGED", ""), |change| (change.code(), change.remedy()))
+            }
+            Self::Outdated(_) => {
+                ("SNAPSHOT_OUTDATED", "Nothing: the next cycle takes the disk as it is now.")
+            }
             Self::NotOff(_) => ("MACHINE_RUNS", "Shut the machine down first."),
             Self::Stopped => ("STOPPED", "Start replication again."),
             Self::Protocol(_) => {

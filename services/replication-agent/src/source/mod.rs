@@ -15,6 +15,7 @@ mod parts;
 mod progress;
 mod ship;
 mod snapshot;
+mod untouched;
 mod work;
 
 use std::{
@@ -29,7 +30,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use understudy_hypervisor::{self as hypervisor, Hypervisor};
-use understudy_ids::{Generation, ItemName, Problem, UnixMicros};
+use understudy_ids::{DiskName, Generation, ItemName, Problem, UnixMicros};
 use understudy_replication::CheckpointName;
 use understudy_replication_api::{ReplicationFacts, ReplicationState, SinkClient};
 use understudy_rpc::{ConnectError, TlsFiles};
@@ -39,6 +40,7 @@ pub use cycle::{Purpose, Shipped};
 pub use error::CycleError;
 use history::History;
 use snapshot::Frozen;
+use untouched::Untouched;
 
 /// After a failure the loop waits at most so many intervals.
 const BACK_OFF_INTERVALS: u32 = 8;
@@ -67,8 +69,8 @@ pub struct Source {
 pub struct State {
     held: Option<Frozen>,
     expired: bool,
-    /// The last cycle read the machine while it was off, and it has not been seen running since.
-    covered_off: bool,
+    /// The disks as the last cycle left them, where it read the machine while it was off: nothing to ship until they are touched.
+    covered_off: Option<Untouched>,
     /// The checkpoint at the instant of the target's latest point: what is tracked since then is still to be shipped.
     base: Option<CheckpointName>,
 }
@@ -139,13 +141,14 @@ impl Sources {
         self.stop(item).await;
         let client =
             SinkClient::new(&assignment.peer_endpoint, self.inner.tls.clone(), &assignment.peer_host)?;
+        let disks = assignment.disks.clone();
         let source = Arc::new(Source {
             item: item.clone(),
             generation,
             assignment,
             hypervisor: self.inner.hypervisor.clone(),
             client,
-            status: watch::Sender::new(idle()),
+            status: watch::Sender::new(idle(disks)),
             history: History::open(self.inner.ledger.state_dir(), item, generation, now()),
             state: Arc::default(),
         });
@@ -218,8 +221,9 @@ impl Sources {
     }
 }
 
-fn idle() -> ReplicationFacts {
+fn idle(disks: Vec<DiskName>) -> ReplicationFacts {
     ReplicationFacts {
+        disks,
         state: ReplicationState::Initial,
         last_seq: None,
         last_instant: None,
@@ -319,6 +323,10 @@ impl Source {
     ) -> Result<Option<Shipped>, CycleError> {
         let began = Instant::now();
         let result = self.cycle(state, purpose, stop).await;
+        if matches!(result, Err(CycleError::Changed(_))) {
+            // Nobody knows for how long; an instant that is held costs the guest space.
+            state.release().await;
+        }
         let took = began.elapsed();
         let item = self.item.to_string();
         match &result {
@@ -342,7 +350,10 @@ impl Source {
                 self.status.send_modify(|s| fail(s, problem));
             }
         }
-        self.status.send_modify(|s| s.covered = state.covered_off);
+        self.status.send_modify(|s| {
+            s.covered = state.covered_off.is_some();
+            s.backlog_bytes = if s.covered { Some(0) } else { s.backlog_bytes };
+        });
         self.count_ages();
         result
     }
@@ -371,7 +382,7 @@ impl Source {
     async fn count_backlog(&self) {
         let (base, covered) = {
             let state = self.state.lock().await;
-            (state.base.clone(), state.covered_off)
+            (state.base.clone(), state.covered_off.is_some())
         };
         let counted = match base {
             _ if covered => Some(0),

@@ -138,11 +138,11 @@ impl From<CycleError> for TaskError {
                 problem.message,
                 "Nothing: the other side has taken over. Reverse replicate when this one is to be the stand-by.",
             ),
-            CycleError::NoMachine(_) | CycleError::NoDisk { .. } | CycleError::NotOff(_) => {
-                Self::Failed(problem)
-            }
+            CycleError::Changed(_) | CycleError::NotOff(_) => Self::Failed(problem),
             CycleError::Hypervisor(error) => Self::of_question(error),
-            CycleError::Peer(_) | CycleError::Stopped | CycleError::Protocol(_) => Self::Retry(problem),
+            CycleError::Peer(_) | CycleError::Stopped | CycleError::Protocol(_) | CycleError::Outdated(_) => {
+                Self::Retry(problem)
+            }
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The sending side: assigned, ended, last delta, digests of the disks.
 
-use understudy_hypervisor::{CheckpointName, MachineTag, TagRole};
+use understudy_hypervisor::{CheckpointName, Machine, MachineTag, TagRole};
 use understudy_ids::{DiskName, MachineName};
 use understudy_jobs_api::TaskContext;
 use understudy_replica_store::StoreError;
+use understudy_replication::change::Change;
 use understudy_replication_api::{AgentTaskResult, StartReplication};
 
 use super::{Result, Scope, TaskError, Tasks, no_machine, not_ours, stopped};
@@ -23,6 +24,7 @@ impl Tasks {
             let message = format!("machine {name} has no disk {missing} that is a file");
             return Err(TaskError::failed("NO_DISK", message, "Exclude the disk, or move it to a file."));
         }
+        self.same_machine(scope, &machine)?;
         let tag =
             MachineTag { item: scope.item.clone(), generation: scope.generation, role: TagRole::Active };
         match &machine.tag {
@@ -32,7 +34,9 @@ impl Tasks {
             Some(present) if *present == tag => {}
             _ => self.hypervisor.set_tag(&name, Some(&tag)).await?,
         }
-        let assignment = Assignment { machine: name, disks, peer_host, peer_endpoint, interval, settings };
+        let uuid = Some(machine.uuid);
+        let assignment =
+            Assignment { machine: name, uuid, disks, peer_host, peer_endpoint, interval, settings };
         let written = assignment.clone();
         self.ledger
             .update(&scope.item, move |r| {
@@ -43,6 +47,17 @@ impl Tasks {
         self.ledger.confirm(&scope.item, scope.generation).await?;
         self.begin(scope, assignment).await?;
         Ok(AgentTaskResult::Done)
+    }
+
+    /// Asked again for an item that is replicated from here already, as corrections do, another machine that has taken the name
+    /// is not accepted in passing (R-REP-8).
+    fn same_machine(&self, scope: &Scope, machine: &Machine) -> Result<()> {
+        let assigned = self.ledger.get(&scope.item).and_then(|record| record.assignment);
+        let assigned = assigned.filter(|assigned| assigned.machine == machine.name).and_then(|a| a.uuid);
+        let Some(protected) = assigned.filter(|uuid| *uuid != machine.uuid) else { return Ok(()) };
+        let replaced =
+            Change::MachineReplaced { machine: machine.name.clone(), protected, found: machine.uuid };
+        Err(TaskError::failed(replaced.code(), replaced.to_string(), replaced.remedy()))
     }
 
     async fn begin(&self, scope: &Scope, assignment: Assignment) -> Result<()> {

@@ -367,7 +367,7 @@ impl World {
             let content = make_disk(&alpha.dir.join(format!("{name}.qcow2")), size, filled, &mut model);
             model.disks.insert(name, content);
         }
-        define(&alpha);
+        define(&alpha, UUID);
         alpha.block_on(alpha.hypervisor.start(&machine())).unwrap();
         alpha.start_agent();
         bravo.start_agent();
@@ -395,9 +395,13 @@ impl World {
     }
 
     pub fn replicate(&self, to: &Host, interval: Duration) -> Action {
+        self.replicate_disks(to, interval, &["vda", "vdb"])
+    }
+
+    pub fn replicate_disks(&self, to: &Host, interval: Duration, disks: &[&str]) -> Action {
         Action::StartReplication(StartReplication {
             machine: machine(),
-            disks: vec![disk("vda"), disk("vdb")],
+            disks: disks.iter().map(|name| disk(name)).collect(),
             peer_host: to.name.clone(),
             peer_endpoint: format!("https://{}", to.link.address),
             interval,
@@ -431,18 +435,27 @@ fn make_disk(path: &Path, size: u64, filled: u64, model: &mut Model) -> Vec<u8> 
     content
 }
 
-fn define(host: &Host) {
-    let disk_hardware = |name: &str| DiskHardware {
+/// A disk with the file of its name at the host.
+pub fn disk_hardware(host: &Host, name: &str) -> DiskHardware {
+    DiskHardware {
         name: disk(name),
         bus: Bus::Virtio,
         serial: Some(format!("serial-{name}")),
         size_bytes: 0,
-        file: None,
+        file: Some(host.dir.join(format!("{name}.qcow2"))),
         format: "qcow2".to_owned(),
-    };
+    }
+}
+
+/// The machine's UUID, until a test says otherwise.
+pub const UUID: Uuid = Uuid::from_u128(0x1234);
+
+/// The machine is defined at the host, without a tag.
+pub fn define(host: &Host, uuid: Uuid) {
+    let disk_hardware = |name: &str| disk_hardware(host, name);
     let definition = MachineDefinition {
         name: machine(),
-        uuid: Uuid::from_u128(0x1234),
+        uuid,
         hardware: Hardware {
             vcpus: 1,
             memory_bytes: 64 << 20,
