@@ -192,15 +192,12 @@ pub struct ReplicationArgs {
     /// On the wire: auto or off
     #[arg(long, default_value = "auto")]
     pub compression: Compression,
-    /// Freeze the guest through its agent for a point this often: 1h
+    /// Freeze the guest through its agent for a point this often, 1h; the agent runs the guest's own scripts before and after
     #[arg(long, value_parser = span)]
     pub app_consistent_every: Option<Duration>,
     /// Thaw the guest after this long, whatever has become of the point
     #[arg(long, value_parser = span, default_value = "10s", requires = "app_consistent_every")]
     pub freeze_limit: Duration,
-    /// Run the guest's own scripts before freezing and after thawing
-    #[arg(long, requires = "app_consistent_every")]
-    pub guest_scripts: bool,
 }
 
 #[derive(Subcommand)]

@@ -7,6 +7,7 @@
 //!   points + policy ──▶ retention::expired ──▶ points to merge away
 //!   machine as protected, as it is ──▶ change::changes ──▶ go on, or a state that a person ends
 //!   clock + last point ──▶ rpo::assess ──▶ health and its reasons ──▶ alert::Alerts ──▶ what is raised, without flapping
+//!   clock + last freeze ──▶ at_rest::due_in ──▶ when the guest is brought to rest next
 //!   receipts ──▶ history::RpoHistory ──▶ percentiles of the last hour and day
 //!   policy ──▶ settings::ReplicationSettings ──▶ how each cycle is made and sent
 //! ```
@@ -16,6 +17,7 @@
 //! one instant.
 
 pub mod alert;
+pub mod at_rest;
 pub mod change;
 pub mod cycle;
 pub mod digest;

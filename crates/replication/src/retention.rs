@@ -29,20 +29,28 @@ pub struct PointFacts {
     pub recovery: bool,
     /// A test, a promoted machine or an operator holds it.
     pub pinned: bool,
+    /// Applications start from it without recovering anything.
+    pub app_consistent: bool,
 }
 
 /// Points to merge away at `now`, oldest first. Never the latest recovery point, nor a newer base, nor a pinned point or one
-/// below it.
+/// below it. The latest app-consistent point does not go for being one too many: such points are made less often than others, and one
+/// is to be there when it is chosen (R-UF-3).
 pub fn expired(points: &[PointFacts], policy: RetentionPolicy, now: UnixMicros) -> Vec<PointSeq> {
     let mut ordered: Vec<&PointFacts> = points.iter().collect();
     ordered.sort_unstable_by_key(|p| std::cmp::Reverse(p.seq));
     let Some(newest) = ordered.iter().position(|p| p.recovery) else { return Vec::new() };
     let held = held_by_pins(points);
+    let at_rest = ordered.iter().find(|p| p.recovery && p.app_consistent).map(|p| p.seq);
     let mut rank = 0;
     let mut leaving = Vec::new();
     for point in &ordered[newest..] {
         rank += u32::from(point.recovery);
-        if leaves(point, rank, policy, now) && !held.contains(&point.seq) {
+        let counted = RetentionPolicy {
+            keep_count: policy.keep_count.filter(|_| at_rest != Some(point.seq)),
+            ..policy
+        };
+        if leaves(point, rank, counted, now) && !held.contains(&point.seq) {
             leaving.push(point.seq);
         }
     }
@@ -80,7 +88,7 @@ fn held_by_pins(points: &[PointFacts]) -> Vec<PointSeq> {
 mod tests {
     use super::*;
 
-    /// `r` recovery point, `R` pinned recovery point, `b` base, `B` pinned base; oldest first, one second apart.
+    /// `r` recovery point, `R` pinned recovery point, `b` base, `B` pinned base, `a` app-consistent recovery point; oldest first, one second apart.
     fn chain(kinds: &str) -> Vec<PointFacts> {
         (1..)
             .zip(kinds.chars())
@@ -88,8 +96,9 @@ mod tests {
                 seq: PointSeq::new(seq),
                 parent: (seq > 1).then(|| PointSeq::new(seq - 1)),
                 instant: UnixMicros::new(seq as i64 * 1_000_000),
-                recovery: kind.eq_ignore_ascii_case(&'r'),
+                recovery: !kind.eq_ignore_ascii_case(&'b'),
                 pinned: kind.is_ascii_uppercase(),
+                app_consistent: kind == 'a',
             })
             .collect()
     }
@@ -113,6 +122,11 @@ mod tests {
             ("rrRrr", Some(1), None, 10, &[4]),
             ("Rrrr", Some(1), None, 10, &[2, 3]),
             ("rrrR", Some(1), None, 10, &[]),
+            // The latest app-consistent point is not counted out, but it grows old; older ones are like any other.
+            ("aarrr", Some(1), None, 10, &[1, 3, 4]),
+            ("arrr", Some(2), None, 10, &[2]),
+            ("arrr", Some(2), Some(2), 10, &[1, 2, 3]),
+            ("rrra", Some(1), None, 10, &[1, 2, 3]),
             // A base does not count and goes once a recovery point stands on it.
             ("b", Some(1), None, 10, &[]),
             ("brr", Some(2), None, 10, &[1]),

@@ -29,7 +29,7 @@ pub enum Compression {
     Off,
 }
 
-/// Points for which the guest's file systems are frozen through its agent (R-REP-3).
+/// Points for which the guest's file systems are frozen through its agent (R-REP-3), which runs the guest's own scripts before and after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppConsistency {
     /// Between two such points; the others are crash-consistent.
@@ -38,8 +38,6 @@ pub struct AppConsistency {
     /// The guest is thawed after this long, whatever has become of the point.
     #[serde(with = "seconds")]
     pub freeze_limit: Duration,
-    /// Whether the guest's own scripts run before freezing and after thawing.
-    pub run_scripts: bool,
 }
 
 impl AppConsistency {
@@ -68,7 +66,7 @@ impl ReplicationSettings {
     /// Everything that lies outside its bounds, for points that are made every `interval`.
     pub fn problems(&self, interval: Duration) -> Vec<BadSetting> {
         let mut found = Vec::new();
-        if let Some(AppConsistency { every, freeze_limit, run_scripts: _ }) = self.app_consistency {
+        if let Some(AppConsistency { every, freeze_limit }) = self.app_consistency {
             found.extend(outside("app_consistency.every", every, interval..=AppConsistency::MOST));
             found.extend(outside(
                 "app_consistency.freeze_limit",
@@ -136,7 +134,6 @@ mod tests {
         let app_consistency = Some(AppConsistency {
             every: Duration::from_secs(every_s),
             freeze_limit: Duration::from_secs(freeze_s),
-            run_scripts: true,
         });
         ReplicationSettings { app_consistency, ..ReplicationSettings::default() }
     }
@@ -165,14 +162,13 @@ mod tests {
         /// An assignment that is read back must equal the one that is running, or its loop would be ended for nothing.
         #[test]
         fn settings_come_back_from_a_file_as_they_were(
-            every_ms in 0u64..3_660 * 86_400_000, freeze_ms in 0u64..100_000, run_scripts: bool, off: bool,
+            every_ms in 0u64..3_660 * 86_400_000, freeze_ms in 0u64..100_000, off: bool,
         ) {
             let settings = ReplicationSettings {
                 compression: if off { Compression::Off } else { Compression::Auto },
                 app_consistency: Some(AppConsistency {
                     every: Duration::from_millis(every_ms),
                     freeze_limit: Duration::from_millis(freeze_ms),
-                    run_scripts,
                 }),
             };
             let text = serde_json::to_string(&settings).unwrap();

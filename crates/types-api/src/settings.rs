@@ -24,12 +24,10 @@ pub fn settings_from_wire(
 
 pub fn settings_to_wire(settings: &ReplicationSettings) -> v1::ReplicationSettings {
     let ReplicationSettings { compression, app_consistency } = settings;
-    let app_consistency =
-        app_consistency.map(|AppConsistency { every, freeze_limit, run_scripts }| v1::AppConsistency {
-            every: Some(duration_to_wire(every)),
-            freeze_limit: Some(duration_to_wire(freeze_limit)),
-            run_scripts,
-        });
+    let app_consistency = app_consistency.map(|AppConsistency { every, freeze_limit }| v1::AppConsistency {
+        every: Some(duration_to_wire(every)),
+        freeze_limit: Some(duration_to_wire(freeze_limit)),
+    });
     let compression = match compression {
         Compression::Auto => v1::Compression::Auto,
         Compression::Off => v1::Compression::Off,
@@ -50,13 +48,13 @@ fn compression_from_wire(wire: i32) -> Result<Compression, BadSetting> {
 }
 
 fn app_consistency_from_wire(bad: &mut Vec<BadSetting>, wire: v1::AppConsistency) -> Option<AppConsistency> {
-    let v1::AppConsistency { every, freeze_limit, run_scripts } = wire;
+    let v1::AppConsistency { every, freeze_limit } = wire;
     let every = keep(bad, span("app_consistency.every", every));
     let freeze_limit = match freeze_limit {
         None => Some(AppConsistency::FREEZE_LIMIT),
         limit => keep(bad, span("app_consistency.freeze_limit", limit)),
     };
-    Some(AppConsistency { every: every?, freeze_limit: freeze_limit?, run_scripts })
+    Some(AppConsistency { every: every?, freeze_limit: freeze_limit? })
 }
 
 /// A span in whole milliseconds, as it is stored everywhere.
@@ -78,7 +76,6 @@ mod tests {
             app_consistency: Some(AppConsistency {
                 every: Duration::from_secs(3600),
                 freeze_limit: Duration::from_millis(2500),
-                run_scripts: true,
             }),
         }
     }
@@ -101,7 +98,6 @@ mod tests {
             app_consistency: Some(v1::AppConsistency {
                 every: None,
                 freeze_limit: Some(prost_types::Duration { seconds: -1, nanos: 0 }),
-                run_scripts: false,
             }),
         };
         let bad = settings_from_wire(Some(wire), MINUTE).unwrap_err();

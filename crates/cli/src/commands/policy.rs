@@ -35,9 +35,8 @@ pub async fn run(client: &RecoveryClient, format: Format, verb: Policy) -> anyho
 }
 
 fn settings(args: ReplicationArgs) -> ReplicationSettings {
-    let ReplicationArgs { compression, app_consistent_every, freeze_limit, guest_scripts } = args;
-    let app_consistency =
-        app_consistent_every.map(|every| AppConsistency { every, freeze_limit, run_scripts: guest_scripts });
+    let ReplicationArgs { compression, app_consistent_every, freeze_limit } = args;
+    let app_consistency = app_consistent_every.map(|every| AppConsistency { every, freeze_limit });
     ReplicationSettings { compression, app_consistency }
 }
 
@@ -81,7 +80,6 @@ fn after_grace(settings: &PolicySettings) -> &'static str {
 }
 
 fn app_consistency(asked: Option<AppConsistency>) -> String {
-    let Some(AppConsistency { every, freeze_limit, run_scripts }) = asked else { return "never".to_owned() };
-    let scripts = if run_scripts { ", with the guest's scripts" } else { "" };
-    format!("every {}, frozen for at most {}{scripts}", output::span(every), output::span(freeze_limit))
+    let Some(AppConsistency { every, freeze_limit }) = asked else { return "never".to_owned() };
+    format!("every {}, frozen for at most {}", output::span(every), output::span(freeze_limit))
 }

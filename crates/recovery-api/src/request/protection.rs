@@ -297,11 +297,7 @@ mod tests {
     }
 
     fn app_consistency(every_s: u64) -> AppConsistency {
-        AppConsistency {
-            every: Duration::from_secs(every_s),
-            freeze_limit: AppConsistency::FREEZE_LIMIT,
-            run_scripts: true,
-        }
+        AppConsistency { every: Duration::from_secs(every_s), freeze_limit: AppConsistency::FREEZE_LIMIT }
     }
 
     fn create(settings: PolicySettings) -> CreatePolicy {

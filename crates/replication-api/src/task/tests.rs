@@ -37,7 +37,6 @@ fn all() -> Vec<Action> {
                 app_consistency: Some(AppConsistency {
                     every: Duration::from_secs(600),
                     freeze_limit: Duration::from_secs(5),
-                    run_scripts: true,
                 }),
             },
         }),

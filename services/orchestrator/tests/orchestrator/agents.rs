@@ -480,6 +480,7 @@ fn steady(seq: PointSeq, disks: Vec<understudy_ids::DiskName>) -> ReplicationFac
         backlog_bytes: Some(0),
         throughput_bytes_per_second: 0,
         covered: false,
+        not_at_rest: None,
         last_hour: None,
         last_day: None,
         disks,

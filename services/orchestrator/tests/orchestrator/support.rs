@@ -304,7 +304,6 @@ pub fn gold() -> CreatePolicy {
                 app_consistency: Some(AppConsistency {
                     every: Duration::from_secs(3600),
                     freeze_limit: Duration::from_millis(2500),
-                    run_scripts: true,
                 }),
             },
         },

@@ -147,11 +147,13 @@ impl Source {
         self.check(Some(&present(machine)), target.has.disks())?;
         state.drop_expired().await;
         state.base = target.has.checkpoint().cloned();
+        let quiesce = self.quiesce(state);
         let opener = Opener {
             hypervisor: self.hypervisor.as_ref(),
             item: &self.item,
             generation: self.generation,
             machine: &self.assignment.machine,
+            quiesce,
         };
         let mut source = SourceFacts {
             checkpoints: opener.checkpoints(&sizes).await?,
@@ -165,7 +167,11 @@ impl Source {
                 source.checkpoints.retain(|name, _| !obsolete.contains(name));
             }
         }
+        let is_fresh = state.held.is_none();
         let (plan, frozen) = opener.open(&target, &mut source, state.held.take()).await?;
+        if is_fresh && quiesce.is_some() {
+            self.asked_to_rest(state, frozen.snapshot.guest());
+        }
         self.begin_status(&plan);
         // Held while it is read, so that a stop in the middle closes it.
         state.held = Some(frozen);
@@ -174,8 +180,9 @@ impl Source {
         match sent {
             Ok(sent_bytes) => {
                 let instant = frozen.snapshot.instant();
-                let checkpoint = frozen.checkpoint.clone();
+                let (checkpoint, guest) = (frozen.checkpoint.clone(), frozen.snapshot.guest().clone());
                 state.release().await;
+                self.rested(state, &guest);
                 state.base = Some(checkpoint.clone());
                 self.after(&opener, &source, &plan, checkpoint).await;
                 let kind = describe(&plan);

@@ -13,6 +13,7 @@ mod history;
 pub mod measure;
 mod parts;
 mod progress;
+mod rest;
 mod ship;
 mod snapshot;
 mod untouched;
@@ -71,6 +72,8 @@ pub struct State {
     expired: bool,
     /// The disks as the last cycle left them, where it read the machine while it was off: nothing to ship until they are touched.
     covered_off: Option<Untouched>,
+    /// When the guest was asked to come to rest.
+    asked: Option<rest::Asked>,
     /// The checkpoint at the instant of the target's latest point: what is tracked since then is still to be shipped.
     base: Option<CheckpointName>,
 }
@@ -239,6 +242,7 @@ fn idle(disks: Vec<DiskName>) -> ReplicationFacts {
         backlog_bytes: None,
         throughput_bytes_per_second: 0,
         covered: false,
+        not_at_rest: None,
         last_hour: None,
         last_day: None,
     }
@@ -254,9 +258,10 @@ async fn run(source: Arc<Source>, ledger: Ledger, sources: Sources, stop: Cancel
     let mut failures = 0u32;
     while !stop.is_cancelled() {
         let began = Instant::now();
-        let result = {
+        let (result, rests_in) = {
             let mut state = source.state.lock().await;
-            source.recorded(&mut state, Purpose::Interval, &stop).await
+            let result = source.recorded(&mut state, Purpose::Interval, &stop).await;
+            (result, source.rests_in(&state))
         };
         sources.changed();
         match result {
@@ -269,7 +274,12 @@ async fn run(source: Arc<Source>, ledger: Ledger, sources: Sources, stop: Cancel
             Err(_) => failures = failures.saturating_add(1),
         }
         let pause = if failures == 0 { interval } else { back_off(interval, failures) };
-        source.rest(began + pause, &stop).await;
+        // App-consistent points have an interval of their own.
+        let until = match rests_in.filter(|_| failures == 0) {
+            Some(due) => (began + pause).min(Instant::now() + due),
+            None => began + pause,
+        };
+        source.rest(until, &stop).await;
     }
     source.state.lock().await.release().await;
     source.status.send_modify(|s| s.state = ReplicationState::Stopped);
