@@ -85,7 +85,7 @@ impl StoreReader {
             instant: p.manifest.instant,
             recovery: p.manifest.kind == PointKind::Recovery,
             pinned: !p.pins.is_empty(),
-            consistency: p.manifest.consistency,
+            app_consistent: p.manifest.consistency.is_application_consistent(),
         };
         Ok(self.points(item)?.into_iter().map(facts).collect())
     }

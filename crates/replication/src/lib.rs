@@ -7,8 +7,9 @@
 //!   points + policy ──▶ retention::expired ──▶ points to merge away
 //!   machine as protected, as it is ──▶ change::changes ──▶ go on, or a state that a person ends
 //!   clock + last point ──▶ rpo::assess ──▶ health and its reasons ──▶ alert::Alerts ──▶ what is raised, without flapping
+//!   clock + last freeze ──▶ at_rest::due_in ──▶ when the guest is brought to rest next
 //!   receipts ──▶ history::RpoHistory ──▶ percentiles of the last hour and day
-//!   policy ──▶ settings::ReplicationSettings ──▶ how each cycle is made and sent; bandwidth::Bucket ──▶ when
+//!   policy ──▶ settings::ReplicationSettings ──▶ how each cycle is made and sent
 //! ```
 //!
 //! Everything here is a pure function of its arguments: no clock, no randomness, no I/O, no logging. The promise that
@@ -16,7 +17,7 @@
 //! one instant.
 
 pub mod alert;
-pub mod bandwidth;
+pub mod at_rest;
 pub mod change;
 pub mod cycle;
 pub mod digest;
@@ -26,9 +27,8 @@ pub mod retention;
 pub mod rpo;
 pub mod settings;
 
-pub use bandwidth::Bandwidth;
 pub use cycle::{CheckpointName, CycleKind, CyclePlan, DiskPlan};
 pub use digest::{BlockDigest, DigestTree};
 pub use extents::{BLOCK_SIZE, RangeSet};
-pub use retention::{RetentionPolicy, Tier};
+pub use retention::RetentionPolicy;
 pub use settings::{AppConsistency, Compression, ReplicationSettings};

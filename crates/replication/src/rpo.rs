@@ -49,6 +49,10 @@ pub enum Reason {
     DiskNotProtected {
         disks: Vec<DiskName>,
     },
+    /// The guest could not be brought to rest the last time, so the latest points are crash-consistent (R-REP-3).
+    NotAtRest {
+        error: Problem,
+    },
     Paused,
     /// A scrub found damage in this many points.
     Damaged {
@@ -89,6 +93,7 @@ impl fmt::Display for Reason {
                 let disks: Vec<&str> = disks.iter().map(DiskName::as_str).collect();
                 write!(f, "{} of the machine is not protected", disks.join(", "))
             }
+            Self::NotAtRest { error } => write!(f, "points are crash-consistent only: {}", error.message),
             Self::Paused => f.write_str("replication is paused"),
             Self::Damaged { points } => {
                 write!(f, "{points} recovery points are damaged and not offered")
@@ -114,7 +119,7 @@ impl Reason {
             Self::BeyondObjective { .. } => "RPO_EXCEEDED",
             Self::NearObjective { .. } => "RPO_NEAR",
             Self::Failing { .. } => "CYCLES_FAILING",
-            Self::Changed { error } => &error.reason,
+            Self::Changed { error } | Self::NotAtRest { error } => &error.reason,
             Self::DiskNotProtected { .. } => "DISK_NOT_PROTECTED",
             Self::Paused => "PAUSED",
             Self::Damaged { .. } => "POINTS_DAMAGED",
@@ -133,7 +138,9 @@ impl Reason {
             Self::BeyondObjective { .. } | Self::NearObjective { .. } => {
                 "Look at backlog and throughput: a longer interval, more bandwidth or less load on the link helps."
             }
-            Self::Failing { error, .. } | Self::Changed { error } => &error.remedy,
+            Self::Failing { error, .. } | Self::Changed { error } | Self::NotAtRest { error } => {
+                &error.remedy
+            }
             Self::DiskNotProtected { .. } => {
                 "Include it or leave it out: understudy item disks ITEM --add DISK or --exclude DISK."
             }
@@ -171,6 +178,8 @@ pub struct RpoFacts {
     pub last_error: Option<Problem>,
     /// Disks of the machine that are neither protected nor excluded.
     pub unprotected: Vec<DiskName>,
+    /// Why the guest was not brought to rest the last time that it was asked to.
+    pub not_at_rest: Option<Problem>,
     pub damaged_points: u32,
 }
 
@@ -200,6 +209,9 @@ pub fn assess(facts: &RpoFacts) -> Assessment {
     found.extend(failure(facts));
     if !facts.unprotected.is_empty() {
         found.push((Health::Warning, Reason::DiskNotProtected { disks: facts.unprotected.clone() }));
+    }
+    if let Some(error) = facts.not_at_rest.clone() {
+        found.push((Health::Warning, Reason::NotAtRest { error }));
     }
     if facts.paused {
         found.push((Health::Warning, Reason::Paused));
@@ -264,6 +276,7 @@ mod tests {
             failures: 0,
             last_error: None,
             unprotected: Vec::new(),
+            not_at_rest: None,
             damaged_points: 0,
         }
     }
@@ -289,6 +302,10 @@ mod tests {
             (failed(3, "SNAPSHOT_FAILED"), Health::Critical),
             (failed(1, "NO_MACHINE"), Health::Critical),
             (failed(1, "MACHINE_REPLACED"), Health::Critical),
+            (
+                RpoFacts { not_at_rest: Some(Problem::new("R", "s", "m", "r")), ..base.clone() },
+                Health::Warning,
+            ),
             (RpoFacts { unprotected: vec!["vdb".parse().unwrap()], ..base.clone() }, Health::Warning),
             (RpoFacts { paused: true, ..base.clone() }, Health::Warning),
             (RpoFacts { damaged_points: 1, ..base.clone() }, Health::Critical),

@@ -10,8 +10,6 @@ use std::{ops::RangeInclusive, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::bandwidth::Bandwidth;
-
 /// How points of an item are made and sent, beside how often.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -19,7 +17,6 @@ pub struct ReplicationSettings {
     pub compression: Compression,
     /// `None`: all points are crash-consistent.
     pub app_consistency: Option<AppConsistency>,
-    pub bandwidth: Bandwidth,
 }
 
 /// Whether blocks are compressed on the wire (R-REP-11).
@@ -32,7 +29,7 @@ pub enum Compression {
     Off,
 }
 
-/// Points for which the guest's file systems are frozen through its agent (R-REP-3).
+/// Points for which the guest's file systems are frozen through its agent (R-REP-3), which runs the guest's own scripts before and after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppConsistency {
     /// Between two such points; the others are crash-consistent.
@@ -41,8 +38,6 @@ pub struct AppConsistency {
     /// The guest is thawed after this long, whatever has become of the point.
     #[serde(with = "seconds")]
     pub freeze_limit: Duration,
-    /// Whether the guest's own scripts run before freezing and after thawing.
-    pub run_scripts: bool,
 }
 
 impl AppConsistency {
@@ -71,7 +66,7 @@ impl ReplicationSettings {
     /// Everything that lies outside its bounds, for points that are made every `interval`.
     pub fn problems(&self, interval: Duration) -> Vec<BadSetting> {
         let mut found = Vec::new();
-        if let Some(AppConsistency { every, freeze_limit, run_scripts: _ }) = self.app_consistency {
+        if let Some(AppConsistency { every, freeze_limit }) = self.app_consistency {
             found.extend(outside("app_consistency.every", every, interval..=AppConsistency::MOST));
             found.extend(outside(
                 "app_consistency.freeze_limit",
@@ -79,13 +74,11 @@ impl ReplicationSettings {
                 AppConsistency::FREEZE_LIMITS,
             ));
         }
-        let within = |bad: BadSetting| BadSetting::new(format!("bandwidth.{}", bad.field), bad.why);
-        found.extend(self.bandwidth.problems().into_iter().map(within));
         found
     }
 }
 
-pub(crate) fn outside(field: &str, span: Duration, range: RangeInclusive<Duration>) -> Option<BadSetting> {
+fn outside(field: &str, span: Duration, range: RangeInclusive<Duration>) -> Option<BadSetting> {
     let seconds = |d: &Duration| d.as_secs_f64();
     (!range.contains(&span)).then(|| {
         let (least, most) = (seconds(range.start()), seconds(range.end()));
@@ -112,7 +105,7 @@ impl FromStr for Compression {
 }
 
 /// Spans as seconds, which is how everything else that people read in JSON has them.
-pub(crate) mod seconds {
+mod seconds {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -141,7 +134,6 @@ mod tests {
         let app_consistency = Some(AppConsistency {
             every: Duration::from_secs(every_s),
             freeze_limit: Duration::from_secs(freeze_s),
-            run_scripts: true,
         });
         ReplicationSettings { app_consistency, ..ReplicationSettings::default() }
     }
@@ -170,20 +162,14 @@ mod tests {
         /// An assignment that is read back must equal the one that is running, or its loop would be ended for nothing.
         #[test]
         fn settings_come_back_from_a_file_as_they_were(
-            every_ms in 0u64..3_660 * 86_400_000, freeze_ms in 0u64..100_000, run_scripts: bool, off: bool,
+            every_ms in 0u64..3_660 * 86_400_000, freeze_ms in 0u64..100_000, off: bool,
         ) {
             let settings = ReplicationSettings {
                 compression: if off { Compression::Off } else { Compression::Auto },
                 app_consistency: Some(AppConsistency {
                     every: Duration::from_millis(every_ms),
                     freeze_limit: Duration::from_millis(freeze_ms),
-                    run_scripts,
                 }),
-                bandwidth: Bandwidth {
-                    otherwise: "5MiB".parse().unwrap(),
-                    windows: vec!["mon-fri 08:00-18:00 unlimited".parse().unwrap()],
-                    utc_offset_minutes: -60,
-                },
             };
             let text = serde_json::to_string(&settings).unwrap();
             prop_assert_eq!(serde_json::from_str::<ReplicationSettings>(&text).unwrap(), settings);

@@ -159,6 +159,8 @@ pub struct ReplicationFacts {
     pub throughput_bytes_per_second: u64,
     /// The machine is off and everything that it wrote is at the target.
     pub covered: bool,
+    /// Why the guest was not brought to rest the last time that it was asked to.
+    pub not_at_rest: Option<Problem>,
     /// Age of the latest point over the last hour and day (R-REP-9).
     pub last_hour: Option<Percentiles>,
     pub last_day: Option<Percentiles>,

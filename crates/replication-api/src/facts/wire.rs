@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use understudy_ids::{Generation, PointSeq};
+use understudy_ids::{Generation, PointSeq, Problem};
 use understudy_replication::history::Percentiles;
 use understudy_types_api::{
     consistency_from_wire, consistency_to_wire, duration_to_wire, problem_from_wire, problem_to_wire,
@@ -216,6 +216,7 @@ impl TryFrom<v1::ReplicationFacts> for ReplicationFacts {
             backlog_bytes,
             throughput_bytes_per_second,
             covered,
+            not_at_rest,
             last_hour,
             last_day,
             disks,
@@ -230,23 +231,23 @@ impl TryFrom<v1::ReplicationFacts> for ReplicationFacts {
             last_cycle: span_optional("last_cycle", last_cycle)?.unwrap_or_default(),
             last_cycle_kind: text("last_cycle_kind", last_cycle_kind, MAX_TEXT)?,
             cycles,
-            last_error: last_error
-                .map(|p| {
-                    problem_from_wire(p).map_err(|field| {
-                        Invalid::new(format!("last_error.{field}"), "is missing or too long")
-                    })
-                })
-                .transpose()?,
+            last_error: problem("last_error", last_error)?,
             failures,
             failing_since: time_optional("failing_since", failing_since)?,
             backlog_bytes,
             throughput_bytes_per_second,
             covered,
+            not_at_rest: problem("not_at_rest", not_at_rest)?,
             last_hour: last_hour.map(|p| percentiles(p).map_err(|e| e.within("last_hour"))).transpose()?,
             last_day: last_day.map(|p| percentiles(p).map_err(|e| e.within("last_day"))).transpose()?,
             disks: names("disks", &disks, MAX_DISKS)?,
         })
     }
+}
+
+fn problem(name: &str, wire: Option<understudy_types_api::v1::Problem>) -> Result<Option<Problem>, Invalid> {
+    let bad = |field: &str| Invalid::new(format!("{name}.{field}"), "is missing or too long");
+    wire.map(|problem| problem_from_wire(problem).map_err(bad)).transpose()
 }
 
 fn percentiles(wire: v1::RpoPercentiles) -> Result<Percentiles, Invalid> {
@@ -401,6 +402,7 @@ impl From<ReplicationFacts> for v1::ReplicationFacts {
             backlog_bytes,
             throughput_bytes_per_second,
             covered,
+            not_at_rest,
             last_hour,
             last_day,
             disks,
@@ -428,6 +430,7 @@ impl From<ReplicationFacts> for v1::ReplicationFacts {
             backlog_bytes,
             throughput_bytes_per_second,
             covered,
+            not_at_rest: not_at_rest.map(problem_to_wire),
             last_hour: last_hour.map(percentiles_to_wire),
             last_day: last_day.map(percentiles_to_wire),
             disks: disks.iter().map(ToString::to_string).collect(),
@@ -495,6 +498,7 @@ mod tests {
                     backlog_bytes: Some(0),
                     throughput_bytes_per_second: 6,
                     covered: true,
+                    not_at_rest: Some(Problem::new("N", "s", "m", "r")),
                     last_hour: Some(Percentiles {
                         p50: Duration::from_secs(1),
                         p95: Duration::from_secs(2),

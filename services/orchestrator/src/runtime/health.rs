@@ -67,6 +67,7 @@ impl<'a> Observed<'a> {
             failures: replication.map_or(0, |r| r.failures),
             last_error: replication.and_then(|r| r.last_error.clone()),
             unprotected: self.unprotected(),
+            not_at_rest: replication.and_then(|r| r.not_at_rest.clone()),
             damaged_points: 0,
         }))
     }

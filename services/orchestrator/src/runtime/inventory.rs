@@ -121,6 +121,8 @@ pub struct Replication {
     #[serde(default)]
     pub covered: bool,
     #[serde(default)]
+    pub not_at_rest: Option<Problem>,
+    #[serde(default)]
     pub last_hour: Option<Percentiles>,
     #[serde(default)]
     pub last_day: Option<Percentiles>,
@@ -256,6 +258,7 @@ impl From<facts::ReplicationFacts> for Replication {
             backlog_bytes,
             throughput_bytes_per_second,
             covered,
+            not_at_rest,
             last_hour,
             last_day,
             disks,
@@ -282,6 +285,7 @@ impl From<facts::ReplicationFacts> for Replication {
             backlog_bytes,
             throughput_bytes_per_second,
             covered,
+            not_at_rest,
             last_hour,
             last_day,
             disks,

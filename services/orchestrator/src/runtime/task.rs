@@ -73,8 +73,7 @@ fn agent_action(work: &AgentWork) -> Result<agent::Action, Unsendable> {
             retention,
         },
         AgentWork::StartReplication(asked) => {
-            let StartReplication { machine, disks, peer_host, peer_endpoint, interval, settings, policy } =
-                *asked;
+            let StartReplication { machine, disks, peer_host, peer_endpoint, interval, settings } = *asked;
             Wire::StartReplication(agent::StartReplication {
                 machine,
                 disks,
@@ -82,7 +81,6 @@ fn agent_action(work: &AgentWork) -> Result<agent::Action, Unsendable> {
                 peer_endpoint,
                 interval,
                 settings,
-                policy,
             })
         }
         AgentWork::StopReplication { forget } => Wire::StopReplication { forget },

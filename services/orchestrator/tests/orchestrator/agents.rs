@@ -17,7 +17,7 @@ use understudy_ids::{
 };
 use understudy_jobs_api::{Handler, LeasedTask, Outcome, TaskContext};
 use understudy_network_api::{NetworkAction, NetworkTask, NetworkTaskResult};
-use understudy_replication::{BlockDigest, RetentionPolicy};
+use understudy_replication::BlockDigest;
 use understudy_replication_api::{
     Action, AgentTask, AgentTaskResult, Disk, DiskRoot, Facts, FactsSource, IsolationResult, ItemFacts,
     ItemRole, Machine, Nic, PointDisk, PowerState, RecoveryPoint, ReplicationFacts, ReplicationState,
@@ -42,8 +42,6 @@ struct Model {
     peers: BTreeMap<ItemName, HostName>,
     /// What was assigned last.
     assigned: BTreeMap<ItemName, StartReplication>,
-    /// What replicas were prepared with last.
-    retained: BTreeMap<ItemName, RetentionPolicy>,
     /// Every task that was carried out: host, what, run and key.
     done: Vec<Done>,
     /// Actions that are kept waiting.
@@ -136,11 +134,6 @@ impl Estate {
     /// The replication that was assigned last.
     pub fn assigned(&self, item: &ItemName) -> StartReplication {
         self.model.lock().unwrap().assigned[item].clone()
-    }
-
-    /// How the item's points are kept, as was said last.
-    pub fn retained(&self, item: &ItemName) -> RetentionPolicy {
-        self.model.lock().unwrap().retained[item].clone()
     }
 
     /// Everything that was carried out for `run`.
@@ -346,8 +339,7 @@ impl Model {
     fn act(&mut self, host: &HostName, task: AgentTask) -> Result<AgentTaskResult, Problem> {
         let AgentTask { item, generation, run, action } = task;
         match action {
-            Action::PrepareReplica { retention, .. } => {
-                self.retained.insert(item.clone(), retention);
+            Action::PrepareReplica { .. } => {
                 self.item(host, &item, generation, ItemRole::Target);
             }
             Action::StartReplication(start) => {
@@ -488,6 +480,7 @@ fn steady(seq: PointSeq, disks: Vec<understudy_ids::DiskName>) -> ReplicationFac
         backlog_bytes: Some(0),
         throughput_bytes_per_second: 0,
         covered: false,
+        not_at_rest: None,
         last_hour: None,
         last_day: None,
         disks,

@@ -35,7 +35,6 @@ use understudy_replication_api::{
 use super::{
     Source, State,
     error::CycleError,
-    pace::Pace,
     progress::{Progress, Step},
     ship::{DiskWork, ship},
     snapshot::{Frozen, Opener},
@@ -94,10 +93,8 @@ impl Source {
             }
         }
         state.covered_off = None;
-        // While the last delta is sent the machine is off and people wait; it is not held back.
-        let pace = self.pace.as_ref().filter(|_| purpose != Purpose::Final);
         let shipped = tokio::select! {
-            shipped = self.cycle_of(state, &machine, pace) => shipped?,
+            shipped = self.cycle_of(state, &machine) => shipped?,
             () = stop.cancelled() => {
                 state.release().await;
                 return Err(CycleError::Stopped);
@@ -144,22 +141,19 @@ impl Source {
         if stopping.is_empty() { Ok(()) } else { Err(CycleError::Changed(stopping)) }
     }
 
-    async fn cycle_of(
-        &self,
-        state: &mut State,
-        machine: &Machine,
-        pace: Option<&Pace>,
-    ) -> Result<Shipped, CycleError> {
+    async fn cycle_of(&self, state: &mut State, machine: &Machine) -> Result<Shipped, CycleError> {
         let sizes = self.sizes(machine);
         let target = self.negotiate(&sizes).await.inspect_err(|_| self.expire(state))?;
         self.check(Some(&present(machine)), target.has.disks())?;
         state.drop_expired().await;
         state.base = target.has.checkpoint().cloned();
+        let quiesce = self.quiesce(state);
         let opener = Opener {
             hypervisor: self.hypervisor.as_ref(),
             item: &self.item,
             generation: self.generation,
             machine: &self.assignment.machine,
+            quiesce,
         };
         let mut source = SourceFacts {
             checkpoints: opener.checkpoints(&sizes).await?,
@@ -173,17 +167,22 @@ impl Source {
                 source.checkpoints.retain(|name, _| !obsolete.contains(name));
             }
         }
+        let is_fresh = state.held.is_none();
         let (plan, frozen) = opener.open(&target, &mut source, state.held.take()).await?;
+        if is_fresh && quiesce.is_some() {
+            self.asked_to_rest(state, frozen.snapshot.guest());
+        }
         self.begin_status(&plan);
         // Held while it is read, so that a stop in the middle closes it.
         state.held = Some(frozen);
         let Some(frozen) = state.held.as_ref() else { return Err(CycleError::Stopped) };
-        let sent = self.send(&plan, frozen, machine, pace).await;
+        let sent = self.send(&plan, frozen, machine).await;
         match sent {
             Ok(sent_bytes) => {
                 let instant = frozen.snapshot.instant();
-                let checkpoint = frozen.checkpoint.clone();
+                let (checkpoint, guest) = (frozen.checkpoint.clone(), frozen.snapshot.guest().clone());
                 state.release().await;
+                self.rested(state, &guest);
                 state.base = Some(checkpoint.clone());
                 self.after(&opener, &source, &plan, checkpoint).await;
                 let kind = describe(&plan);
@@ -226,13 +225,7 @@ impl Source {
         self.client.negotiate(asked).await.map(target_facts).map_err(CycleError::from_peer)
     }
 
-    async fn send(
-        &self,
-        plan: &CyclePlan,
-        frozen: &Frozen,
-        machine: &Machine,
-        pace: Option<&Pace>,
-    ) -> Result<u64, CycleError> {
+    async fn send(&self, plan: &CyclePlan, frozen: &Frozen, machine: &Machine) -> Result<u64, CycleError> {
         let mut disks = Vec::with_capacity(plan.disks.len());
         let mut reads = Vec::with_capacity(plan.disks.len());
         for wanted in &plan.disks {
@@ -258,7 +251,7 @@ impl Source {
             self.status.send_modify(|s| show(s, &progress));
         };
         self.status.send_modify(|s| show(s, &progress.lock().unwrap_or_else(PoisonError::into_inner)));
-        let (receipt, sent) = ship(&self.client, begin, disks, pace, told).await?;
+        let (receipt, sent) = ship(&self.client, begin, disks, told).await?;
         if receipt.seq != plan.seq {
             return Err(CycleError::Protocol(format!(
                 "the receipt is for point {}, not {}",

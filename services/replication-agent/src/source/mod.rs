@@ -11,9 +11,9 @@ mod cycle;
 mod error;
 mod history;
 pub mod measure;
-mod pace;
 mod parts;
 mod progress;
+mod rest;
 mod ship;
 mod snapshot;
 mod untouched;
@@ -40,7 +40,6 @@ use crate::ledger::{Assignment, Ledger, Role, Verb};
 pub use cycle::{Purpose, Shipped};
 pub use error::CycleError;
 use history::History;
-use pace::{Pace, Paces};
 use snapshot::Frozen;
 use untouched::Untouched;
 
@@ -61,8 +60,6 @@ pub struct Source {
     assignment: Assignment,
     hypervisor: Arc<dyn Hypervisor>,
     client: SinkClient,
-    /// Unless there is no limit.
-    pace: Option<Pace>,
     status: watch::Sender<ReplicationFacts>,
     history: History,
     state: Arc<tokio::sync::Mutex<State>>,
@@ -75,6 +72,8 @@ pub struct State {
     expired: bool,
     /// The disks as the last cycle left them, where it read the machine while it was off: nothing to ship until they are touched.
     covered_off: Option<Untouched>,
+    /// When the guest was asked to come to rest.
+    asked: Option<rest::Asked>,
     /// The checkpoint at the instant of the target's latest point: what is tracked since then is still to be shipped.
     base: Option<CheckpointName>,
 }
@@ -112,14 +111,13 @@ struct Inner {
     ledger: Ledger,
     tls: TlsFiles,
     running: Mutex<HashMap<ItemName, Running>>,
-    paces: Paces,
     changes: watch::Sender<u64>,
 }
 
 impl Sources {
     pub fn new(hypervisor: Arc<dyn Hypervisor>, ledger: Ledger, tls: TlsFiles) -> Self {
         let (running, changes) = (Mutex::default(), watch::Sender::new(0));
-        Self { inner: Arc::new(Inner { hypervisor, ledger, tls, running, paces: Paces::default(), changes }) }
+        Self { inner: Arc::new(Inner { hypervisor, ledger, tls, running, changes }) }
     }
 
     /// Counts changes of any status, for whoever tells others.
@@ -150,7 +148,6 @@ impl Sources {
         let source = Arc::new(Source {
             item: item.clone(),
             generation,
-            pace: self.inner.paces.of(&assignment),
             assignment,
             hypervisor: self.inner.hypervisor.clone(),
             client,
@@ -245,6 +242,7 @@ fn idle(disks: Vec<DiskName>) -> ReplicationFacts {
         backlog_bytes: None,
         throughput_bytes_per_second: 0,
         covered: false,
+        not_at_rest: None,
         last_hour: None,
         last_day: None,
     }
@@ -260,9 +258,10 @@ async fn run(source: Arc<Source>, ledger: Ledger, sources: Sources, stop: Cancel
     let mut failures = 0u32;
     while !stop.is_cancelled() {
         let began = Instant::now();
-        let result = {
+        let (result, rests_in) = {
             let mut state = source.state.lock().await;
-            source.recorded(&mut state, Purpose::Interval, &stop).await
+            let result = source.recorded(&mut state, Purpose::Interval, &stop).await;
+            (result, source.rests_in(&state))
         };
         sources.changed();
         match result {
@@ -275,7 +274,12 @@ async fn run(source: Arc<Source>, ledger: Ledger, sources: Sources, stop: Cancel
             Err(_) => failures = failures.saturating_add(1),
         }
         let pause = if failures == 0 { interval } else { back_off(interval, failures) };
-        source.rest(began + pause, &stop).await;
+        // App-consistent points have an interval of their own.
+        let until = match rests_in.filter(|_| failures == 0) {
+            Some(due) => (began + pause).min(Instant::now() + due),
+            None => began + pause,
+        };
+        source.rest(until, &stop).await;
     }
     source.state.lock().await.release().await;
     source.status.send_modify(|s| s.state = ReplicationState::Stopped);

@@ -11,7 +11,7 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use understudy_hypervisor::{self as hypervisor, Hypervisor, Snapshot, SnapshotRequest};
+use understudy_hypervisor::{self as hypervisor, Hypervisor, Quiesce, Snapshot, SnapshotRequest};
 use understudy_ids::{DiskName, Generation, ItemName, MachineName};
 use understudy_replication::cycle::{self, CheckpointName, CyclePlan, SourceFacts, TargetFacts, Tracking};
 
@@ -45,6 +45,8 @@ pub struct Opener<'a> {
     pub item: &'a ItemName,
     pub generation: Generation,
     pub machine: &'a MachineName,
+    /// What a snapshot that is opened asks of the guest.
+    pub quiesce: Option<Quiesce>,
 }
 
 impl Opener<'_> {
@@ -129,7 +131,7 @@ impl Opener<'_> {
             disks: source.disks.keys().cloned().collect(),
             checkpoint: hypervisor::CheckpointName(checkpoint.as_str().to_owned()),
             base: base.as_ref().map(|b| hypervisor::CheckpointName(b.as_str().to_owned())),
-            quiesce: None,
+            quiesce: self.quiesce,
         };
         let snapshot = self.hypervisor.open_snapshot(&request).await?;
         // Without a checkpoint of its own the point stays known by the base: what is shipped next is the union since then.

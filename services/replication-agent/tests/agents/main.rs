@@ -1,6 +1,7 @@
 //! Two agents in one process, each with a runtime of its own that can be killed, over real mutual TLS, with the simulated
 //! hypervisor: what is proved here about agents holds whatever drives the machines.
 
+mod at_rest;
 mod changes;
 mod guard;
 mod harness;
