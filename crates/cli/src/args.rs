@@ -244,6 +244,13 @@ pub enum Item {
         #[arg(long)]
         exclude: Vec<DiskName>,
     },
+    /// Has the recovery points read again and compared with their digests, beside everything else
+    Scrub {
+        item: ItemName,
+        /// Only what this point stands on
+        #[arg(long)]
+        point: Option<u64>,
+    },
     /// How far behind the replica is and was, what is still to be shipped, what is wrong and what to do about it
     Health {
         item: ItemName,

@@ -5,10 +5,10 @@ use understudy_rpc::{ApiError, Channel};
 
 use crate::{
     Resource,
-    check::Invalid,
+    check::{Checks, Invalid},
     request::{
         ChangeDisks, CompleteTest, CreateHost, CreatePolicy, CreateSite, MachineParent, Page, ProtectMachine,
-        RunSpec, RunVerb, StartRun, Unprotect,
+        RunSpec, RunVerb, ScrubItem, StartRun, Unprotect,
     },
     v1::{
         self, audit_service_client::AuditServiceClient, failover_service_client::FailoverServiceClient,
@@ -154,6 +154,15 @@ impl RecoveryClient {
     pub async fn unprotect_item(&self, request: Unprotect) -> Result<Run, ApiError> {
         let answer = self.protection.clone().unprotect_item(request.into_wire()).await?;
         Run::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    /// The job that reads an item's points again.
+    pub async fn scrub_item(&self, request: ScrubItem) -> Result<RunId, ApiError> {
+        let answer = self.protection.clone().scrub_item(request.into_wire()).await?;
+        let job = answer.into_inner().job;
+        let mut checks = Checks::default();
+        let job = checks.resource("job", &job);
+        checks.finish(job).map_err(not_understood)
     }
 
     /// Exactly what [`RecoveryClient::start_run`] would do now, and everything that stands against it (R-FO-2).

@@ -113,6 +113,10 @@ pub enum AgentWork {
         point: PointRef,
     },
     CommitItem,
+    /// Points were read again and compared with their digests: all of them, or one.
+    ScrubItem {
+        point: Option<PointSeq>,
+    },
 }
 
 /// A machine's replication, until told otherwise.

@@ -11,6 +11,11 @@ pub enum StoreError {
     Io { action: &'static str, path: PathBuf, source: io::Error },
 
     #[error(
+        "cannot {action} {path}: its file system is full ({source}); free or add space there, replication then goes on by itself", path = path.display()
+    )]
+    Full { action: &'static str, path: PathBuf, source: io::Error },
+
+    #[error(
         "the store {root} is in use by {holder}; stop that first, or give this one a directory of its own \
          (`understudy store` only reads, and works beside it)", root = root.display()
     )]
@@ -111,6 +116,15 @@ pub(crate) trait IoContext<T> {
 
 impl<T> IoContext<T> for io::Result<T> {
     fn during(self, action: &'static str, path: &std::path::Path) -> Result<T> {
-        self.map_err(|source| StoreError::Io { action, path: path.to_owned(), source })
+        self.map_err(|source| {
+            let path = path.to_owned();
+            match source.kind() {
+                // Nothing is broken, and there is something to be done about it.
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    StoreError::Full { action, path, source }
+                }
+                _ => StoreError::Io { action, path, source },
+            }
+        })
     }
 }

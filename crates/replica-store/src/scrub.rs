@@ -93,6 +93,8 @@ pub struct Scrubbed {
     pub checked_bytes: u64,
     /// Bytes that the layers to be read hold, those that were read included.
     pub total_bytes: u64,
+    /// This step has found damage.
+    pub found: bool,
     pub done: bool,
 }
 
@@ -181,13 +183,14 @@ impl Scrub {
     /// Reads about `most_bytes` more. Takes the item's lock only to note damage.
     pub fn step(&mut self, most_bytes: u64) -> Result<Scrubbed> {
         let layers = self.store.layers(&self.item, self.only)?;
-        let bytes = match self.layer(&layers)? {
+        let (bytes, found) = match self.layer(&layers)? {
             Some((layer, check)) => self.read(layer, check, most_bytes)?,
-            None => 0,
+            None => (0, false),
         };
         let rest: u64 = layers.iter().map(|l| self.rest(l)).sum();
         Ok(Scrubbed {
             bytes,
+            found,
             checked_blocks: self.pass.checked_blocks,
             checked_bytes: self.pass.checked_bytes,
             total_bytes: self.pass.checked_bytes + rest,
@@ -226,13 +229,15 @@ impl Scrub {
         Ok(None)
     }
 
-    fn read(&mut self, layer: Layer, mut check: LayerCheck, most_bytes: u64) -> Result<u64> {
+    fn read(&mut self, layer: Layer, mut check: LayerCheck, most_bytes: u64) -> Result<(u64, bool)> {
         let step = check.step(most_bytes, u64::MAX);
         self.pass.checked_blocks += step.blocks;
         self.pass.checked_bytes += step.bytes;
+        let mut damaged = false;
         if !step.damaged.is_empty() {
             let found = Findings::from([(layer.name.clone(), step.damaged)]);
             for (name, ranges) in self.store.note_damage(&self.item, &found)? {
+                damaged = true;
                 let known = self.findings.entry(name).or_default();
                 *known = known.union(&ranges);
             }
@@ -244,7 +249,7 @@ impl Scrub {
             self.pass.at = Some((layer.name.clone(), check.position()));
             self.current = Some((layer, check));
         }
-        Ok(step.bytes)
+        Ok((step.bytes, damaged))
     }
 
     /// Notes durably how far the pass has come.

@@ -50,7 +50,7 @@ pub const MAX_NICS: usize = 64;
 pub use client::{FactsClient, SinkClient};
 pub use facts::{
     Disk, Facts, ItemFacts, ItemRole, Machine, Nic, PointDisk, PowerState, RecoveryPoint, ReplicationFacts,
-    ReplicationState,
+    ReplicationState, ScrubFacts,
 };
 pub use field::Invalid;
 pub use result::{AgentTaskResult, DiskRoot, IsolationResult};

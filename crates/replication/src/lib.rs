@@ -25,6 +25,7 @@ pub mod extents;
 pub mod history;
 pub mod retention;
 pub mod rpo;
+pub mod scrub;
 pub mod settings;
 
 pub use cycle::{CheckpointName, CycleKind, CyclePlan, DiskPlan};

@@ -22,6 +22,7 @@ use crate::{
     facts::{FactsHub, Origins},
     ledger::Ledger,
     replica::Replica,
+    scrub::Scrubber,
     sink::Sink,
     source::{self, Sources},
     tasks::Tasks,
@@ -48,6 +49,7 @@ pub struct Agent {
     hypervisor: Arc<dyn Hypervisor>,
     sources: Sources,
     ledger: Ledger,
+    scrubber: Scrubber,
     control: Server,
     bulk: Server,
     shutdown: CancellationToken,
@@ -69,6 +71,7 @@ impl Agent {
         let store = tokio::task::spawn_blocking(move || Store::open(&store_dir)).await??;
         let replica = Replica::new(store);
         let sink = Sink::new(ledger.clone(), replica.clone());
+        let scrubber = Scrubber::new(replica.clone(), sink.clone(), config.scrub);
         let sources = Sources::new(hypervisor.clone(), ledger.clone(), config.tls.clone());
         let origins = Origins {
             host,
@@ -77,6 +80,7 @@ impl Agent {
             ledger: ledger.clone(),
             sources: sources.clone(),
             sink: sink.clone(),
+            scrubber: scrubber.clone(),
         };
         let facts = FactsHub::new(origins, shutdown.clone());
         let control = Server::bind(ServerConfig::new(config.control_listen, config.tls.clone()))
@@ -91,8 +95,8 @@ impl Agent {
             .await?
             .add_service(sink_service(Arc::new(sink)), BULK_RULES)
             .descriptors(FILE_DESCRIPTOR_SET);
-        let tasks = Tasks::new(hypervisor.clone(), replica, ledger.clone(), sources.clone(), facts.clone());
-        Ok(Self { config, tasks, facts, hypervisor, sources, ledger, control, bulk, shutdown })
+        let tasks = Tasks::new(hypervisor.clone(), replica, ledger.clone(), sources.clone(), facts.clone(), scrubber.clone());
+        Ok(Self { config, tasks, facts, hypervisor, sources, ledger, scrubber, control, bulk, shutdown })
     }
 
     /// Serves `/metrics` of the process on the control port.
@@ -123,7 +127,7 @@ impl Agent {
 
     /// Runs until the shutdown that was given to [`Self::open`].
     pub async fn run(self) -> anyhow::Result<()> {
-        let Self { config, tasks, facts, hypervisor, sources, ledger, control, bulk, shutdown } = self;
+        let Self { config, tasks, facts, hypervisor, sources, ledger, scrubber, control, bulk, shutdown } = self;
         let tracker = ClientConfig::new(
             &config.job_tracker,
             config.tls.clone(),
@@ -149,10 +153,11 @@ impl Agent {
                 );
             }
         };
-        let (control, bulk, (), ()) = tokio::join!(
+        let (control, bulk, (), (), ()) = tokio::join!(
             last(control.serve(shutdown.clone()), &shutdown),
             last(bulk.serve(shutdown.clone()), &shutdown),
             working,
+            scrubber.run(shutdown.clone()),
             ending
         );
         gathering.await?;

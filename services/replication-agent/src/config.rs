@@ -9,6 +9,11 @@ use understudy_rpc::TlsFiles;
 use understudy_service::ServiceConfig;
 use understudy_telemetry as telemetry;
 
+use crate::scrub::ScrubConfig;
+
+/// 1 MiB in a second; a terabyte takes twelve days.
+const SLOWEST_SCRUB: u64 = 1 << 20;
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -37,6 +42,9 @@ pub struct Config {
     /// How long cycles and transfers may go on after a shutdown was asked for.
     #[serde(default = "defaults::shutdown_grace_s")]
     pub shutdown_grace_s: u64,
+    /// How replicas are read again.
+    #[serde(default)]
+    pub scrub: ScrubConfig,
     #[serde(default)]
     pub telemetry: telemetry::Config,
 }
@@ -78,6 +86,9 @@ impl ServiceConfig for Config {
         }
         if !self.job_tracker.starts_with("https://") {
             problems.push("job_tracker: write https://address:port".to_owned());
+        }
+        if self.scrub.rate_bytes_per_s < SLOWEST_SCRUB {
+            problems.push(format!("scrub.rate_bytes_per_s: must be {SLOWEST_SCRUB} or more"));
         }
         if self.store_dir == self.state_dir {
             problems.push("state_dir: must not be the store's directory".to_owned());

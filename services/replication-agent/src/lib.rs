@@ -20,6 +20,7 @@ pub mod facts;
 pub mod guard;
 pub mod ledger;
 pub mod replica;
+pub mod scrub;
 pub mod sink;
 pub mod source;
 pub mod tasks;

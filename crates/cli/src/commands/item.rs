@@ -1,10 +1,10 @@
 use std::{process::ExitCode, time::Duration};
 
-use understudy_ids::ItemName;
+use understudy_ids::{ItemName, PointSeq};
 use understudy_recovery_api::{
     RecoveryClient,
-    request::{ChangeDisks, ProtectMachine, Unprotect},
-    view::{Alert, ProtectedItem, ReplicationHealth, RpoPercentiles},
+    request::{ChangeDisks, ProtectMachine, ScrubItem, Unprotect},
+    view::{Alert, ProtectedItem, ReplicationHealth, RpoPercentiles, Scrub},
 };
 use understudy_rpc::retry;
 
@@ -40,6 +40,16 @@ pub async fn run(connection: &ConnectionArgs, format: Format, verb: Item) -> any
             let request = Unprotect { item, delete_replica, request_id: request_id() };
             let run = client.unprotect_item(request).await?;
             return super::run::show(connection, &client, format, run, watch).await;
+        }
+        Item::Scrub { item, point } => {
+            let request = ScrubItem { item, point: point.map(PointSeq::new), request_id: request_id() };
+            let job = client.scrub_item(request).await?;
+            output::print(format, &serde_json::json!({ "job": job }), || {
+                output::facts(&[
+                    ("job", job.to_string()),
+                    ("follow it with", format!("understudy job watch {job}")),
+                ])
+            })?;
         }
         Item::List => {
             let items = all(usize::MAX, |page| client.list_items(page)).await?;
@@ -219,7 +229,14 @@ fn details(item: &ProtectedItem) -> comfy_table::Table {
     facts.extend([
         ("held by run", output::maybe(&item.run)),
         ("test run", output::maybe(&item.test_run)),
+        ("last scrub", scrub(&item.scrub)),
         ("allowed now", item.allowed_actions.join(", ")),
     ]);
     output::facts(&facts)
+}
+
+fn scrub(scrub: &Scrub) -> String {
+    let last = scrub.last_end.map(|at| format!("{}, {} blocks", output::time(at), scrub.checked_blocks));
+    let now = scrub.under_way_since.map(|at| format!("under way since {}", output::time(at)));
+    [last, now].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }

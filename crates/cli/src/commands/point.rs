@@ -11,7 +11,7 @@ pub async fn run(client: &RecoveryClient, format: Format, verb: Point) -> anyhow
     let points = all(usize::MAX, |page| client.list_points(&item, page)).await?;
     output::print(format, &points, || {
         output::rows(
-            ["POINT", "INSTANT", "CONSISTENCY", "RECEIVED", "CHANGED", "IN USE"],
+            ["POINT", "INSTANT", "CONSISTENCY", "RECEIVED", "CHANGED", "IN USE", "DAMAGED BLOCKS"],
             &points,
             |p: &RecoveryPoint| {
                 [
@@ -21,6 +21,7 @@ pub async fn run(client: &RecoveryClient, format: Format, verb: Point) -> anyhow
                     output::time(p.received),
                     output::bytes(p.changed_bytes),
                     if p.in_use { "yes" } else { "" }.to_owned(),
+                    if p.damaged_blocks > 0 { p.damaged_blocks.to_string() } else { String::new() },
                 ]
             },
         )

@@ -4,7 +4,7 @@ mod protection;
 mod run;
 mod site;
 
-pub use protection::{ChangeDisks, CreatePolicy, PolicySettings, ProtectMachine, Unprotect};
+pub use protection::{ChangeDisks, CreatePolicy, PolicySettings, ProtectMachine, ScrubItem, Unprotect};
 pub(crate) use protection::{policy_to_wire, settings};
 pub use run::{CompleteTest, RunSpec, RunVerb, StartRun};
 pub use site::{CreateHost, CreateSite};

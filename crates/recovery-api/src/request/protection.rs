@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use serde::Serialize;
-use understudy_ids::{DiskName, HostName, ItemName, PolicyName};
+use understudy_ids::{DiskName, HostName, ItemName, PointSeq, PolicyName};
 use understudy_replication::{ReplicationSettings, settings::BadSetting};
 use understudy_types_api::{duration_to_wire, settings_from_wire, settings_to_wire};
 
@@ -270,6 +270,37 @@ impl Unprotect {
         v1::UnprotectItemRequest {
             name: item.to_resource(),
             delete_replica,
+            request_id: request_id.to_string(),
+        }
+    }
+}
+
+/// Has the points of an item, or one, read again and compared with their digests (R-REP-5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScrubItem {
+    pub item: ItemName,
+    pub point: Option<PointSeq>,
+    pub request_id: RequestId,
+}
+
+impl ScrubItem {
+    /// # Errors
+    /// With every field that is missing or malformed.
+    pub fn from_wire(wire: v1::ScrubItemRequest) -> Result<Self, Invalid> {
+        let v1::ScrubItemRequest { name, point, request_id } = wire;
+        let mut checks = Checks::default();
+        let item = checks.resource("name", &name);
+        let request_id = checks.request_id(&request_id);
+        let point = (point != 0).then(|| PointSeq::new(point));
+        let whole = (|| Some(Self { item: item?, point, request_id: request_id? }))();
+        checks.finish(whole)
+    }
+
+    pub fn into_wire(self) -> v1::ScrubItemRequest {
+        let Self { item, point, request_id } = self;
+        v1::ScrubItemRequest {
+            name: item.to_resource(),
+            point: point.map_or(0, PointSeq::get),
             request_id: request_id.to_string(),
         }
     }

@@ -288,6 +288,38 @@ pub struct ProtectedItem {
     pub latest_point: Option<PointSeq>,
     #[serde(serialize_with = "encode::when")]
     pub create_time: UnixMicros,
+    pub scrub: Scrub,
+}
+
+/// How the replica was read again and compared with its digests (R-REP-5).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Scrub {
+    /// Of the last pass over all points.
+    #[serde(serialize_with = "encode::maybe_when")]
+    pub last_end: Option<UnixMicros>,
+    pub checked_blocks: u64,
+    #[serde(serialize_with = "encode::maybe_when")]
+    pub under_way_since: Option<UnixMicros>,
+}
+
+impl Scrub {
+    fn into_wire(self) -> v1::Scrub {
+        let Self { last_end, checked_blocks, under_way_since } = self;
+        v1::Scrub {
+            last_end: last_end.map(time_to_wire),
+            checked_blocks,
+            under_way_since: under_way_since.map(time_to_wire),
+        }
+    }
+
+    fn from_wire(checks: &mut Checks, wire: v1::Scrub) -> Self {
+        let v1::Scrub { last_end, checked_blocks, under_way_since } = wire;
+        Self {
+            last_end: checks.optional_time("scrub.last_end", last_end),
+            checked_blocks,
+            under_way_since: checks.optional_time("scrub.under_way_since", under_way_since),
+        }
+    }
 }
 
 impl ProtectedItem {
@@ -308,6 +340,7 @@ impl ProtectedItem {
             health,
             latest_point,
             create_time,
+            scrub,
         } = self;
         v1::ProtectedItem {
             name: name.to_resource(),
@@ -325,6 +358,7 @@ impl ProtectedItem {
             health: Some(health.into_wire()),
             latest_point: latest_point.map_or(0, PointSeq::get),
             create_time: Some(time_to_wire(create_time)),
+            scrub: Some(scrub.into_wire()),
         }
     }
 
@@ -347,6 +381,7 @@ impl ProtectedItem {
             health,
             latest_point,
             create_time,
+            scrub,
         } = wire;
         let mut checks = Checks::default();
         let name = checks.resource("name", &name);
@@ -362,6 +397,7 @@ impl ProtectedItem {
         let test_run = checks.optional_resource("test_run", &test_run);
         let health = checks.word("health", health).and_then(|h| ReplicationHealth::from_wire(&mut checks, h));
         let create_time = checks.time("create_time", create_time);
+        let scrub = scrub.map(|s| Scrub::from_wire(&mut checks, s)).unwrap_or_default();
         let whole = (|| {
             Some(Self {
                 name: name?,
@@ -379,6 +415,7 @@ impl ProtectedItem {
                 health: health?,
                 latest_point: Some(latest_point).filter(|p| *p > 0).map(PointSeq::new),
                 create_time: create_time?,
+                scrub,
             })
         })();
         checks.finish(whole)
@@ -425,11 +462,14 @@ pub struct RecoveryPoint {
     /// For how long the guest's file systems were frozen for it.
     #[serde(serialize_with = "encode::maybe_seconds")]
     pub frozen: Option<Duration>,
+    /// Found by a scrub; such a point is refused for tests and failovers (R-REP-5).
+    pub damaged_blocks: u64,
 }
 
 impl RecoveryPoint {
     pub fn into_wire(self) -> v1::RecoveryPoint {
-        let Self { item, seq, instant, received, changed_bytes, in_use, consistency, frozen } = self;
+        let Self { item, seq, instant, received, changed_bytes, in_use, consistency, frozen, damaged_blocks } =
+            self;
         v1::RecoveryPoint {
             name: PointRef { item, seq }.to_resource(),
             instant: Some(time_to_wire(instant)),
@@ -438,13 +478,23 @@ impl RecoveryPoint {
             in_use,
             consistency: consistency_to_wire(consistency),
             frozen: frozen.map(duration_to_wire),
+            damaged_blocks,
         }
     }
 
     /// # Errors
     /// When a field is missing or malformed.
     pub fn from_wire(wire: v1::RecoveryPoint) -> Result<Self, Invalid> {
-        let v1::RecoveryPoint { name, instant, received, changed_bytes, in_use, consistency, frozen } = wire;
+        let v1::RecoveryPoint {
+            name,
+            instant,
+            received,
+            changed_bytes,
+            in_use,
+            consistency,
+            frozen,
+            damaged_blocks,
+        } = wire;
         let mut checks = Checks::default();
         let name: Option<PointRef> = checks.resource("name", &name);
         let instant = checks.time("instant", instant);
@@ -461,6 +511,7 @@ impl RecoveryPoint {
                 in_use,
                 consistency: consistency_from_wire(consistency),
                 frozen,
+                damaged_blocks,
             })
         })();
         checks.finish(whole)

@@ -126,7 +126,8 @@ impl Resolver<'_> {
             | AgentWork::ShutDownMachine { .. }
             | AgentWork::SyncFinal { .. }
             | AgentWork::DigestDisks { .. }
-            | AgentWork::CommitItem => {}
+            | AgentWork::CommitItem
+            | AgentWork::ScrubItem { .. } => {}
         }
         Ok(work)
     }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use understudy_ids::{HostName, ItemName, PointChoice, Problem};
+use understudy_ids::{HostName, ItemName, PointChoice, PointSeq, Problem};
 
 use super::{
     HostView, ItemView, Operation, PlanInput, Power, RunSpec,
@@ -257,11 +257,20 @@ impl<'a> ItemCheck<'a> {
         }
         let target = self.target;
         Some(match self.spec.points.get(&self.item.name) {
+            None if self.damaged_points() > 0 => {
+                let damaged = self.damaged_points();
+                let message = format!("all {damaged} recovery points of it at {target} are damaged");
+                let remedy = "Leave replication on: its next cycle ships everything and makes a whole point.";
+                self.problem("POINT_DAMAGED", message, remedy)
+            }
             None => {
                 let message = format!("{target} has no whole recovery point of it yet");
                 self.problem("NO_RECOVERY_POINT", message, "Wait until its first replication is complete.")
             }
             Some(PointChoice::Seq(seq)) => {
+                if let Some(damaged) = self.damaged(*seq) {
+                    return Some(damaged);
+                }
                 let message = format!("{target} has no recovery point {seq} that can be failed over to");
                 let remedy =
                     "List the item's recovery points and choose one of them, or none for the latest.";
@@ -274,6 +283,28 @@ impl<'a> ItemCheck<'a> {
                 self.problem("NO_APP_CONSISTENT_POINT", message, remedy)
             }
         })
+    }
+
+    fn damaged_points(&self) -> usize {
+        self.item.points.iter().filter(|p| p.host == *self.target && p.damaged_blocks > 0).count()
+    }
+
+    /// A point that was chosen and that a scrub has found damaged, with the next older one that is whole (R-REP-5).
+    fn damaged(&self, seq: PointSeq) -> Option<Problem> {
+        let point = self.item.points.iter().find(|p| p.host == *self.target && p.seq == seq)?;
+        if point.damaged_blocks == 0 {
+            return None;
+        }
+        let message = format!(
+            "recovery point {seq} at {} is damaged: {} blocks are not what their digests say",
+            self.target, point.damaged_blocks
+        );
+        let older = usable_points(self.item, self.target).into_iter().rfind(|p| p.seq < seq);
+        let remedy = match older {
+            Some(older) => format!("Choose point {}, the next older one, or none for the latest whole one.", older.seq),
+            None => "Choose no point for the latest whole one.".to_owned(),
+        };
+        Some(self.problem("POINT_DAMAGED", message, remedy))
     }
 
     /// Nobody may take silence for *off* (invariant 16): either it is known, or a person says so on record.

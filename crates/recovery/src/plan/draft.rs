@@ -76,9 +76,10 @@ pub(super) fn ends(operation: Operation, item: &ItemView) -> (&HostName, &HostNa
     (&item.active_host, &item.standby_host)
 }
 
-/// Points at the host that can be failed over to, oldest first.
+/// Points at the host that can be failed over to, oldest first: without bases, and without what a scrub has found damaged, so that
+/// the latest is the latest whole one.
 pub(super) fn usable_points<'a>(item: &'a ItemView, host: &HostName) -> Vec<&'a PointView> {
-    let mut points: Vec<_> = item.points.iter().filter(|p| p.host == *host && !p.is_base).collect();
+    let mut points: Vec<_> = item.points.iter().filter(|p| p.host == *host && !p.is_base && p.damaged_blocks == 0).collect();
     points.sort_by_key(|p| p.seq);
     points
 }
@@ -367,7 +368,8 @@ fn time_out(work: &AgentWork) -> Duration {
         | AgentWork::DigestDisks { .. }
         | AgentWork::VerifyPoint { .. }
         | AgentWork::AdoptDisks { .. }
-        | AgentWork::CommitItem => LONG,
+        | AgentWork::CommitItem
+        | AgentWork::ScrubItem { .. } => LONG,
         _ => SHORT,
     }
 }
@@ -393,5 +395,6 @@ fn title(work: &AgentWork, machine: &str) -> String {
         AgentWork::RemoveTestNetwork { .. } => "Remove a test network".to_owned(),
         AgentWork::AdoptDisks { .. } => format!("Keep the old disks of {machine} as a base"),
         AgentWork::CommitItem => format!("Make the failover of {machine} final"),
+        AgentWork::ScrubItem { .. } => format!("Read the replica of {machine} again"),
     }
 }

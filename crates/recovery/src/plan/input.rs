@@ -92,7 +92,7 @@ pub struct PolicyView {
     pub power_off_after_grace: bool,
 }
 
-/// A point that is whole and verified.
+/// A point that is whole and was verified on arrival.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PointView {
     /// Where it is kept.
@@ -102,6 +102,8 @@ pub struct PointView {
     /// A base for reverse replication cannot be failed over to.
     pub is_base: bool,
     pub consistency: Consistency,
+    /// Blocks that a scrub found damaged since (R-REP-5).
+    pub damaged_blocks: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -258,3 +258,35 @@ fn everything_that_is_wrong_is_told_at_once() {
     ];
     assert_eq!(reasons, expected);
 }
+
+/// R-REP-5: a point that a scrub has found damaged is refused in the preview, with the next older whole one as the way out.
+#[test]
+fn r_rep_5_damaged_points_are_refused_and_the_latest_whole_one_is_the_default() {
+    use Operation::*;
+    fn damage(input: &mut PlanInput, seqs: &[u64]) {
+        for point in input.items.iter_mut().flat_map(|item| &mut item.points) {
+            if seqs.contains(&point.seq.get()) {
+                point.damaged_blocks = 3;
+            }
+        }
+    }
+    for operation in [TestFailover, UnplannedFailover] {
+        let problems = refusals(operation, |spec, input| {
+            spec.items = vec![item("web1")];
+            spec.points = [(item("web1"), PointChoice::Seq(PointSeq::new(20)))].into();
+            damage(input, &[20]);
+        });
+        assert_eq!(problems[0].reason, "POINT_DAMAGED", "{problems:#?}");
+        assert!(problems[0].remedy.contains("Choose point 19"), "{problems:#?}");
+        let (spec, mut input) = (spec(operation), input(operation));
+        damage(&mut input, &[20]);
+        let plan = plan(&spec, &input).unwrap();
+        let shown = plan.estimates.values().map(|estimate| estimate.point);
+        assert!(shown.clone().count() > 0 && shown.clone().all(|point| point == Some(PointSeq::new(19))));
+        // The number of the next point still follows the damaged one's.
+        assert!(plan.estimates.values().all(|e| e.highest_point >= Some(PointSeq::new(20))));
+    }
+    for operation in [TestFailover, PlannedFailover, UnplannedFailover] {
+        assert_refused(operation, "POINT_DAMAGED", |_, input| damage(input, &[19, 20]));
+    }
+}

@@ -469,7 +469,7 @@ fn agent(
             assert!(!host.running.contains(&production));
             StepResult::Adopted { seq: *seq, bytes_read: 1 << 30 }
         }
-        AgentWork::CommitItem => StepResult::Done,
+        AgentWork::CommitItem | AgentWork::ScrubItem { .. } => StepResult::Done,
         other => panic!("sent with a reference that was not filled in: {other:?}"),
     })
 }

@@ -78,6 +78,7 @@ fn view(name: &str, disks: &[&str], last_octet: u8) -> ItemView {
         addresses: vec![[192, 168, 50, last_octet].into()],
     };
     let point = |seq| PointView {
+        damaged_blocks: 0,
         host: bravo(),
         seq: PointSeq::new(seq),
         instant: NOW.minus(Duration::from_secs(30 - seq)),

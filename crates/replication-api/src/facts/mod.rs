@@ -94,8 +94,20 @@ pub struct ItemFacts {
     pub role: ItemRole,
     /// As source: what replication does.
     pub replication: Option<ReplicationFacts>,
-    /// As target: the points that are whole and verified, oldest first.
+    /// As target: the points that are whole and were verified on arrival, oldest first; damaged ones too.
     pub points: Vec<RecoveryPoint>,
+    /// As target: how its replica was read again (R-REP-5).
+    pub scrub: ScrubFacts,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ScrubFacts {
+    /// When the last pass over all points ended.
+    pub last_end: Option<UnixMicros>,
+    /// Blocks that it compared with their digests.
+    pub checked_blocks: u64,
+    /// While a pass is under way: since when.
+    pub under_way_since: Option<UnixMicros>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,6 +125,8 @@ pub struct RecoveryPoint {
     pub consistency: Consistency,
     /// For how long the guest's file systems were frozen for it.
     pub frozen: Option<Duration>,
+    /// Blocks that a scrub found damaged; such a point is not to be failed over to.
+    pub damaged_blocks: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

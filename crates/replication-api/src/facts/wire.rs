@@ -11,7 +11,7 @@ use understudy_types_api::{
 
 use super::{
     Disk, Facts, ItemFacts, ItemRole, Machine, Nic, PointDisk, PowerState, RecoveryPoint, ReplicationFacts,
-    ReplicationState,
+    ReplicationState, ScrubFacts,
 };
 use crate::{
     MAX_DISKS, MAX_NICS,
@@ -134,7 +134,7 @@ impl TryFrom<v1::ItemFacts> for ItemFacts {
                 return Err(Invalid::new("role", "is not a role that this version knows"));
             }
         };
-        let v1::ItemFacts { item, generation, role: _, replication, points } = wire;
+        let v1::ItemFacts { item, generation, role: _, replication, points, scrub } = wire;
         Ok(Self {
             item: parse("item", &item)?,
             generation: Generation::new(generation),
@@ -143,6 +143,20 @@ impl TryFrom<v1::ItemFacts> for ItemFacts {
                 .map(|r| ReplicationFacts::try_from(r).map_err(|e| e.within("replication")))
                 .transpose()?,
             points: list("points", points, MAX_POINTS, RecoveryPoint::try_from)?,
+            // An agent that does not tell has not scrubbed.
+            scrub: scrub.map(ScrubFacts::try_from).transpose()?.unwrap_or_default(),
+        })
+    }
+}
+
+impl TryFrom<v1::ScrubFacts> for ScrubFacts {
+    type Error = Invalid;
+    fn try_from(wire: v1::ScrubFacts) -> Result<Self, Invalid> {
+        let v1::ScrubFacts { last_end, checked_blocks, under_way_since } = wire;
+        Ok(Self {
+            last_end: time_optional("scrub.last_end", last_end)?,
+            checked_blocks,
+            under_way_since: time_optional("scrub.under_way_since", under_way_since)?,
         })
     }
 }
@@ -160,6 +174,7 @@ impl TryFrom<v1::RecoveryPoint> for RecoveryPoint {
             pinned,
             consistency,
             frozen,
+            damaged_blocks,
         } = wire;
         Ok(Self {
             seq: PointSeq::new(seq),
@@ -183,6 +198,7 @@ impl TryFrom<v1::RecoveryPoint> for RecoveryPoint {
             pinned,
             consistency: consistency_from_wire(consistency),
             frozen: span_optional("frozen", frozen)?,
+            damaged_blocks,
         })
     }
 }
@@ -342,7 +358,7 @@ impl From<Machine> for v1::Machine {
 
 impl From<ItemFacts> for v1::ItemFacts {
     fn from(facts: ItemFacts) -> Self {
-        let ItemFacts { item, generation, role, replication, points } = facts;
+        let ItemFacts { item, generation, role, replication, points, scrub } = facts;
         let role = match role {
             ItemRole::Source => v1::ItemRole::Source,
             ItemRole::Target => v1::ItemRole::Target,
@@ -354,14 +370,36 @@ impl From<ItemFacts> for v1::ItemFacts {
             role: role.into(),
             replication: replication.map(Into::into),
             points: points.into_iter().map(Into::into).collect(),
+            scrub: Some(scrub.into()),
+        }
+    }
+}
+
+impl From<ScrubFacts> for v1::ScrubFacts {
+    fn from(facts: ScrubFacts) -> Self {
+        let ScrubFacts { last_end, checked_blocks, under_way_since } = facts;
+        Self {
+            last_end: last_end.map(time_to_wire),
+            checked_blocks,
+            under_way_since: under_way_since.map(time_to_wire),
         }
     }
 }
 
 impl From<RecoveryPoint> for v1::RecoveryPoint {
     fn from(point: RecoveryPoint) -> Self {
-        let RecoveryPoint { seq, instant, received, generation, disks, is_base, pinned, consistency, frozen } =
-            point;
+        let RecoveryPoint {
+            seq,
+            instant,
+            received,
+            generation,
+            disks,
+            is_base,
+            pinned,
+            consistency,
+            frozen,
+            damaged_blocks,
+        } = point;
         Self {
             seq: seq.get(),
             instant: Some(time_to_wire(instant)),
@@ -380,6 +418,7 @@ impl From<RecoveryPoint> for v1::RecoveryPoint {
             pinned,
             consistency: consistency_to_wire(consistency),
             frozen: frozen.map(duration_to_wire),
+            damaged_blocks,
         }
     }
 }
@@ -524,7 +563,13 @@ mod tests {
                     pinned: true,
                     consistency: Consistency::Application,
                     frozen: Some(Duration::from_millis(40)),
+                    damaged_blocks: 3,
                 }],
+                scrub: ScrubFacts {
+                    last_end: Some(time),
+                    checked_blocks: 9,
+                    under_way_since: Some(time),
+                },
             }],
             test_networks: Vec::new(),
             boot_id: "b".to_owned(),

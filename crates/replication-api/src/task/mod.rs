@@ -105,6 +105,10 @@ pub enum Action {
         seq: PointSeq,
     },
     CommitItem,
+    /// `seq: None` is all points.
+    ScrubItem {
+        seq: Option<PointSeq>,
+    },
 }
 
 impl Action {
@@ -130,6 +134,7 @@ impl Action {
             Self::RemoveTestNetwork { .. } => "remove-test-network",
             Self::AdoptDisks { .. } => "adopt-disks",
             Self::CommitItem => "commit-item",
+            Self::ScrubItem { .. } => "scrub-item",
         }
     }
 }

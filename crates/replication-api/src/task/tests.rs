@@ -81,6 +81,8 @@ fn all() -> Vec<Action> {
         Action::RemoveTestNetwork { name: network },
         Action::AdoptDisks { machine, seq },
         Action::CommitItem,
+        Action::ScrubItem { seq: None },
+        Action::ScrubItem { seq: Some(PointSeq::new(4)) },
     ]
 }
 

@@ -102,6 +102,9 @@ impl TryFrom<WireAction> for Action {
                 seq: point("adopt_disks.seq", seq)?,
             }),
             WireAction::CommitItem(v1::CommitItem {}) => Ok(Self::CommitItem),
+            WireAction::ScrubItem(v1::ScrubItem { seq }) => {
+                Ok(Self::ScrubItem { seq: (seq != 0).then(|| PointSeq::new(seq)) })
+            }
         }
     }
 }
@@ -311,6 +314,7 @@ impl From<Action> for WireAction {
                 Self::AdoptDisks(v1::AdoptDisks { machine: machine.into(), seq: seq.get() })
             }
             Action::CommitItem => Self::CommitItem(v1::CommitItem {}),
+            Action::ScrubItem { seq } => Self::ScrubItem(v1::ScrubItem { seq: seq.map_or(0, PointSeq::get) }),
         }
     }
 }

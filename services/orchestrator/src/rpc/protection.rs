@@ -3,7 +3,7 @@
 use tonic::{Request, Response, Status, async_trait};
 use understudy_ids::{ItemName, PointSeq, PolicyName};
 use understudy_recovery_api::{
-    request::{ChangeDisks, CreatePolicy, Page, ProtectMachine, Unprotect, name_from_wire},
+    request::{ChangeDisks, CreatePolicy, Page, ProtectMachine, ScrubItem, Unprotect, name_from_wire},
     v1::{self, protection_service_server::ProtectionService},
     view::{Policy, ProtectedItem, RecoveryPoint},
 };
@@ -127,5 +127,19 @@ impl ProtectionService for Api {
         };
         let run = self.recorded(&mutation, outcome.await).await?;
         Ok(Response::new(run.into_wire()))
+    }
+
+    async fn scrub_item(
+        &self,
+        request: Request<v1::ScrubItemRequest>,
+    ) -> Result<Response<v1::ScrubItemResponse>, Status> {
+        let mutation = Mutation::new(&request, "ProtectionService/ScrubItem", |r| r.name.clone())?;
+        let outcome = async {
+            let request = ScrubItem::from_wire(request.into_inner())?;
+            let call = mutation.call(&request.request_id);
+            self.runtime.scrub_item(&call, request).await
+        };
+        let job = self.recorded(&mutation, outcome.await).await?;
+        Ok(Response::new(v1::ScrubItemResponse { job }))
     }
 }

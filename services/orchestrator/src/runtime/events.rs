@@ -18,7 +18,7 @@ use understudy_jobs_api::{Change, Event, Task, TaskState, WatchFilter, WatchFrom
 use understudy_recovery::run::{JobState, JobView};
 use understudy_rpc::{ApiError, Kind};
 
-use super::{Runtime, apply, message::Message, now, task};
+use super::{Runtime, apply, message::Message, now, scrub, task};
 use crate::store::{
     Failure, corrections,
     cursor::{self, Move},
@@ -172,12 +172,16 @@ async fn tell(tx: &mut PgConnection, task: &Task) -> Result<(), Failure> {
         return Ok(());
     }
     if let Some(reason) = corrections::ended(&mut *tx, task.job).await? {
-        outbox::insert(tx, task.job, &Message::Update(Box::new(corrected(task, reason)))).await?;
+        outbox::insert(tx, task.job, &Message::Update(Box::new(ended(task, reason)))).await?;
+    } else if scrub::is_ours(task) {
+        let phase = "recovery points read again".to_owned();
+        outbox::insert(tx, task.job, &Message::Update(Box::new(ended(task, phase)))).await?;
     }
     Ok(())
 }
 
-fn corrected(task: &Task, reason: String) -> JobView {
+/// The end of a job that is no run.
+fn ended(task: &Task, reason: String) -> JobView {
     let succeeded = task.state == TaskState::Succeeded;
     JobView {
         sequence: 2,

@@ -187,7 +187,7 @@ async fn first_points(
 ) -> Result<(), Failure> {
     for awaited in awaited::of_standby(tx, standby).await? {
         let points = inventory.item(&awaited.item).map_or(&[][..], |facts| facts.points.as_slice());
-        let first = points.iter().find(|p| !p.is_base && p.generation == awaited.generation);
+        let first = points.iter().find(|p| p.is_offered() && p.generation == awaited.generation);
         let Some(point) = first else { continue };
         let event = Event::FirstPoint {
             item: awaited.item.clone(),

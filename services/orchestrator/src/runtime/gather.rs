@@ -88,6 +88,7 @@ fn item_view(
             instant: point.instant,
             is_base: point.is_base,
             consistency: point.consistency,
+            damaged_blocks: point.damaged_blocks,
         })
     });
     let heard_now = active.is_some_and(|host| is_connected(host, now));

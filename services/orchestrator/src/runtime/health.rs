@@ -39,7 +39,7 @@ impl<'a> Observed<'a> {
         let inventory = self.standby.and_then(|h| h.heard.as_ref()).map(|h| &h.inventory);
         let points = points_at(inventory, self.record).iter();
         points
-            .filter(|point| !point.is_base && is_wanted(point.consistency))
+            .filter(|point| point.is_offered() && is_wanted(point.consistency))
             .map(|point| point.instant)
             .next_back()
     }
@@ -68,8 +68,16 @@ impl<'a> Observed<'a> {
             last_error: replication.and_then(|r| r.last_error.clone()),
             unprotected: self.unprotected(),
             not_at_rest: replication.and_then(|r| r.not_at_rest.clone()),
-            damaged_points: 0,
+            damaged_points: self.damaged_points(),
         }))
+    }
+
+    /// Recovery points that a scrub has found damaged (R-REP-5).
+    fn damaged_points(&self) -> u32 {
+        let inventory = self.standby.and_then(|h| h.heard.as_ref()).map(|h| &h.inventory);
+        let points = points_at(inventory, self.record).iter();
+        let damaged = points.filter(|point| !point.is_base && point.damaged_blocks > 0).count();
+        u32::try_from(damaged).unwrap_or(u32::MAX)
     }
 
     /// Disks that the machine has now and that are neither protected nor excluded (R-REP-8).

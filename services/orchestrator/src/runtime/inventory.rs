@@ -74,6 +74,17 @@ pub struct ItemFacts {
     pub replication: Option<Replication>,
     /// Oldest first.
     pub points: Vec<Point>,
+    /// Inventories that were written down before there were scrubs have none.
+    #[serde(default)]
+    pub scrub: Scrub,
+}
+
+/// How a replica was read again (R-REP-5).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scrub {
+    pub last_end: Option<UnixMicros>,
+    pub checked_blocks: u64,
+    pub under_way_since: Option<UnixMicros>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,6 +156,15 @@ pub struct Point {
     pub consistency: Consistency,
     #[serde(default)]
     pub frozen: Option<Duration>,
+    #[serde(default)]
+    pub damaged_blocks: u64,
+}
+
+impl Point {
+    /// Whether it may be failed over to.
+    pub const fn is_offered(&self) -> bool {
+        !self.is_base && self.damaged_blocks == 0
+    }
 }
 
 fn crash() -> Consistency {
@@ -224,7 +244,8 @@ impl From<facts::Machine> for Machine {
 
 impl From<facts::ItemFacts> for ItemFacts {
     fn from(told: facts::ItemFacts) -> Self {
-        let facts::ItemFacts { item, generation, role, replication, points } = told;
+        let facts::ItemFacts { item, generation, role, replication, points, scrub } = told;
+        let facts::ScrubFacts { last_end, checked_blocks, under_way_since } = scrub;
         let role = match role {
             facts::ItemRole::Source => Role::Source,
             facts::ItemRole::Target => Role::Target,
@@ -236,6 +257,7 @@ impl From<facts::ItemFacts> for ItemFacts {
             role,
             replication: replication.map(Replication::from),
             points: points.into_iter().map(Point::from).collect(),
+            scrub: Scrub { last_end, checked_blocks, under_way_since },
         }
     }
 }
@@ -305,8 +327,20 @@ impl From<facts::RecoveryPoint> for Point {
             pinned,
             consistency,
             frozen,
+            damaged_blocks,
         } = told;
         let changed_bytes = disks.iter().map(|d| d.changed_bytes).sum();
-        Self { seq, instant, received, generation, changed_bytes, is_base, pinned, consistency, frozen }
+        Self {
+            seq,
+            instant,
+            received,
+            generation,
+            changed_bytes,
+            is_base,
+            pinned,
+            consistency,
+            frozen,
+            damaged_blocks,
+        }
     }
 }

@@ -25,6 +25,7 @@ pub mod outbox;
 pub mod protect;
 pub mod reconcile;
 pub mod runs;
+pub mod scrub;
 pub mod sites;
 pub mod task;
 pub mod timers;

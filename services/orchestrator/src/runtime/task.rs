@@ -128,6 +128,7 @@ fn agent_action(work: &AgentWork) -> Result<agent::Action, Unsendable> {
         },
         AgentWork::AdoptDisks { machine, point } => Wire::AdoptDisks { machine, seq: seq(&point)? },
         AgentWork::CommitItem => Wire::CommitItem,
+        AgentWork::ScrubItem { point } => Wire::ScrubItem { seq: point },
     })
 }
 

@@ -74,7 +74,8 @@ pub fn machine(host: &HostName, machine: &Machine, heard_now: bool) -> view::Mac
 pub fn item(observed: &Observed<'_>, alerts: &Alerts, now: UnixMicros) -> view::ProtectedItem {
     let Observed { record, standby, .. } = *observed;
     let at_standby = standby.and_then(|host| host.heard.as_ref()).map(|heard| &heard.inventory);
-    let latest = points_at(at_standby, record).iter().rfind(|p| !p.is_base).map(|p| p.seq);
+    let scrub = at_standby.and_then(|i| i.item(&record.name)).map(|facts| facts.scrub).unwrap_or_default();
+    let latest = points_at(at_standby, record).iter().rfind(|p| p.is_offered()).map(|p| p.seq);
     let (run, test_run) = match record.hold {
         None => (None, None),
         Some(Hold { run, test: false }) => (Some(run), None),
@@ -100,6 +101,11 @@ pub fn item(observed: &Observed<'_>, alerts: &Alerts, now: UnixMicros) -> view::
             ..health::health(observed, now)
         },
         latest_point: latest,
+        scrub: view::Scrub {
+            last_end: scrub.last_end,
+            checked_blocks: scrub.checked_blocks,
+            under_way_since: scrub.under_way_since,
+        },
         create_time: record.created,
     }
 }
@@ -129,6 +135,7 @@ pub fn point(record: &ItemRecord, point: &Point) -> view::RecoveryPoint {
         in_use: point.pinned,
         consistency: point.consistency,
         frozen: point.frozen,
+        damaged_blocks: point.damaged_blocks,
     }
 }
 

@@ -289,7 +289,14 @@ impl Model {
         let facts = self.host(host);
         let index = facts.items.iter().position(|i| i.item == *item).unwrap_or_else(|| {
             let item = item.clone();
-            facts.items.push(ItemFacts { item, generation, role, replication: None, points: Vec::new() });
+            facts.items.push(ItemFacts {
+                item,
+                generation,
+                role,
+                replication: None,
+                points: Vec::new(),
+                scrub: Default::default(),
+            });
             facts.items.len() - 1
         });
         let known = &mut facts.items[index];
@@ -325,6 +332,7 @@ impl Model {
             pinned: false,
             consistency: Consistency::Crash,
             frozen: None,
+            damaged_blocks: 0,
         };
         let held = self.item(target, item, generation, ItemRole::Target);
         held.points.push(point.clone());
@@ -450,7 +458,7 @@ impl Model {
                 self.item(host, &item, generation, ItemRole::Fenced).points.clear();
                 return Ok(AgentTaskResult::Adopted { seq, bytes_read: 1 << 30 });
             }
-            Action::CommitItem => {}
+            Action::CommitItem | Action::ScrubItem { .. } => {}
         }
         Ok(AgentTaskResult::Done)
     }

@@ -9,5 +9,6 @@ mod mapper;
 mod once;
 mod policies;
 mod reconcile;
+mod scrub;
 mod support;
 mod time_limits;

@@ -1,8 +1,8 @@
 //! From what drivers and store know to what is told.
 
 use understudy_hypervisor::{self as hypervisor, TagRole};
-use understudy_replica_store::{PointInfo, PointKind};
-use understudy_replication_api::{Disk, Machine, Nic, PointDisk, PowerState, RecoveryPoint};
+use understudy_replica_store::{PointInfo, PointKind, ScrubRecord};
+use understudy_replication_api::{Disk, Machine, Nic, PointDisk, PowerState, RecoveryPoint, ScrubFacts};
 
 pub fn machine(machine: &hypervisor::Machine) -> Machine {
     let hypervisor::Machine { name, uuid, power, hardware, tag, autostart: _ } = machine;
@@ -43,8 +43,16 @@ fn nic(nic: &hypervisor::NicHardware) -> Nic {
     Nic { mac: *mac, network: network.clone(), addresses: addresses.clone() }
 }
 
+pub fn scrub(record: &ScrubRecord) -> ScrubFacts {
+    ScrubFacts {
+        last_end: record.last.as_ref().map(|last| last.ended),
+        checked_blocks: record.last.as_ref().map_or(0, |last| last.checked_blocks),
+        under_way_since: record.under_way_since(),
+    }
+}
+
 pub fn point(point: PointInfo) -> RecoveryPoint {
-    let PointInfo { manifest, pins, damaged_blocks: _ } = point;
+    let PointInfo { manifest, pins, damaged_blocks } = point;
     RecoveryPoint {
         seq: manifest.seq,
         instant: manifest.instant,
@@ -59,5 +67,6 @@ pub fn point(point: PointInfo) -> RecoveryPoint {
         pinned: !pins.is_empty(),
         consistency: manifest.consistency,
         frozen: manifest.frozen,
+        damaged_blocks,
     }
 }

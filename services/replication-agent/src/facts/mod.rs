@@ -25,12 +25,13 @@ use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
 use understudy_hypervisor::{HostInventory, Hypervisor};
 use understudy_ids::{HostName, ItemName, NetworkName, UnixMicros};
-use understudy_replication_api::{Facts, FactsSource, ItemFacts, ItemRole, PowerState, RecoveryPoint};
+use understudy_replication_api::{Facts, FactsSource, ItemFacts, ItemRole, PowerState, RecoveryPoint, ScrubFacts};
 use understudy_rpc::ApiError;
 
 use crate::{
     ledger::{ItemRecord, Ledger, Role},
     replica::Replica,
+    scrub::Scrubber,
     sink::Sink,
     source::Sources,
 };
@@ -55,6 +56,7 @@ struct Inner {
     ledger: Ledger,
     sources: Sources,
     sink: Sink,
+    scrubber: Scrubber,
     shutdown: CancellationToken,
     told: watch::Sender<Option<Arc<Facts>>>,
     /// Raised by tasks that changed something that nobody else announces.
@@ -69,11 +71,12 @@ pub struct Origins {
     pub ledger: Ledger,
     pub sources: Sources,
     pub sink: Sink,
+    pub scrubber: Scrubber,
 }
 
 impl FactsHub {
     pub fn new(origins: Origins, shutdown: CancellationToken) -> Self {
-        let Origins { host, hypervisor, replica, ledger, sources, sink } = origins;
+        let Origins { host, hypervisor, replica, ledger, sources, sink, scrubber } = origins;
         let (told, nudge) = (watch::Sender::new(None), watch::Sender::new(0));
         Self {
             inner: Arc::new(Inner {
@@ -83,6 +86,7 @@ impl FactsHub {
                 ledger,
                 sources,
                 sink,
+                scrubber,
                 shutdown,
                 told,
                 nudge,
@@ -99,8 +103,13 @@ impl FactsHub {
     pub async fn run(&self) {
         let inner = &self.inner;
         let mut gathering = Gathering::default();
-        let mut changes =
-            [inner.nudge.subscribe(), inner.ledger.changes(), inner.sources.changes(), inner.sink.changes()];
+        let mut changes = [
+            inner.nudge.subscribe(),
+            inner.ledger.changes(),
+            inner.sources.changes(),
+            inner.sink.changes(),
+            inner.scrubber.changes(),
+        ];
         let mut tick = tokio::time::interval(REFRESH);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last = Instant::now();
@@ -138,8 +147,15 @@ struct Gathering {
     inventory: Option<HostInventory>,
     answered: bool,
     test_networks: Vec<NetworkName>,
-    points: BTreeMap<ItemName, Vec<RecoveryPoint>>,
+    replicas: BTreeMap<ItemName, ReplicaFacts>,
     free: u64,
+}
+
+/// What the store knows of one item.
+#[derive(Clone, Default)]
+struct ReplicaFacts {
+    points: Vec<RecoveryPoint>,
+    scrub: ScrubFacts,
 }
 
 impl Inner {
@@ -164,7 +180,7 @@ impl Inner {
             store_free_bytes: kept.free,
             machines,
             networks: inventory.map(|i| i.networks.clone()).unwrap_or_default(),
-            items: self.ledger.all().into_iter().map(|record| self.item(record, &kept.points)).collect(),
+            items: self.ledger.all().into_iter().map(|record| self.item(record, &kept.replicas)).collect(),
             test_networks: kept.test_networks.clone(),
             boot_id: self.ledger.boot_id().to_owned(),
         }
@@ -194,21 +210,22 @@ impl Inner {
     async fn ask_store(&self, kept: &mut Gathering) {
         let items: Vec<ItemName> = self.ledger.all().into_iter().map(|r| r.item).collect();
         let read = self.replica.call(move |store| {
-            let mut points = BTreeMap::new();
+            let mut replicas = BTreeMap::new();
             for item in items {
-                let found =
-                    store.points(&item)?.into_iter().filter(|p| p.damaged_blocks == 0).map(convert::point);
-                points.insert(item, found.collect());
+                let points = store.points(&item)?.into_iter().map(convert::point).collect();
+                let scrub = convert::scrub(&store.scrubs(&item));
+                replicas.insert(item, ReplicaFacts { points, scrub });
             }
-            Ok((points, store.space()?.available))
+            Ok((replicas, store.space()?.available))
         });
         match read.await {
-            Ok((points, free)) => (kept.points, kept.free) = (points, free),
+            Ok((replicas, free)) => (kept.replicas, kept.free) = (replicas, free),
             Err(error) => tracing::warn!(%error, "the replica store cannot be read"),
         }
     }
 
-    fn item(&self, record: ItemRecord, points: &BTreeMap<ItemName, Vec<RecoveryPoint>>) -> ItemFacts {
+    fn item(&self, record: ItemRecord, replicas: &BTreeMap<ItemName, ReplicaFacts>) -> ItemFacts {
+        let replica = replicas.get(&record.item).cloned().unwrap_or_default();
         let role = match record.role {
             Role::Source => ItemRole::Source,
             Role::Target => ItemRole::Target,
@@ -218,7 +235,8 @@ impl Inner {
             generation: record.generation,
             role,
             replication: self.sources.status(&record.item),
-            points: points.get(&record.item).cloned().unwrap_or_default(),
+            points: replica.points,
+            scrub: replica.scrub,
             item: record.item,
         }
     }

@@ -13,7 +13,10 @@ mod receive;
 mod retention;
 mod turns;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -51,13 +54,19 @@ pub struct Sink {
     retention: Retention,
     turns: Turns,
     changes: Arc<watch::Sender<u64>>,
+    receiving: Arc<AtomicUsize>,
 }
 
 impl Sink {
     pub fn new(ledger: Ledger, replica: Replica) -> Self {
         let changes = Arc::new(watch::Sender::new(0));
         let retention = Retention::new(replica.clone(), changes.clone());
-        Self { ledger, replica, retention, turns: Turns::default(), changes }
+        Self { ledger, replica, retention, turns: Turns::default(), changes, receiving: Arc::default() }
+    }
+
+    /// Whether a point is arriving right now.
+    pub fn is_receiving(&self) -> bool {
+        self.receiving.load(Ordering::Relaxed) > 0
     }
 
     /// Counts points that came or went.
@@ -150,6 +159,22 @@ impl Sink {
     }
 }
 
+/// A transfer that is open, whatever becomes of it.
+struct Receiving(Arc<AtomicUsize>);
+
+impl Receiving {
+    fn begin(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 fn not_prepared(item: &ItemName) -> ApiError {
     let remedy = "protect the item; its replica is prepared first";
     ApiError::failed_precondition("NOT_PREPARED", format!("this host is no target of {item}"), remedy)
@@ -195,7 +220,7 @@ fn store_error(error: StoreError) -> ApiError {
         StoreError::NoDisk { .. } | StoreError::OutOfRange { .. } => {
             ApiError::invalid_argument("BAD_PART", text, "send what the begin announced")
         }
-        StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+        StoreError::Full { .. } => {
             ApiError::resource_exhausted("NO_SPACE", text, "free or add space on the target's store")
         }
         _ => ApiError::internal(error),
@@ -227,6 +252,7 @@ impl SinkHandler for Sink {
         let record = self.admit(peer, &begin.item, begin.generation).await?;
         let turn = self.turns.take(&begin.item).await;
         let parts = parts.take_until(turn.ended.clone().cancelled_owned()).boxed();
+        let _receiving = Receiving::begin(&self.receiving);
         let receipt = receive::receive(&self.replica, begin, parts, durable).await?;
         drop(turn);
         self.changes.send_modify(|n| *n += 1);

@@ -33,6 +33,7 @@ use crate::{
     facts::FactsHub,
     ledger::{ItemRecord, Ledger, LedgerError, Role, Verb},
     replica::Replica,
+    scrub::Scrubber,
     source::Sources,
 };
 pub use outcome::TaskError;
@@ -46,6 +47,7 @@ pub struct Tasks {
     pub ledger: Ledger,
     pub sources: Sources,
     pub facts: FactsHub,
+    pub scrubber: Scrubber,
     locks: Arc<Mutex<HashMap<ItemName, Arc<tokio::sync::Mutex<()>>>>>,
 }
 
@@ -91,17 +93,21 @@ impl Tasks {
         ledger: Ledger,
         sources: Sources,
         facts: FactsHub,
+        scrubber: Scrubber,
     ) -> Self {
-        Self { hypervisor, replica, ledger, sources, facts, locks: Arc::default() }
+        Self { hypervisor, replica, ledger, sources, facts, scrubber, locks: Arc::default() }
     }
 
     /// Does one task.
     pub async fn perform(&self, task: AgentTask, context: &TaskContext) -> Result {
         let AgentTask { item, generation, run, action } = task;
         let scope = Scope { item, generation, run };
-        // Probes change nothing and last long, so they keep nobody waiting.
+        // Probes and scrubs change nothing and last long, so they keep nobody waiting.
         if let Action::ProbeMachine { machine, network, address, port, limit } = action {
             return self.probe_machine(&machine, network, address, port, limit, context).await;
+        }
+        if let Action::ScrubItem { seq } = action {
+            return self.scrub_item(&scope, seq, context).await;
         }
         let _lock = tokio::select! {
             lock = self.lock(&scope.item) => lock,
@@ -135,6 +141,7 @@ impl Tasks {
             Action::PromotePoint { seq, nics } => self.promote_point(scope, seq, nics).await,
             Action::AdoptDisks { machine, seq } => self.adopt_disks(scope, &machine, seq).await,
             Action::CommitItem => self.commit_item(scope).await,
+            Action::ScrubItem { seq } => self.scrub_item(scope, seq, context).await,
             Action::CreateTestMachine { seq, name, nics } => {
                 self.create_test_machine(scope, seq, name, nics).await
             }

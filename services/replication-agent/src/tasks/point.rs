@@ -11,7 +11,7 @@ use understudy_replica_store::{
 use understudy_replication::{BLOCK_SIZE, BlockDigest, DigestTree, extents::block_range};
 use understudy_replication_api::{AgentTaskResult, DiskRoot};
 
-use super::{Result, Scope, TaskError, Tasks, no_machine, not_ours, now, replication::percent};
+use super::{Result, Scope, TaskError, Tasks, no_machine, not_ours, now, replication::percent, stopped};
 use crate::descriptor::MachineDescriptor;
 
 /// Progress of a long read is told once per so many blocks.
@@ -37,6 +37,28 @@ impl Tasks {
             Ok(roots)
         });
         Ok(AgentTaskResult::DiskDigests(roots.await?))
+    }
+
+    /// The item's points, or one, are read again and compared with their digests; damage is noted, told in the facts, and the end
+    /// of a task that finds some (R-REP-5).
+    pub(super) async fn scrub_item(
+        &self,
+        scope: &Scope,
+        seq: Option<PointSeq>,
+        context: &TaskContext,
+    ) -> Result {
+        let told = |step: understudy_replica_store::Scrubbed| {
+            let text = format!("{} blocks compared", step.checked_blocks);
+            context.progress(percent(step.checked_bytes, step.total_bytes), text);
+        };
+        let done = self.scrubber.scrub(&scope.item, seq, context.stopped(), told).await?.ok_or_else(stopped)?;
+        if done.damaged_points.is_empty() {
+            return Ok(AgentTaskResult::Done);
+        }
+        let points: Vec<String> = done.damaged_points.iter().map(ToString::to_string).collect();
+        let message = format!("recovery points {} of {} are damaged on this host", points.join(", "), scope.item);
+        let remedy = "Leave replication on: its next cycle ships what is damaged. Look at the host's disks.";
+        Err(TaskError::failed("POINT_DAMAGED", message, remedy))
     }
 
     /// The machine is defined at this generation from the point, and off (R-FO-4, R-FO-6).

@@ -28,6 +28,7 @@ use understudy_replication_agent::{
     config::{Config, HypervisorConfig},
     facts::FactsHub,
     ledger::{ItemRecord, read_record},
+    scrub::ScrubConfig,
     tasks::{TaskError, Tasks},
 };
 use understudy_replication_api::{
@@ -142,6 +143,8 @@ pub struct Host {
     pub hypervisor: SimulatedHypervisor,
     /// Where peers find this host's sink, whatever port the agent has.
     pub link: Link,
+    /// How the next agent here scrubs.
+    pub scrub: ScrubConfig,
     tls: TlsFiles,
     outside: Runtime,
     agent: Option<Running>,
@@ -168,7 +171,7 @@ impl Host {
         let hypervisor = SimulatedHypervisor::open(simulated::Config::new(dir.join("machines"))).unwrap();
         let outside =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        Self { name, dir, hypervisor, link: Link::new(), tls, outside, agent: None }
+        Self { name, dir, hypervisor, link: Link::new(), scrub: ScrubConfig::default(), tls, outside, agent: None }
     }
 
     pub fn config(&self) -> Config {
@@ -185,6 +188,7 @@ impl Host {
             slots: 2,
             boot_id_file: self.dir.join("boot"),
             shutdown_grace_s: 2,
+            scrub: self.scrub,
             telemetry: Default::default(),
         }
     }

@@ -8,3 +8,4 @@ mod harness;
 mod health;
 mod lifecycle;
 mod replication;
+mod scrub;
