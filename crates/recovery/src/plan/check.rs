@@ -9,7 +9,7 @@ use understudy_ids::{HostName, ItemName, PointChoice, PointSeq, Problem};
 
 use super::{
     HostView, ItemView, Operation, PlanInput, Power, RunSpec,
-    draft::{chosen_point, ends, uses_connections},
+    draft::{chosen_point, usable_points, ends, uses_connections},
 };
 use crate::{
     action::TEST_SUFFIX_CHARS,
