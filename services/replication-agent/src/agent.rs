@@ -95,7 +95,14 @@ impl Agent {
             .await?
             .add_service(sink_service(Arc::new(sink)), BULK_RULES)
             .descriptors(FILE_DESCRIPTOR_SET);
-        let tasks = Tasks::new(hypervisor.clone(), replica, ledger.clone(), sources.clone(), facts.clone(), scrubber.clone());
+        let tasks = Tasks::new(
+            hypervisor.clone(),
+            replica,
+            ledger.clone(),
+            sources.clone(),
+            facts.clone(),
+            scrubber.clone(),
+        );
         Ok(Self { config, tasks, facts, hypervisor, sources, ledger, scrubber, control, bulk, shutdown })
     }
 
@@ -127,7 +134,8 @@ impl Agent {
 
     /// Runs until the shutdown that was given to [`Self::open`].
     pub async fn run(self) -> anyhow::Result<()> {
-        let Self { config, tasks, facts, hypervisor, sources, ledger, scrubber, control, bulk, shutdown } = self;
+        let Self { config, tasks, facts, hypervisor, sources, ledger, scrubber, control, bulk, shutdown } =
+            self;
         let tracker = ClientConfig::new(
             &config.job_tracker,
             config.tls.clone(),

@@ -76,7 +76,16 @@ struct Slot {
 impl Scrubber {
     pub fn new(replica: Replica, sink: Sink, config: ScrubConfig) -> Self {
         let changes = watch::Sender::new(0);
-        Self { inner: Arc::new(Inner { replica, sink, config, changes, turn: Default::default(), items: Mutex::default() }) }
+        Self {
+            inner: Arc::new(Inner {
+                replica,
+                sink,
+                config,
+                changes,
+                turn: Default::default(),
+                items: Mutex::default(),
+            }),
+        }
     }
 
     /// Counts what has come to light.
@@ -228,7 +237,8 @@ impl Scrubber {
         tracing::info!(%item, blocks, damaged, "replica scrubbed");
         let name = item.to_string();
         metrics::gauge!("understudy_scrub_damaged_points", "item" => name.clone()).set(damaged as f64);
-        metrics::gauge!("understudy_scrub_last_end_seconds", "item" => name).set(done.ended.get() as f64 / 1e6);
+        metrics::gauge!("understudy_scrub_last_end_seconds", "item" => name)
+            .set(done.ended.get() as f64 / 1e6);
         self.tell();
         Ok(done)
     }

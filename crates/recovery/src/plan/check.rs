@@ -9,7 +9,7 @@ use understudy_ids::{HostName, ItemName, PointChoice, PointSeq, Problem};
 
 use super::{
     HostView, ItemView, Operation, PlanInput, Power, RunSpec,
-    draft::{chosen_point, usable_points, ends, uses_connections},
+    draft::{chosen_point, ends, usable_points, uses_connections},
 };
 use crate::{
     action::TEST_SUFFIX_CHARS,
@@ -301,7 +301,9 @@ impl<'a> ItemCheck<'a> {
         );
         let older = usable_points(self.item, self.target).into_iter().rfind(|p| p.seq < seq);
         let remedy = match older {
-            Some(older) => format!("Choose point {}, the next older one, or none for the latest whole one.", older.seq),
+            Some(older) => {
+                format!("Choose point {}, the next older one, or none for the latest whole one.", older.seq)
+            }
             None => "Choose no point for the latest whole one.".to_owned(),
         };
         Some(self.problem("POINT_DAMAGED", message, remedy))

@@ -79,7 +79,8 @@ pub(super) fn ends(operation: Operation, item: &ItemView) -> (&HostName, &HostNa
 /// Points at the host that can be failed over to, oldest first: without bases, and without what a scrub has found damaged, so that
 /// the latest is the latest whole one.
 pub(super) fn usable_points<'a>(item: &'a ItemView, host: &HostName) -> Vec<&'a PointView> {
-    let mut points: Vec<_> = item.points.iter().filter(|p| p.host == *host && !p.is_base && p.damaged_blocks == 0).collect();
+    let mut points: Vec<_> =
+        item.points.iter().filter(|p| p.host == *host && !p.is_base && p.damaged_blocks == 0).collect();
     points.sort_by_key(|p| p.seq);
     points
 }

@@ -565,11 +565,7 @@ mod tests {
                     frozen: Some(Duration::from_millis(40)),
                     damaged_blocks: 3,
                 }],
-                scrub: ScrubFacts {
-                    last_end: Some(time),
-                    checked_blocks: 9,
-                    under_way_since: Some(time),
-                },
+                scrub: ScrubFacts { last_end: Some(time), checked_blocks: 9, under_way_since: Some(time) },
             }],
             test_networks: Vec::new(),
             boot_id: "b".to_owned(),

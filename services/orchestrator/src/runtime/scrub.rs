@@ -38,7 +38,8 @@ impl Runtime {
                 let points = points_at(inventory, &record);
                 if points.is_empty() || point.is_some_and(|seq| points.iter().all(|p| p.seq != seq)) {
                     let subject = item.to_resource();
-                    let what = point.map_or("no recovery point".to_owned(), |seq| format!("no recovery point {seq}"));
+                    let what = point
+                        .map_or("no recovery point".to_owned(), |seq| format!("no recovery point {seq}"));
                     let message = format!("{} has {what} of it", record.standby_host);
                     let remedy = "List the item's recovery points and choose one of them, or none for all.";
                     let problem = Problem::new("POINT_NOT_FOUND", subject, message, remedy);

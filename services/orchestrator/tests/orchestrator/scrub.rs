@@ -28,10 +28,8 @@ async fn r_rep_5_a_scrub_is_one_job_of_one_task_at_the_standby_side_and_ends_wit
     client.scrub_item(other).await.unwrap_err();
     // It is no run: nothing holds the item.
     assert_eq!(client.get_item(&item("web1")).await.unwrap().run, None);
-    eventually("the job's end", async || {
-        stage.jobs().get_job(job).await.is_ok_and(|j| j.state.is_final())
-    })
-    .await;
+    eventually("the job's end", async || stage.jobs().get_job(job).await.is_ok_and(|j| j.state.is_final()))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

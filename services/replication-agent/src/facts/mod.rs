@@ -25,7 +25,9 @@ use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
 use understudy_hypervisor::{HostInventory, Hypervisor};
 use understudy_ids::{HostName, ItemName, NetworkName, UnixMicros};
-use understudy_replication_api::{Facts, FactsSource, ItemFacts, ItemRole, PowerState, RecoveryPoint, ScrubFacts};
+use understudy_replication_api::{
+    Facts, FactsSource, ItemFacts, ItemRole, PowerState, RecoveryPoint, ScrubFacts,
+};
 use understudy_rpc::ApiError;
 
 use crate::{

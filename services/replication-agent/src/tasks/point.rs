@@ -51,12 +51,14 @@ impl Tasks {
             let text = format!("{} blocks compared", step.checked_blocks);
             context.progress(percent(step.checked_bytes, step.total_bytes), text);
         };
-        let done = self.scrubber.scrub(&scope.item, seq, context.stopped(), told).await?.ok_or_else(stopped)?;
+        let done =
+            self.scrubber.scrub(&scope.item, seq, context.stopped(), told).await?.ok_or_else(stopped)?;
         if done.damaged_points.is_empty() {
             return Ok(AgentTaskResult::Done);
         }
         let points: Vec<String> = done.damaged_points.iter().map(ToString::to_string).collect();
-        let message = format!("recovery points {} of {} are damaged on this host", points.join(", "), scope.item);
+        let message =
+            format!("recovery points {} of {} are damaged on this host", points.join(", "), scope.item);
         let remedy = "Leave replication on: its next cycle ships what is damaged. Look at the host's disks.";
         Err(TaskError::failed("POINT_DAMAGED", message, remedy))
     }

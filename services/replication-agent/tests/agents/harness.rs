@@ -171,7 +171,16 @@ impl Host {
         let hypervisor = SimulatedHypervisor::open(simulated::Config::new(dir.join("machines"))).unwrap();
         let outside =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        Self { name, dir, hypervisor, link: Link::new(), scrub: ScrubConfig::default(), tls, outside, agent: None }
+        Self {
+            name,
+            dir,
+            hypervisor,
+            link: Link::new(),
+            scrub: ScrubConfig::default(),
+            tls,
+            outside,
+            agent: None,
+        }
     }
 
     pub fn config(&self) -> Config {

@@ -38,9 +38,8 @@ fn r_rep_5_a_scrub_that_is_asked_for_finds_damage_and_says_so_in_task_and_facts(
     let world = two_points();
     let scrub = |seq| world.bravo.perform(1, world.run, Action::ScrubItem { seq });
     assert_eq!(scrub(None).unwrap(), AgentTaskResult::Done);
-    let facts = wait("the scrub in the facts", || {
-        world.bravo.item_facts().filter(|f| f.scrub.last_end.is_some())
-    });
+    let facts =
+        wait("the scrub in the facts", || world.bravo.item_facts().filter(|f| f.scrub.last_end.is_some()));
     // 4 MiB of random content, and what was written since.
     assert!(facts.scrub.checked_blocks > 60, "{:?}", facts.scrub);
     assert_eq!(damaged(&facts), [0u64; 0]);
@@ -50,15 +49,11 @@ fn r_rep_5_a_scrub_that_is_asked_for_finds_damage_and_says_so_in_task_and_facts(
     flip(&world.bravo, first, (40 << 16) + 5);
     let found = scrub(None).unwrap_err();
     assert!(matches!(&found, TaskError::Failed(p) if p.reason == "POINT_DAMAGED"), "{found:?}");
-    let facts = wait("the damage in the facts", || {
-        world.bravo.item_facts().filter(|f| !damaged(f).is_empty())
-    });
+    let facts =
+        wait("the damage in the facts", || world.bravo.item_facts().filter(|f| !damaged(f).is_empty()));
     assert_eq!(damaged(&facts)[0], first);
-    let promoted = world.bravo.perform(
-        2,
-        world.run,
-        Action::PromotePoint { seq: World::seq(first), nics: vec![None] },
-    );
+    let promoted =
+        world.bravo.perform(2, world.run, Action::PromotePoint { seq: World::seq(first), nics: vec![None] });
     assert!(promoted.is_err(), "a damaged point was promoted");
     let unknown = scrub(Some(World::seq(999))).unwrap_err();
     assert!(!matches!(unknown, TaskError::Unknown(_)), "{unknown:?}");
