@@ -40,7 +40,7 @@ const ALPHA: HostName = HostName::AlphaH1;
 const BRAVO: HostName = HostName::BravoH1;
 const POLICY: &str = "at-rest";
 /// What the policy says.
-const EVERY: &str = "6s";
+const EVERY: &str = "3s";
 const FREEZE_LIMIT: Duration = Duration::from_secs(6);
 /// What a busy machine may add to a time limit.
 const SLACK: Duration = Duration::from_secs(4);
