@@ -11,7 +11,10 @@ use understudy_ids::{
 use understudy_netplan::NetworkRef;
 use understudy_pki::Identity;
 use understudy_recovery_api::{MachineRef, SiteKind};
-use understudy_replication::Compression;
+use understudy_replication::{
+    Compression, Tier,
+    bandwidth::{Rate, Window},
+};
 
 use crate::{commands::store::Store, connection::ConnectionArgs, output::Format};
 
@@ -171,6 +174,9 @@ pub enum Policy {
         /// How long points are kept
         #[arg(long, value_parser = span, default_value = "24h")]
         keep_age: Duration,
+        /// Beyond that, one point in each period for a time: 1h:7d; may be repeated
+        #[arg(long, value_name = "EVERY:AGE", value_parser = tier)]
+        keep_tier: Vec<Tier>,
         /// How long a guest may take to shut down
         #[arg(long, value_parser = span, default_value = "2m")]
         shutdown_grace: Duration,
@@ -198,6 +204,15 @@ pub struct ReplicationArgs {
     /// Thaw the guest after this long, whatever has become of the point
     #[arg(long, value_parser = span, default_value = "10s", requires = "app_consistent_every")]
     pub freeze_limit: Duration,
+    /// What the policy's items may send together from one host to another, a second: 20MiB, 100Mbit
+    #[arg(long, default_value = "unlimited")]
+    pub bandwidth: Rate,
+    /// Another rate in a span of the week: "mon-fri 08:00-18:00 5MiB"; may be repeated, the first that fits counts
+    #[arg(long, value_name = "WINDOW")]
+    pub bandwidth_window: Vec<Window>,
+    /// The clock of the windows: minutes ahead of UTC, without daylight saving time
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    pub bandwidth_utc_offset: i32,
 }
 
 #[derive(Subcommand)]
@@ -462,10 +477,17 @@ pub enum Audit {
     },
 }
 
-/// `5s`, `15m`, `1h30m`, `24h`.
+/// `5s`, `15m`, `1h30m`, `24h`, `7d`; a day has 24 hours.
 fn span(text: &str) -> Result<Duration, String> {
-    let read: jiff::SignedDuration = text.parse().map_err(|e| format!("{e}; write 5s, 15m or 24h"))?;
+    let read: jiff::Span = text.parse().map_err(|e| format!("{e}; write 5s, 15m, 24h or 7d"))?;
+    let day = jiff::SpanRelativeTo::days_are_24_hours();
+    let read = read.to_duration(day).map_err(|e| format!("{e}; write 5s, 15m, 24h or 7d"))?;
     Duration::try_from(read).map_err(|_| "must not be negative".to_owned())
+}
+
+fn tier(text: &str) -> Result<Tier, String> {
+    let (every, age) = text.split_once(':').ok_or("write every:age, such as 1h:7d")?;
+    Ok(Tier { every: span(every)?, age: span(age)? })
 }
 
 fn machine(text: &str) -> Result<MachineRef, String> {
@@ -508,6 +530,9 @@ mod tests {
     fn spans_points_and_machines_are_read_as_people_write_them() {
         assert_eq!(span("5s"), Ok(Duration::from_secs(5)));
         assert_eq!(span("24h"), Ok(Duration::from_secs(86_400)));
+        assert_eq!(span("7d"), Ok(Duration::from_secs(7 * 86_400)));
+        assert_eq!(tier("1h:7d").unwrap().age, Duration::from_secs(7 * 86_400));
+        assert!(tier("1h").is_err() && span("1mo").is_err());
         assert!(span("-5s").is_err() && span("soon").is_err());
         assert_eq!(point("web1=7").unwrap().choice.to_string(), "7");
         let all = PointWish { item: None, choice: PointChoice::LatestAppConsistent };

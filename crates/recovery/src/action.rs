@@ -22,8 +22,8 @@ pub use resolve::{
 };
 use serde::{Deserialize, Serialize};
 use understudy_ids::{
-    DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq, StepName,
-    UnixMicros,
+    DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq, PolicyName,
+    StepName, UnixMicros,
 };
 use understudy_replication::{ReplicationSettings, RetentionPolicy};
 
@@ -129,6 +129,8 @@ pub struct StartReplication {
     pub interval: Duration,
     #[serde(default)]
     pub settings: ReplicationSettings,
+    #[serde(default)]
+    pub policy: Option<PolicyName>,
 }
 
 /// One replicated disk.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use understudy_ids::{
-    DiskName, Generation, HostName, ItemName, MachineName, NetworkName, PointSeq, RunId, Uuid,
+    DiskName, Generation, HostName, ItemName, MachineName, NetworkName, PointSeq, PolicyName, RunId, Uuid,
 };
 use understudy_replication::ReplicationSettings;
 
@@ -33,6 +33,7 @@ pub struct ItemRecord {
     /// The disks that are replicated.
     pub disks: Vec<DiskName>,
     /// Between the starts of two replication cycles.
+    pub policy: PolicyName,
     pub interval: Duration,
     pub settings: ReplicationSettings,
     /// Of the standby host's sink.
@@ -204,6 +205,7 @@ impl AtHost<'_> {
             peer_endpoint: self.item.peer_endpoint.clone(),
             interval: self.item.interval,
             settings: self.item.settings.clone(),
+            policy: Some(self.item.policy.clone()),
         }));
         let disks: Vec<&str> = self.item.disks.iter().map(DiskName::as_str).collect();
         // Names of disks may be many, and keys are short.

@@ -9,7 +9,7 @@
 //!   clock + last point ──▶ rpo::assess ──▶ health and its reasons ──▶ alert::Alerts ──▶ what is raised, without flapping
 //!   clock + last freeze ──▶ at_rest::due_in ──▶ when the guest is brought to rest next
 //!   receipts ──▶ history::RpoHistory ──▶ percentiles of the last hour and day
-//!   policy ──▶ settings::ReplicationSettings ──▶ how each cycle is made and sent
+//!   policy ──▶ settings::ReplicationSettings ──▶ how each cycle is made and sent; bandwidth::Bucket ──▶ when
 //! ```
 //!
 //! Everything here is a pure function of its arguments: no clock, no randomness, no I/O, no logging. The promise that
@@ -18,6 +18,7 @@
 
 pub mod alert;
 pub mod at_rest;
+pub mod bandwidth;
 pub mod change;
 pub mod cycle;
 pub mod digest;
@@ -28,8 +29,9 @@ pub mod rpo;
 pub mod scrub;
 pub mod settings;
 
+pub use bandwidth::Bandwidth;
 pub use cycle::{CheckpointName, CycleKind, CyclePlan, DiskPlan};
 pub use digest::{BlockDigest, DigestTree};
 pub use extents::{BLOCK_SIZE, RangeSet};
-pub use retention::RetentionPolicy;
+pub use retention::{RetentionPolicy, Tier};
 pub use settings::{AppConsistency, Compression, ReplicationSettings};

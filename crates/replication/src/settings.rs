@@ -10,6 +10,8 @@ use std::{ops::RangeInclusive, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use crate::bandwidth::Bandwidth;
+
 /// How points of an item are made and sent, beside how often.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -17,6 +19,7 @@ pub struct ReplicationSettings {
     pub compression: Compression,
     /// `None`: all points are crash-consistent.
     pub app_consistency: Option<AppConsistency>,
+    pub bandwidth: Bandwidth,
 }
 
 /// Whether blocks are compressed on the wire (R-REP-11).
@@ -74,11 +77,13 @@ impl ReplicationSettings {
                 AppConsistency::FREEZE_LIMITS,
             ));
         }
+        let within = |bad: BadSetting| BadSetting::new(format!("bandwidth.{}", bad.field), bad.why);
+        found.extend(self.bandwidth.problems().into_iter().map(within));
         found
     }
 }
 
-fn outside(field: &str, span: Duration, range: RangeInclusive<Duration>) -> Option<BadSetting> {
+pub(crate) fn outside(field: &str, span: Duration, range: RangeInclusive<Duration>) -> Option<BadSetting> {
     let seconds = |d: &Duration| d.as_secs_f64();
     (!range.contains(&span)).then(|| {
         let (least, most) = (seconds(range.start()), seconds(range.end()));
@@ -105,7 +110,7 @@ impl FromStr for Compression {
 }
 
 /// Spans as seconds, which is how everything else that people read in JSON has them.
-mod seconds {
+pub(crate) mod seconds {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -170,6 +175,11 @@ mod tests {
                     every: Duration::from_millis(every_ms),
                     freeze_limit: Duration::from_millis(freeze_ms),
                 }),
+                bandwidth: Bandwidth {
+                    otherwise: "5MiB".parse().unwrap(),
+                    windows: vec!["mon-fri 08:00-18:00 unlimited".parse().unwrap()],
+                    utc_offset_minutes: -60,
+                },
             };
             let text = serde_json::to_string(&settings).unwrap();
             prop_assert_eq!(serde_json::from_str::<ReplicationSettings>(&text).unwrap(), settings);

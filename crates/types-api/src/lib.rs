@@ -29,5 +29,5 @@ pub use any::{AnyError, MAX_ANY_BYTES, check_any, pack, unpack};
 pub use consistency::{consistency_from_wire, consistency_to_wire};
 pub use problem::{MAX_PROBLEM_TEXT, MAX_PROBLEMS, problem_from_wire, problem_to_wire};
 pub use prost_types::Any;
-pub use settings::{settings_from_wire, settings_to_wire};
+pub use settings::{settings_from_wire, settings_to_wire, tiers_from_wire, tiers_to_wire};
 pub use time::{InvalidTime, duration_from_wire, duration_to_wire, time_from_wire, time_to_wire};

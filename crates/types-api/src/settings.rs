@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use understudy_replication::{AppConsistency, Compression, ReplicationSettings, settings::BadSetting};
+use understudy_replication::{
+    AppConsistency, Bandwidth, Compression, ReplicationSettings, RetentionPolicy, Tier,
+    bandwidth::{Rate, Weekday, Window},
+    settings::BadSetting,
+};
 
 use crate::{duration_from_wire, duration_to_wire, v1};
 
@@ -12,18 +16,19 @@ pub fn settings_from_wire(
     wire: Option<v1::ReplicationSettings>,
     interval: Duration,
 ) -> Result<ReplicationSettings, Vec<BadSetting>> {
-    let v1::ReplicationSettings { compression, app_consistency } = wire.unwrap_or_default();
+    let v1::ReplicationSettings { compression, app_consistency, bandwidth } = wire.unwrap_or_default();
     let mut bad = Vec::new();
     let settings = ReplicationSettings {
         compression: keep(&mut bad, compression_from_wire(compression)).unwrap_or_default(),
         app_consistency: app_consistency.and_then(|wire| app_consistency_from_wire(&mut bad, wire)),
+        bandwidth: bandwidth_from_wire(&mut bad, bandwidth.unwrap_or_default()),
     };
     bad.extend(settings.problems(interval));
     if bad.is_empty() { Ok(settings) } else { Err(bad) }
 }
 
 pub fn settings_to_wire(settings: &ReplicationSettings) -> v1::ReplicationSettings {
-    let ReplicationSettings { compression, app_consistency } = settings;
+    let ReplicationSettings { compression, app_consistency, bandwidth } = settings;
     let app_consistency = app_consistency.map(|AppConsistency { every, freeze_limit }| v1::AppConsistency {
         every: Some(duration_to_wire(every)),
         freeze_limit: Some(duration_to_wire(freeze_limit)),
@@ -32,7 +37,63 @@ pub fn settings_to_wire(settings: &ReplicationSettings) -> v1::ReplicationSettin
         Compression::Auto => v1::Compression::Auto,
         Compression::Off => v1::Compression::Off,
     };
-    v1::ReplicationSettings { compression: compression.into(), app_consistency }
+    let bandwidth = Some(bandwidth_to_wire(bandwidth));
+    v1::ReplicationSettings { compression: compression.into(), app_consistency, bandwidth }
+}
+
+fn bandwidth_to_wire(Bandwidth { otherwise, windows, utc_offset_minutes }: &Bandwidth) -> v1::Bandwidth {
+    let window = |Window { days, from_minute, to_minute, rate }: &Window| v1::BandwidthWindow {
+        days: days.iter().map(|day| *day as i32 + 1).collect(),
+        from_minute: *from_minute,
+        to_minute: *to_minute,
+        bytes_per_s: rate.0.unwrap_or(0),
+    };
+    v1::Bandwidth {
+        bytes_per_s: otherwise.0.unwrap_or(0),
+        windows: windows.iter().map(window).collect(),
+        utc_offset_minutes: *utc_offset_minutes,
+    }
+}
+
+/// The bounds are checked with those of all settings; lists are cut where they are too long for them.
+fn bandwidth_from_wire(bad: &mut Vec<BadSetting>, wire: v1::Bandwidth) -> Bandwidth {
+    let v1::Bandwidth { bytes_per_s, windows, utc_offset_minutes } = wire;
+    let rate = |bytes_per_s: u64| Rate((bytes_per_s != 0).then_some(bytes_per_s));
+    let mut read = Vec::new();
+    for (n, window) in windows.into_iter().take(Bandwidth::MAX_WINDOWS + 1).enumerate() {
+        let v1::BandwidthWindow { days, from_minute, to_minute, bytes_per_s } = window;
+        let day = |day: &i32| usize::try_from(*day - 1).ok().and_then(|n| Weekday::ALL.get(n).copied());
+        let known: Option<Vec<Weekday>> = days.iter().take(8).map(day).collect();
+        if known.is_none() {
+            bad.push(BadSetting::new(format!("bandwidth.windows[{n}].days"), "name a day that is none"));
+        }
+        let days = known.unwrap_or_else(|| Weekday::ALL.to_vec());
+        read.push(Window { days, from_minute, to_minute, rate: rate(bytes_per_s) });
+    }
+    Bandwidth { otherwise: rate(bytes_per_s), windows: read, utc_offset_minutes }
+}
+
+/// # Errors
+/// With every tier that is malformed. Its bounds are those of the whole [`RetentionPolicy`].
+pub fn tiers_from_wire(wire: &[v1::RetentionTier]) -> Result<Vec<Tier>, Vec<BadSetting>> {
+    let mut bad = Vec::new();
+    let mut tiers = Vec::new();
+    // One more than allowed is enough to be refused.
+    for (n, v1::RetentionTier { every, age }) in wire.iter().take(RetentionPolicy::MAX_TIERS + 1).enumerate()
+    {
+        let every = keep(&mut bad, span(&format!("keep_tiers[{n}].every"), *every));
+        let age = keep(&mut bad, span(&format!("keep_tiers[{n}].age"), *age));
+        tiers.extend(every.zip(age).map(|(every, age)| Tier { every, age }));
+    }
+    if bad.is_empty() { Ok(tiers) } else { Err(bad) }
+}
+
+pub fn tiers_to_wire(tiers: &[Tier]) -> Vec<v1::RetentionTier> {
+    let to_wire = |Tier { every, age }: &Tier| v1::RetentionTier {
+        every: Some(duration_to_wire(*every)),
+        age: Some(duration_to_wire(*age)),
+    };
+    tiers.iter().map(to_wire).collect()
 }
 
 fn keep<T>(bad: &mut Vec<BadSetting>, value: Result<T, BadSetting>) -> Option<T> {
@@ -77,6 +138,11 @@ mod tests {
                 every: Duration::from_secs(3600),
                 freeze_limit: Duration::from_millis(2500),
             }),
+            bandwidth: Bandwidth {
+                otherwise: "5MiB".parse().unwrap(),
+                windows: vec!["sat,sun 22:00-06:00 unlimited".parse().unwrap()],
+                utc_offset_minutes: 120,
+            },
         }
     }
 
@@ -90,6 +156,18 @@ mod tests {
         assert_eq!(read.app_consistency.unwrap().freeze_limit, AppConsistency::FREEZE_LIMIT);
     }
 
+    #[test]
+    fn tiers_go_out_and_come_in_alike_and_endless_lists_are_cut() {
+        let tier = Tier { every: MINUTE, age: Duration::from_secs(86_400) };
+        let wire = tiers_to_wire(&[tier; 3]);
+        assert_eq!(tiers_from_wire(&wire), Ok(vec![tier; 3]));
+        let many = vec![wire[0]; 100_000];
+        assert_eq!(tiers_from_wire(&many).unwrap().len(), RetentionPolicy::MAX_TIERS + 1);
+        let bad = tiers_from_wire(&[wire[0], v1::RetentionTier::default()]).unwrap_err();
+        let fields: Vec<_> = bad.into_iter().map(|b| b.field).collect();
+        assert_eq!(fields, ["keep_tiers[1].every", "keep_tiers[1].age"]);
+    }
+
     /// R-REP-1: all problems at once.
     #[test]
     fn everything_that_is_wrong_is_told_at_once() {
@@ -99,9 +177,16 @@ mod tests {
                 every: None,
                 freeze_limit: Some(prost_types::Duration { seconds: -1, nanos: 0 }),
             }),
+            bandwidth: Some(v1::Bandwidth {
+                bytes_per_s: 1,
+                windows: vec![v1::BandwidthWindow { days: vec![0], ..Default::default() }; 3],
+                utc_offset_minutes: 0,
+            }),
         };
         let bad = settings_from_wire(Some(wire), MINUTE).unwrap_err();
         let fields: Vec<_> = bad.into_iter().map(|b| b.field).collect();
-        assert_eq!(fields, ["compression", "app_consistency.every", "app_consistency.freeze_limit"]);
+        assert_eq!(fields[..3], ["compression", "app_consistency.every", "app_consistency.freeze_limit"]);
+        assert_eq!(fields[3..6], [0, 1, 2].map(|n| format!("bandwidth.windows[{n}].days")));
+        assert_eq!(fields[6..], ["bandwidth.otherwise"]);
     }
 }

@@ -3,7 +3,7 @@ use understudy_recovery_api::{
     request::{CreatePolicy, PolicySettings},
     view::Policy as View,
 };
-use understudy_replication::{AppConsistency, ReplicationSettings};
+use understudy_replication::{AppConsistency, Bandwidth, ReplicationSettings, Tier};
 
 use super::{all, request_id};
 use crate::{
@@ -13,12 +13,23 @@ use crate::{
 
 pub async fn run(client: &RecoveryClient, format: Format, verb: Policy) -> anyhow::Result<()> {
     let policy = match verb {
-        Policy::Create { policy, interval, rpo, keep, keep_age, shutdown_grace, power_off, replication } => {
+        Policy::Create {
+            policy,
+            interval,
+            rpo,
+            keep,
+            keep_age,
+            keep_tier,
+            shutdown_grace,
+            power_off,
+            replication,
+        } => {
             let settings = PolicySettings {
                 interval,
                 rpo_objective: rpo.unwrap_or(interval * 3),
                 keep_count: keep,
                 keep_age,
+                keep_tiers: keep_tier,
                 shutdown_grace,
                 power_off_after_grace: power_off,
                 replication: settings(replication),
@@ -35,9 +46,21 @@ pub async fn run(client: &RecoveryClient, format: Format, verb: Policy) -> anyho
 }
 
 fn settings(args: ReplicationArgs) -> ReplicationSettings {
-    let ReplicationArgs { compression, app_consistent_every, freeze_limit } = args;
+    let ReplicationArgs {
+        compression,
+        app_consistent_every,
+        freeze_limit,
+        bandwidth,
+        bandwidth_window,
+        bandwidth_utc_offset,
+    } = args;
     let app_consistency = app_consistent_every.map(|every| AppConsistency { every, freeze_limit });
-    ReplicationSettings { compression, app_consistency }
+    let bandwidth = Bandwidth {
+        otherwise: bandwidth,
+        windows: bandwidth_window,
+        utc_offset_minutes: bandwidth_utc_offset,
+    };
+    ReplicationSettings { compression, app_consistency, bandwidth }
 }
 
 fn table(policies: &[View]) -> comfy_table::Table {
@@ -65,6 +88,7 @@ fn details(policy: &View) -> comfy_table::Table {
         ("keeps points", keeps(s)),
         ("app-consistent", app_consistency(s.replication.app_consistency)),
         ("compression", s.replication.compression.as_str().to_owned()),
+        ("bandwidth", bandwidth(&s.replication.bandwidth)),
         ("shutdown grace", output::span(s.shutdown_grace)),
         ("after grace", after_grace(s).to_owned()),
         ("created", output::time(policy.create_time)),
@@ -72,11 +96,24 @@ fn details(policy: &View) -> comfy_table::Table {
 }
 
 fn keeps(settings: &PolicySettings) -> String {
-    format!("{} or {}", settings.keep_count, output::span(settings.keep_age))
+    let mut text = format!("{} or {}", settings.keep_count, output::span(settings.keep_age));
+    for Tier { every, age } in &settings.keep_tiers {
+        text += &format!(", one per {} for {}", output::span(*every), output::span(*age));
+    }
+    text
 }
 
 fn after_grace(settings: &PolicySettings) -> &'static str {
     if settings.power_off_after_grace { "power off" } else { "stop the run" }
+}
+
+fn bandwidth(limit: &Bandwidth) -> String {
+    let Bandwidth { otherwise, windows, utc_offset_minutes } = limit;
+    if windows.is_empty() {
+        return otherwise.to_string();
+    }
+    let windows: Vec<String> = windows.iter().map(ToString::to_string).collect();
+    format!("{}; otherwise {otherwise}; UTC {utc_offset_minutes:+} min", windows.join("; "))
 }
 
 fn app_consistency(asked: Option<AppConsistency>) -> String {

@@ -4,8 +4,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde::Serialize;
 use understudy_ids::{DiskName, HostName, ItemName, PointSeq, PolicyName};
-use understudy_replication::{ReplicationSettings, settings::BadSetting};
-use understudy_types_api::{duration_to_wire, settings_from_wire, settings_to_wire};
+use understudy_replication::{ReplicationSettings, RetentionPolicy, Tier, settings::BadSetting};
+use understudy_types_api::{
+    duration_to_wire, settings_from_wire, settings_to_wire, tiers_from_wire, tiers_to_wire,
+};
 
 use crate::{
     Resource,
@@ -17,10 +19,6 @@ use crate::{
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const SECOND: Duration = Duration::from_secs(1);
-/// The most points that a policy may keep.
-const MAX_KEEP_COUNT: u32 = 1000;
-/// The longest age that a policy may keep points for.
-const MAX_KEEP_AGE: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 /// The most disks that a request may exclude.
 const MAX_DISKS: usize = 256;
 
@@ -33,10 +31,12 @@ pub struct PolicySettings {
     /// Alert threshold of health, at least the interval.
     #[serde(serialize_with = "encode::seconds")]
     pub rpo_objective: Duration,
-    /// 1 to 1000.
+    /// 1 to 1000, with all that tiers keep.
     pub keep_count: u32,
     #[serde(serialize_with = "encode::seconds")]
     pub keep_age: Duration,
+    /// What is kept beyond count and age.
+    pub keep_tiers: Vec<Tier>,
     /// How long a guest may take to shut down in a planned failover.
     #[serde(serialize_with = "encode::seconds")]
     pub shutdown_grace: Duration,
@@ -89,6 +89,7 @@ pub(crate) fn policy_to_wire(settings: &PolicySettings) -> v1::Policy {
         rpo_objective,
         keep_count,
         keep_age,
+        keep_tiers,
         shutdown_grace,
         power_off_after_grace,
         replication,
@@ -103,6 +104,7 @@ pub(crate) fn policy_to_wire(settings: &PolicySettings) -> v1::Policy {
         power_off_after_grace: *power_off_after_grace,
         create_time: None,
         replication: Some(settings_to_wire(replication)),
+        keep_tiers: tiers_to_wire(keep_tiers),
     }
 }
 
@@ -114,24 +116,32 @@ pub(crate) fn settings(checks: &mut Checks, policy: v1::Policy) -> Option<Policy
     {
         checks.refuse("policy.rpo_objective", "is shorter than the interval, so it could never be met");
     }
-    if !(1..=MAX_KEEP_COUNT).contains(&policy.keep_count) {
-        checks.refuse(
-            "policy.keep_count",
-            format!("is {}, it must lie between 1 and {MAX_KEEP_COUNT}", policy.keep_count),
-        );
-    }
-    let keep_age = checks.span("policy.keep_age", policy.keep_age, SECOND..=MAX_KEEP_AGE);
+    let retention = retention(checks, &policy);
     let shutdown_grace = checks.span("policy.shutdown_grace", policy.shutdown_grace, Duration::ZERO..=DAY);
     let replication = replication(checks, policy.replication, interval);
     Some(PolicySettings {
         interval: interval?,
         rpo_objective: rpo_objective?,
         keep_count: policy.keep_count,
-        keep_age: keep_age?,
+        keep_age: retention.as_ref()?.keep_age?,
+        keep_tiers: retention?.tiers,
         shutdown_grace: shutdown_grace?,
         power_off_after_grace: policy.power_off_after_grace,
         replication: replication?,
     })
+}
+
+fn retention(checks: &mut Checks, policy: &v1::Policy) -> Option<RetentionPolicy> {
+    let keep_age = checks.span("policy.keep_age", policy.keep_age, Duration::ZERO..=Duration::MAX);
+    let tiers = tiers_from_wire(&policy.keep_tiers).map_err(|bad| refuse_all(checks, "policy", bad)).ok();
+    let keep_count = Some(policy.keep_count);
+    let retention = RetentionPolicy { keep_count, keep_age, tiers: tiers.unwrap_or_default() };
+    refuse_all(checks, "policy", retention.problems());
+    Some(retention)
+}
+
+fn refuse_all(checks: &mut Checks, within: &str, bad: Vec<BadSetting>) {
+    bad.into_iter().for_each(|b| checks.refuse(format!("{within}.{}", b.field), b.why));
 }
 
 /// Where the interval is not known, for it is wrong itself, the shortest stands in.
@@ -140,10 +150,8 @@ fn replication(
     wire: Option<understudy_types_api::v1::ReplicationSettings>,
     interval: Option<Duration>,
 ) -> Option<ReplicationSettings> {
-    let refuse = |bad: Vec<BadSetting>| {
-        bad.into_iter().for_each(|b| checks.refuse(format!("policy.replication.{}", b.field), b.why));
-    };
-    settings_from_wire(wire, interval.unwrap_or(SECOND)).map_err(refuse).ok()
+    let settings = settings_from_wire(wire, interval.unwrap_or(SECOND));
+    settings.map_err(|bad| refuse_all(checks, "policy.replication", bad)).ok()
 }
 
 /// Turns replication of a machine on (R-REP-1).
@@ -308,7 +316,7 @@ impl ScrubItem {
 
 #[cfg(test)]
 mod tests {
-    use understudy_replication::{AppConsistency, Compression};
+    use understudy_replication::{AppConsistency, Bandwidth, Compression};
 
     use super::*;
 
@@ -318,11 +326,13 @@ mod tests {
             rpo_objective: Duration::from_secs(15),
             keep_count: 8,
             keep_age: DAY,
+            keep_tiers: vec![Tier { every: Duration::from_secs(3600), age: 7 * DAY }],
             shutdown_grace: Duration::from_secs(60),
             power_off_after_grace: true,
             replication: ReplicationSettings {
                 compression: Compression::Off,
                 app_consistency: Some(app_consistency(60)),
+                bandwidth: Bandwidth { otherwise: "5MiB".parse().unwrap(), ..Bandwidth::default() },
             },
         }
     }
@@ -353,12 +363,21 @@ mod tests {
             PolicySettings { replication: replication(app_consistency(4)), ..policy() },
             PolicySettings { replication: replication(app_consistency(365 * 86_400)), ..policy() },
             PolicySettings { replication: replication(frozen_for_long), ..policy() },
+            PolicySettings {
+                replication: ReplicationSettings {
+                    bandwidth: Bandwidth { utc_offset_minutes: 1000, ..Bandwidth::default() },
+                    ..ReplicationSettings::default()
+                },
+                ..policy()
+            },
             PolicySettings { interval: Duration::ZERO, ..policy() },
             PolicySettings { interval: 2 * DAY, rpo_objective: 3 * DAY, ..policy() },
             PolicySettings { rpo_objective: Duration::from_secs(4), ..policy() },
             PolicySettings { keep_count: 0, ..policy() },
             PolicySettings { keep_count: 1001, ..policy() },
             PolicySettings { keep_age: Duration::ZERO, ..policy() },
+            PolicySettings { keep_tiers: vec![Tier { every: DAY, age: SECOND }], ..policy() },
+            PolicySettings { keep_tiers: vec![Tier { every: SECOND, age: DAY }], ..policy() },
             PolicySettings { shutdown_grace: 2 * DAY, ..policy() },
         ];
         for settings in bad {

@@ -139,7 +139,7 @@ impl<'a> Subject<'a> {
     pub fn prepare_replica(&self) -> AgentWork {
         let sizes = self.view.machine.disks.iter().filter(|disk| self.view.disks.contains(&disk.name));
         let disks = sizes.map(|d| DiskSize { name: d.name.clone(), size_bytes: d.size_bytes }).collect();
-        AgentWork::PrepareReplica { disks, retention: self.view.policy.retention }
+        AgentWork::PrepareReplica { disks, retention: self.view.policy.retention.clone() }
     }
 
     pub fn start_replication(&self, peer: &HostName, peer_endpoint: &str) -> AgentWork {
@@ -150,6 +150,7 @@ impl<'a> Subject<'a> {
             peer_endpoint: peer_endpoint.to_owned(),
             interval: self.view.policy.interval,
             settings: self.view.policy.settings.clone(),
+            policy: Some(self.view.policy.name.clone()),
         }))
     }
 

@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use understudy_ids::{
     Consistency, DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq,
-    Problem, UnixMicros,
+    PolicyName, Problem, UnixMicros,
 };
 use understudy_replication::{ReplicationSettings, RetentionPolicy};
 
@@ -85,6 +85,7 @@ pub struct NicView {
 /// What the planner needs of a replication policy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PolicyView {
+    pub name: PolicyName,
     pub interval: Duration,
     pub settings: ReplicationSettings,
     pub retention: RetentionPolicy,

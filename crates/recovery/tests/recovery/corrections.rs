@@ -58,6 +58,7 @@ fn scene() -> Scene {
             standby_host: alpha(),
             machine: "web1".parse().unwrap(),
             disks: vec!["vda".parse().unwrap()],
+            policy: "gold".parse().unwrap(),
             interval: Duration::from_secs(5),
             settings: ReplicationSettings { compression: Compression::Off, ..ReplicationSettings::default() },
             peer_endpoint: "https://10.0.0.1:7443".to_owned(),

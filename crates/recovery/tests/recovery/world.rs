@@ -98,9 +98,14 @@ fn view(name: &str, disks: &[&str], last_octet: u8) -> ItemView {
         standby_host: bravo(),
         disks: disks.iter().map(|disk| disk.parse().unwrap()).collect(),
         policy: PolicyView {
+            name: "gold".parse().unwrap(),
             interval: Duration::from_secs(5),
             settings: ReplicationSettings { compression: Compression::Off, ..ReplicationSettings::default() },
-            retention: RetentionPolicy { keep_count: Some(24), keep_age: Some(Duration::from_secs(86_400)) },
+            retention: RetentionPolicy {
+                keep_count: Some(24),
+                keep_age: Some(Duration::from_secs(86_400)),
+                tiers: Vec::new(),
+            },
             shutdown_grace: Duration::from_secs(60),
             power_off_after_grace: true,
         },

@@ -1,6 +1,6 @@
 //! What the store promises when nothing fails but its callers.
 
-use std::{collections::BTreeMap, process::Command};
+use std::{collections::BTreeMap, process::Command, time::Duration};
 
 use crate::support::*;
 use understudy_ids::{UnixMicros, Uuid};
@@ -10,7 +10,7 @@ use understudy_replica_store::{
 use understudy_replication::{
     cycle::{CheckpointName, TargetHas},
     digest::BlockDigest,
-    retention::{RetentionPolicy, expired},
+    retention::{RetentionPolicy, Tier, expired},
 };
 
 struct Lab {
@@ -164,9 +164,9 @@ fn r_rep_4_retention_merges_and_tests_hold_their_points() {
     assert!(matches!(lab.store.merge_away(&item(), seq(6)), Err(StoreError::Pinned { .. })));
     assert_eq!(lab.store.merge_oldest(&item()).unwrap(), None);
 
-    let policy = RetentionPolicy { keep_count: Some(1), keep_age: None };
+    let policy = RetentionPolicy { keep_count: Some(1), ..RetentionPolicy::default() };
     let leaving =
-        |lab: &Lab| expired(&lab.store.retention_facts(&item()).unwrap(), policy, UnixMicros::new(0));
+        |lab: &Lab| expired(&lab.store.retention_facts(&item()).unwrap(), &policy, UnixMicros::new(0));
     assert_eq!(leaving(&lab), [seq(4), seq(5)]);
     for point in leaving(&lab) {
         lab.store.merge_away(&item(), point).unwrap();
@@ -191,6 +191,21 @@ fn r_rep_4_retention_merges_and_tests_hold_their_points() {
     assert_eq!(lab.listed(), [7]);
     assert_points(&lab.store, &lab.model, true);
     let lab = lab.reopened();
+    assert_points(&lab.store, &lab.model, true);
+}
+
+/// R-REP-4: what tiers thin out is merged, and what they keep is whole.
+#[test]
+fn r_rep_4_tiers_thin_out_a_real_chain() {
+    let lab = Lab::new(12);
+    // Points of the lab are a microsecond apart.
+    let tier = Tier { every: Duration::from_micros(4), age: Duration::from_micros(100) };
+    let policy = RetentionPolicy { keep_count: Some(2), keep_age: None, tiers: vec![tier] };
+    let facts = lab.store.retention_facts(&item()).unwrap();
+    for point in expired(&facts, &policy, UnixMicros::new(100)) {
+        lab.store.merge_away(&item(), point).unwrap();
+    }
+    assert_eq!(lab.listed(), [1, 4, 8, 11, 12]);
     assert_points(&lab.store, &lab.model, true);
 }
 

@@ -17,7 +17,8 @@ use std::{
 };
 
 use understudy_ids::{
-    DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq, RunId,
+    DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq, PolicyName,
+    RunId,
 };
 use understudy_replication::{ReplicationSettings, RetentionPolicy};
 use understudy_types_api::{Any, pack, unpack};
@@ -157,6 +158,8 @@ pub struct StartReplication {
     pub peer_endpoint: String,
     pub interval: Duration,
     pub settings: ReplicationSettings,
+    /// Which policy it follows; its items share what may be sent.
+    pub policy: Option<PolicyName>,
 }
 
 /// An address that the test network's DHCP gives to one Ethernet address.

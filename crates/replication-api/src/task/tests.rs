@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use understudy_ids::{Generation, PointSeq, Uuid};
-use understudy_replication::{AppConsistency, Compression};
+use understudy_replication::{AppConsistency, Bandwidth, Compression, Tier};
 
 use super::*;
 use crate::v1::{self, agent_task::Action as Wire};
@@ -24,7 +24,11 @@ fn all() -> Vec<Action> {
     vec![
         Action::PrepareReplica {
             disks: vec![DiskSize { name: "vda".parse().unwrap(), size: 1 << 40 }],
-            retention: RetentionPolicy { keep_count: Some(5), keep_age: None },
+            retention: RetentionPolicy {
+                keep_count: Some(5),
+                keep_age: None,
+                tiers: vec![Tier { every: Duration::from_secs(3600), age: Duration::from_secs(86_400) }],
+            },
         },
         Action::StartReplication(StartReplication {
             machine: machine.clone(),
@@ -38,7 +42,9 @@ fn all() -> Vec<Action> {
                     every: Duration::from_secs(600),
                     freeze_limit: Duration::from_secs(5),
                 }),
+                bandwidth: Bandwidth { otherwise: "5MiB".parse().unwrap(), ..Bandwidth::default() },
             },
+            policy: Some("gold".parse().unwrap()),
         }),
         Action::StopReplication { forget: true },
         Action::RemoveReplica,
@@ -104,6 +110,11 @@ fn tasks_outside_the_contract_are_refused_by_field() {
         change(&mut start);
         wire(Wire::StartReplication(start))
     };
+    let prepare = |change: fn(&mut v1::Retention)| {
+        let Wire::PrepareReplica(mut prepare) = Wire::from(all()[0].clone()) else { unreachable!() };
+        change(prepare.retention.as_mut().unwrap());
+        wire(Wire::PrepareReplica(prepare))
+    };
     let cases = [
         (v1::AgentTask { item: "../web1".into(), ..wire(Wire::CommitItem(v1::CommitItem {})) }, "item"),
         (v1::AgentTask { generation: 0, ..wire(Wire::CommitItem(v1::CommitItem {})) }, "generation"),
@@ -111,6 +122,8 @@ fn tasks_outside_the_contract_are_refused_by_field() {
         (v1::AgentTask { action: None, ..v1::AgentTask::from(task(Action::CommitItem)) }, "action"),
         (wire(Wire::VerifyPoint(v1::VerifyPoint { seq: 0 })), "verify_point.seq"),
         (wire(Wire::PrepareReplica(v1::PrepareReplica::default())), "prepare_replica.disks"),
+        (prepare(|r| r.keep_tiers[0].age = None), "prepare_replica.retention.keep_tiers"),
+        (prepare(|r| r.keep_count = 5000), "prepare_replica.retention.policy"),
         (wire(Wire::SyncFinal(v1::SyncFinal { machine: "a b".into() })), "sync_final.machine"),
         (start(|s| s.interval = None), "start_replication.interval"),
         (
@@ -118,6 +131,7 @@ fn tasks_outside_the_contract_are_refused_by_field() {
             "start_replication.interval",
         ),
         (start(|s| s.settings.as_mut().unwrap().compression = 9), "start_replication.settings"),
+        (start(|s| s.policy = "../gold".into()), "start_replication.policy"),
         (start(|s| s.peer_endpoint = "http://x:1".into()), "start_replication.peer_endpoint"),
         (start(|s| s.peer_host = "bravo-h1".into()), "start_replication.peer_host"),
         (start(|s| s.disks = vec!["vda".into(), "/dev/sda".into()]), "start_replication.disks[1]"),

@@ -6,8 +6,10 @@ use std::{
 };
 
 use understudy_ids::{Generation, NetworkName, PointSeq};
-use understudy_replication::{ReplicationSettings, RetentionPolicy};
-use understudy_types_api::{duration_to_wire, settings_from_wire, settings_to_wire};
+use understudy_replication::{ReplicationSettings, RetentionPolicy, settings::BadSetting};
+use understudy_types_api::{
+    duration_to_wire, settings_from_wire, settings_to_wire, tiers_from_wire, tiers_to_wire,
+};
 
 use super::{Action, AgentTask, DhcpReservation, DiskSize, StartReplication};
 use crate::{
@@ -127,14 +129,28 @@ fn prepare_replica(wire: v1::PrepareReplica) -> Result<Action, Invalid> {
     if disks.is_empty() {
         return Err(Invalid::new("disks", "is empty: a machine without disks cannot be replicated"));
     }
-    let v1::Retention { keep_count, keep_age } = retention.unwrap_or_default();
-    let keep_age = span_optional("retention.keep_age", keep_age)?.filter(|age| !age.is_zero());
-    let retention = RetentionPolicy { keep_count: (keep_count != 0).then_some(keep_count), keep_age };
+    let retention = retention_of(retention.unwrap_or_default()).map_err(|e| e.within("retention"))?;
     Ok(Action::PrepareReplica { disks, retention })
 }
 
+fn retention_of(wire: v1::Retention) -> Result<RetentionPolicy, Invalid> {
+    let v1::Retention { keep_count, keep_age, keep_tiers } = wire;
+    let keep_age = span_optional("keep_age", keep_age)?.filter(|age| !age.is_zero());
+    let tiers = tiers_from_wire(&keep_tiers).map_err(|bad| of_settings("keep_tiers", &bad))?;
+    let keep_count = (keep_count != 0).then_some(keep_count);
+    let retention = RetentionPolicy { keep_count, keep_age, tiers };
+    let bad = retention.problems();
+    if bad.is_empty() { Ok(retention) } else { Err(of_settings("policy", &bad)) }
+}
+
+/// All of them in one sentence.
+fn of_settings(field: &str, bad: &[BadSetting]) -> Invalid {
+    let all: Vec<_> = bad.iter().map(ToString::to_string).collect();
+    Invalid::new(field, all.join("; "))
+}
+
 fn start_replication(wire: v1::StartReplication) -> Result<Action, Invalid> {
-    let v1::StartReplication { machine, disks, peer_host, peer_endpoint, interval, settings } = wire;
+    let v1::StartReplication { machine, disks, peer_host, peer_endpoint, interval, settings, policy } = wire;
     let interval = span("interval", interval)?;
     if !INTERVALS.contains(&interval) {
         return Err(Invalid::new("interval", format!("{interval:?} is outside 100 ms to 24 h")));
@@ -153,6 +169,7 @@ fn start_replication(wire: v1::StartReplication) -> Result<Action, Invalid> {
         peer_endpoint,
         interval,
         settings: settings_of(settings, interval)?,
+        policy: parse_optional("policy", &policy)?,
     }))
 }
 
@@ -160,10 +177,7 @@ fn settings_of(
     wire: Option<understudy_types_api::v1::ReplicationSettings>,
     interval: Duration,
 ) -> Result<ReplicationSettings, Invalid> {
-    settings_from_wire(wire, interval).map_err(|bad| {
-        let all: Vec<_> = bad.iter().map(ToString::to_string).collect();
-        Invalid::new("settings", all.join("; "))
-    })
+    settings_from_wire(wire, interval).map_err(|bad| of_settings("settings", &bad))
 }
 
 fn probe_machine(wire: v1::ProbeMachine) -> Result<Action, Invalid> {
@@ -226,7 +240,7 @@ impl From<AgentTask> for v1::AgentTask {
 impl From<Action> for WireAction {
     fn from(action: Action) -> Self {
         match action {
-            Action::PrepareReplica { disks, retention: RetentionPolicy { keep_count, keep_age } } => {
+            Action::PrepareReplica { disks, retention: RetentionPolicy { keep_count, keep_age, tiers } } => {
                 Self::PrepareReplica(v1::PrepareReplica {
                     disks: disks
                         .into_iter()
@@ -235,6 +249,7 @@ impl From<Action> for WireAction {
                     retention: Some(v1::Retention {
                         keep_count: keep_count.unwrap_or(0),
                         keep_age: keep_age.map(duration_to_wire),
+                        keep_tiers: tiers_to_wire(&tiers),
                     }),
                 })
             }
@@ -245,6 +260,7 @@ impl From<Action> for WireAction {
                 peer_endpoint,
                 interval,
                 settings,
+                policy,
             }) => Self::StartReplication(v1::StartReplication {
                 machine: machine.into(),
                 disks: disks.into_iter().map(String::from).collect(),
@@ -252,6 +268,7 @@ impl From<Action> for WireAction {
                 peer_endpoint,
                 interval: Some(duration_to_wire(interval)),
                 settings: Some(settings_to_wire(&settings)),
+                policy: policy.map(String::from).unwrap_or_default(),
             }),
             Action::StopReplication { forget } => Self::StopReplication(v1::StopReplication { forget }),
             Action::RemoveReplica => Self::RemoveReplica(v1::RemoveReplica {}),

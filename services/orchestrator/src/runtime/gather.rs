@@ -161,13 +161,15 @@ fn machine_view(machine: &Machine) -> MachineView {
     }
 }
 
-fn policy_view(Policy { settings, .. }: &Policy) -> PolicyView {
+fn policy_view(Policy { name, settings, .. }: &Policy) -> PolicyView {
     PolicyView {
+        name: name.clone(),
         interval: settings.interval,
         settings: settings.replication.clone(),
         retention: RetentionPolicy {
             keep_count: Some(settings.keep_count),
             keep_age: Some(settings.keep_age),
+            tiers: settings.keep_tiers.clone(),
         },
         shutdown_grace: settings.shutdown_grace,
         power_off_after_grace: settings.power_off_after_grace,

@@ -396,6 +396,7 @@ fn stand_in(name: &PolicyName) -> Policy {
             rpo_objective: second,
             keep_count: 1,
             keep_age: second,
+            keep_tiers: Vec::new(),
             shutdown_grace: second,
             power_off_after_grace: false,
             replication: Default::default(),

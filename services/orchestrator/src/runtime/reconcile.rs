@@ -115,6 +115,7 @@ async fn item_records(
             standby_host: item.standby_host.clone(),
             machine: item.machine.name,
             disks: item.disks,
+            policy: policy.name,
             interval: policy.settings.interval,
             settings: policy.settings.replication,
             peer_endpoint: standby.sink_endpoint.clone(),

@@ -73,7 +73,8 @@ fn agent_action(work: &AgentWork) -> Result<agent::Action, Unsendable> {
             retention,
         },
         AgentWork::StartReplication(asked) => {
-            let StartReplication { machine, disks, peer_host, peer_endpoint, interval, settings } = *asked;
+            let StartReplication { machine, disks, peer_host, peer_endpoint, interval, settings, policy } =
+                *asked;
             Wire::StartReplication(agent::StartReplication {
                 machine,
                 disks,
@@ -81,6 +82,7 @@ fn agent_action(work: &AgentWork) -> Result<agent::Action, Unsendable> {
                 peer_endpoint,
                 interval,
                 settings,
+                policy,
             })
         }
         AgentWork::StopReplication { forget } => Wire::StopReplication { forget },

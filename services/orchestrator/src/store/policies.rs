@@ -6,7 +6,7 @@ use sqlx::{FromRow, PgConnection, types::Json};
 use time::OffsetDateTime;
 use understudy_ids::PolicyName;
 use understudy_recovery_api::{request::PolicySettings, view::Policy};
-use understudy_replication::ReplicationSettings;
+use understudy_replication::{ReplicationSettings, Tier};
 
 use super::{Failure, micros, read};
 
@@ -17,6 +17,7 @@ struct Row {
     rpo_objective_ms: i64,
     keep_count: i32,
     keep_age_ms: i64,
+    keep_tiers: Json<Vec<Tier>>,
     shutdown_grace_ms: i64,
     power_off_after_grace: bool,
     replication: Json<ReplicationSettings>,
@@ -42,6 +43,7 @@ impl TryFrom<Row> for Policy {
                 rpo_objective: from_ms(row.rpo_objective_ms)?,
                 keep_count: read("policies", u32::try_from(row.keep_count))?,
                 keep_age: from_ms(row.keep_age_ms)?,
+                keep_tiers: row.keep_tiers.0,
                 shutdown_grace: from_ms(row.shutdown_grace_ms)?,
                 power_off_after_grace: row.power_off_after_grace,
                 replication: row.replication.0,
@@ -59,8 +61,8 @@ pub async fn insert(
 ) -> Result<bool, Failure> {
     let done = sqlx::query(
         "INSERT INTO policies (name, interval_ms, rpo_objective_ms, keep_count, keep_age_ms, shutdown_grace_ms,
-                               power_off_after_grace, replication)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
+                               power_off_after_grace, replication, keep_tiers)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
     )
     .bind(name.as_str())
     .bind(to_ms(settings.interval))
@@ -70,6 +72,7 @@ pub async fn insert(
     .bind(to_ms(settings.shutdown_grace))
     .bind(settings.power_off_after_grace)
     .bind(Json(&settings.replication))
+    .bind(Json(&settings.keep_tiers))
     .execute(tx)
     .await?;
     Ok(done.rows_affected() == 1)
@@ -77,7 +80,7 @@ pub async fn insert(
 
 const COLUMNS_BY_NAME: &str =
     "SELECT name, interval_ms, rpo_objective_ms, keep_count, keep_age_ms, shutdown_grace_ms,
-    power_off_after_grace, replication, created FROM policies WHERE name = $1";
+    power_off_after_grace, replication, keep_tiers, created FROM policies WHERE name = $1";
 
 pub async fn get(conn: &mut PgConnection, name: &PolicyName) -> Result<Option<Policy>, Failure> {
     let row: Option<Row> = sqlx::query_as(COLUMNS_BY_NAME).bind(name.as_str()).fetch_optional(conn).await?;
@@ -88,7 +91,7 @@ pub async fn get(conn: &mut PgConnection, name: &PolicyName) -> Result<Option<Po
 pub async fn list(conn: &mut PgConnection, after: &str, limit: i64) -> Result<Vec<Policy>, Failure> {
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT name, interval_ms, rpo_objective_ms, keep_count, keep_age_ms, shutdown_grace_ms,
-                power_off_after_grace, replication, created
+                power_off_after_grace, replication, keep_tiers, created
          FROM policies WHERE name > $1 ORDER BY name LIMIT $2",
     )
     .bind(after)

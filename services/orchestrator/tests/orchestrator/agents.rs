@@ -17,7 +17,7 @@ use understudy_ids::{
 };
 use understudy_jobs_api::{Handler, LeasedTask, Outcome, TaskContext};
 use understudy_network_api::{NetworkAction, NetworkTask, NetworkTaskResult};
-use understudy_replication::BlockDigest;
+use understudy_replication::{BlockDigest, RetentionPolicy};
 use understudy_replication_api::{
     Action, AgentTask, AgentTaskResult, Disk, DiskRoot, Facts, FactsSource, IsolationResult, ItemFacts,
     ItemRole, Machine, Nic, PointDisk, PowerState, RecoveryPoint, ReplicationFacts, ReplicationState,
@@ -42,6 +42,8 @@ struct Model {
     peers: BTreeMap<ItemName, HostName>,
     /// What was assigned last.
     assigned: BTreeMap<ItemName, StartReplication>,
+    /// What replicas were prepared with last.
+    retained: BTreeMap<ItemName, RetentionPolicy>,
     /// Every task that was carried out: host, what, run and key.
     done: Vec<Done>,
     /// Actions that are kept waiting.
@@ -134,6 +136,11 @@ impl Estate {
     /// The replication that was assigned last.
     pub fn assigned(&self, item: &ItemName) -> StartReplication {
         self.model.lock().unwrap().assigned[item].clone()
+    }
+
+    /// How the item's points are kept, as was said last.
+    pub fn retained(&self, item: &ItemName) -> RetentionPolicy {
+        self.model.lock().unwrap().retained[item].clone()
     }
 
     /// Everything that was carried out for `run`.
@@ -347,7 +354,8 @@ impl Model {
     fn act(&mut self, host: &HostName, task: AgentTask) -> Result<AgentTaskResult, Problem> {
         let AgentTask { item, generation, run, action } = task;
         match action {
-            Action::PrepareReplica { .. } => {
+            Action::PrepareReplica { retention, .. } => {
+                self.retained.insert(item.clone(), retention);
                 self.item(host, &item, generation, ItemRole::Target);
             }
             Action::StartReplication(start) => {

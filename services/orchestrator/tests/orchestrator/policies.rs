@@ -8,7 +8,7 @@ use understudy_rpc::Kind;
 
 use crate::support::*;
 
-/// R-REP-3, R-REP-11: settings are kept as they were given, and the agent is assigned them; also when it is assigned anew after it has forgotten.
+/// R-REP-3, R-REP-4, R-REP-11: settings are kept as they were given, and the agent is assigned them; also when it is assigned anew after it has forgotten.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn settings_travel_from_the_policy_to_the_agent() {
     let stage = Stage::set().await;
@@ -23,7 +23,11 @@ async fn settings_travel_from_the_policy_to_the_agent() {
     let assigned = stage.estate.assigned(&item("web1"));
     assert_eq!((assigned.interval, &assigned.settings), (asked.interval, &asked.replication));
 
+    assert_eq!(assigned.policy, Some(gold().policy));
     let web1 = item("web1");
+    let retained = stage.estate.retained(&web1);
+    assert_eq!((retained.keep_count, retained.keep_age), (Some(asked.keep_count), Some(asked.keep_age)));
+    assert_eq!(retained.tiers, asked.keep_tiers);
     stage.estate.change(ALPHA, |facts| facts.items.retain(|i| i.item != web1));
     eventually("replication is assigned anew", async || {
         stage.estate.facts(ALPHA).items.iter().any(|i| i.item == web1 && i.replication.is_some())
@@ -61,6 +65,7 @@ async fn a_policy_of_the_version_before_has_the_defaults() {
     sqlx::query(insert).execute(stage.database.pool().reader()).await.unwrap();
     let old = instance.client.get_policy(&"old".parse().unwrap()).await.unwrap();
     assert_eq!(old.settings.replication, ReplicationSettings::default());
+    assert_eq!(old.settings.keep_tiers, []);
     assert_eq!(old.name.to_resource(), "policies/old");
     let again = CreatePolicy { policy: "old".parse().unwrap(), ..gold() };
     let error = instance.client.create_policy(again).await.unwrap_err();

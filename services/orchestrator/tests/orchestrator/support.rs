@@ -22,7 +22,7 @@ use understudy_recovery_api::{
     },
     view::{ProtectedItem, Run},
 };
-use understudy_replication::{AppConsistency, Compression, ReplicationSettings};
+use understudy_replication::{AppConsistency, Bandwidth, Compression, ReplicationSettings, Tier};
 use understudy_rpc::{
     AccessRule, ApiError, Channel, ClientConfig, ExpectedPeer, PeerKind, Server, ServerConfig, ServiceKind,
     TlsFiles, access, connect,
@@ -297,6 +297,7 @@ pub fn gold() -> CreatePolicy {
             rpo_objective: Duration::from_secs(60),
             keep_count: 8,
             keep_age: Duration::from_secs(3600),
+            keep_tiers: vec![Tier { every: Duration::from_secs(3600), age: Duration::from_secs(86_400) }],
             shutdown_grace: Duration::from_secs(30),
             power_off_after_grace: true,
             replication: ReplicationSettings {
@@ -305,6 +306,10 @@ pub fn gold() -> CreatePolicy {
                     every: Duration::from_secs(3600),
                     freeze_limit: Duration::from_millis(2500),
                 }),
+                bandwidth: Bandwidth {
+                    windows: vec!["mon-fri 08:00-18:00 50MiB".parse().unwrap()],
+                    ..Bandwidth::default()
+                },
             },
         },
         request_id: fresh(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use understudy_ids::{DiskName, Generation, HostName, ItemName, MachineName, Uuid};
+use understudy_ids::{DiskName, Generation, HostName, ItemName, MachineName, PolicyName, Uuid};
 use understudy_replication::{ReplicationSettings, RetentionPolicy};
 
 use super::Role;
@@ -52,6 +52,9 @@ pub struct Assignment {
     pub interval: Duration,
     #[serde(default)]
     pub settings: ReplicationSettings,
+    /// Which policy it follows; its items share what may be sent.
+    #[serde(default)]
+    pub policy: Option<PolicyName>,
 }
 
 /// The agent that sends at a generation: the first that did. Nobody else may at that generation.

@@ -49,7 +49,7 @@ impl Retention {
 fn tidy(store: &Store, record: &ItemRecord) -> Result<usize, StoreError> {
     let facts = store.retention_facts(&record.item)?;
     let mut merged = 0;
-    for seq in expired(&facts, record.retention, now()) {
+    for seq in expired(&facts, &record.retention, now()) {
         match store.merge_away(&record.item, seq) {
             Ok(()) => merged += 1,
             // Somebody has begun to use it since.

@@ -35,6 +35,7 @@ use understudy_replication_api::{
 use super::{
     Source, State,
     error::CycleError,
+    pace::Pace,
     progress::{Progress, Step},
     ship::{DiskWork, ship},
     snapshot::{Frozen, Opener},
@@ -93,8 +94,10 @@ impl Source {
             }
         }
         state.covered_off = None;
+        // While the last delta is sent the machine is off and people wait; it is not held back.
+        let pace = self.pace.as_ref().filter(|_| purpose != Purpose::Final);
         let shipped = tokio::select! {
-            shipped = self.cycle_of(state, &machine) => shipped?,
+            shipped = self.cycle_of(state, &machine, pace) => shipped?,
             () = stop.cancelled() => {
                 state.release().await;
                 return Err(CycleError::Stopped);
@@ -141,7 +144,12 @@ impl Source {
         if stopping.is_empty() { Ok(()) } else { Err(CycleError::Changed(stopping)) }
     }
 
-    async fn cycle_of(&self, state: &mut State, machine: &Machine) -> Result<Shipped, CycleError> {
+    async fn cycle_of(
+        &self,
+        state: &mut State,
+        machine: &Machine,
+        pace: Option<&Pace>,
+    ) -> Result<Shipped, CycleError> {
         let sizes = self.sizes(machine);
         let target = self.negotiate(&sizes).await.inspect_err(|_| self.expire(state))?;
         self.check(Some(&present(machine)), target.has.disks())?;
@@ -176,7 +184,7 @@ impl Source {
         // Held while it is read, so that a stop in the middle closes it.
         state.held = Some(frozen);
         let Some(frozen) = state.held.as_ref() else { return Err(CycleError::Stopped) };
-        let sent = self.send(&plan, frozen, machine).await;
+        let sent = self.send(&plan, frozen, machine, pace).await;
         match sent {
             Ok(sent_bytes) => {
                 let instant = frozen.snapshot.instant();
@@ -225,7 +233,13 @@ impl Source {
         self.client.negotiate(asked).await.map(target_facts).map_err(CycleError::from_peer)
     }
 
-    async fn send(&self, plan: &CyclePlan, frozen: &Frozen, machine: &Machine) -> Result<u64, CycleError> {
+    async fn send(
+        &self,
+        plan: &CyclePlan,
+        frozen: &Frozen,
+        machine: &Machine,
+        pace: Option<&Pace>,
+    ) -> Result<u64, CycleError> {
         let mut disks = Vec::with_capacity(plan.disks.len());
         let mut reads = Vec::with_capacity(plan.disks.len());
         for wanted in &plan.disks {
@@ -251,7 +265,7 @@ impl Source {
             self.status.send_modify(|s| show(s, &progress));
         };
         self.status.send_modify(|s| show(s, &progress.lock().unwrap_or_else(PoisonError::into_inner)));
-        let (receipt, sent) = ship(&self.client, begin, disks, told).await?;
+        let (receipt, sent) = ship(&self.client, begin, disks, pace, told).await?;
         if receipt.seq != plan.seq {
             return Err(CycleError::Protocol(format!(
                 "the receipt is for point {}, not {}",

@@ -11,6 +11,7 @@ mod cycle;
 mod error;
 mod history;
 pub mod measure;
+mod pace;
 mod parts;
 mod progress;
 mod rest;
@@ -40,6 +41,7 @@ use crate::ledger::{Assignment, Ledger, Role, Verb};
 pub use cycle::{Purpose, Shipped};
 pub use error::CycleError;
 use history::History;
+use pace::{Pace, Paces};
 use snapshot::Frozen;
 use untouched::Untouched;
 
@@ -60,6 +62,8 @@ pub struct Source {
     assignment: Assignment,
     hypervisor: Arc<dyn Hypervisor>,
     client: SinkClient,
+    /// Unless there is no limit.
+    pace: Option<Pace>,
     status: watch::Sender<ReplicationFacts>,
     history: History,
     state: Arc<tokio::sync::Mutex<State>>,
@@ -111,13 +115,14 @@ struct Inner {
     ledger: Ledger,
     tls: TlsFiles,
     running: Mutex<HashMap<ItemName, Running>>,
+    paces: Paces,
     changes: watch::Sender<u64>,
 }
 
 impl Sources {
     pub fn new(hypervisor: Arc<dyn Hypervisor>, ledger: Ledger, tls: TlsFiles) -> Self {
         let (running, changes) = (Mutex::default(), watch::Sender::new(0));
-        Self { inner: Arc::new(Inner { hypervisor, ledger, tls, running, changes }) }
+        Self { inner: Arc::new(Inner { hypervisor, ledger, tls, running, paces: Paces::default(), changes }) }
     }
 
     /// Counts changes of any status, for whoever tells others.
@@ -148,6 +153,7 @@ impl Sources {
         let source = Arc::new(Source {
             item: item.clone(),
             generation,
+            pace: self.inner.paces.of(&assignment),
             assignment,
             hypervisor: self.inner.hypervisor.clone(),
             client,

@@ -21,6 +21,7 @@ use understudy_replication_api::{
 
 use super::{
     error::CycleError,
+    pace::Pace,
     parts::{self, Outcome},
     progress::Step,
     work::{Piece, pieces},
@@ -53,10 +54,11 @@ pub async fn ship(
     client: &SinkClient,
     begin: Begin,
     disks: Vec<DiskWork>,
+    pace: Option<&Pace>,
     told: impl Fn(Step) + Send + Sync,
 ) -> Result<(Receipt, u64), CycleError> {
     let (queue, parts) = mpsc::channel(QUEUE);
-    let mut produce = pin!(produce(disks, queue, &told));
+    let mut produce = pin!(produce(disks, queue, pace, &told));
     let mut answers = pin!(receive(client, begin, parts, &told));
     tokio::select! {
         produced = &mut produce => match produced {
@@ -93,6 +95,7 @@ async fn receive(
 async fn produce(
     disks: Vec<DiskWork>,
     queue: mpsc::Sender<Part>,
+    pace: Option<&Pace>,
     told: &(impl Fn(Step) + Sync),
 ) -> Result<u64, Stop> {
     let mut sent = 0;
@@ -106,6 +109,9 @@ async fn produce(
         while let Some(next) = outcomes.next().await {
             let (piece, outcome) = next.map_err(Stop::Failed)?;
             let parts = !outcome.parts.is_empty();
+            if let Some(pace) = pace.filter(|_| outcome.sent > 0) {
+                pace.admit(outcome.sent).await;
+            }
             for part in outcome.parts {
                 queue.send(part).await.map_err(|_| Stop::Closed)?;
             }

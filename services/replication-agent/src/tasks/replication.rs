@@ -16,7 +16,8 @@ use crate::{
 impl Tasks {
     /// The machine is replicated as asked until told otherwise.
     pub(super) async fn start_replication(&self, scope: &Scope, asked: StartReplication) -> Result {
-        let StartReplication { machine: name, disks, peer_host, peer_endpoint, interval, settings } = asked;
+        let StartReplication { machine: name, disks, peer_host, peer_endpoint, interval, settings, policy } =
+            asked;
         let machine = self.machine(&name).await?.ok_or_else(|| no_machine(&name))?;
         let has =
             |disk: &DiskName| machine.hardware.disks.iter().any(|d| d.name == *disk && d.file.is_some());
@@ -36,7 +37,7 @@ impl Tasks {
         }
         let uuid = Some(machine.uuid);
         let assignment =
-            Assignment { machine: name, uuid, disks, peer_host, peer_endpoint, interval, settings };
+            Assignment { machine: name, uuid, disks, peer_host, peer_endpoint, interval, settings, policy };
         let written = assignment.clone();
         self.ledger
             .update(&scope.item, move |r| {

@@ -389,11 +389,12 @@ impl World {
 
     /// Bravo is prepared and alpha replicates to it.
     pub fn protect(&self, interval: Duration) {
-        self.bravo.twice(
-            1,
-            self.run,
-            Action::PrepareReplica { disks: self.sizes(), retention: RetentionPolicy::default() },
-        );
+        self.protect_keeping(RetentionPolicy::default(), interval);
+    }
+
+    /// The same, with points kept as it says.
+    pub fn protect_keeping(&self, retention: RetentionPolicy, interval: Duration) {
+        self.bravo.twice(1, self.run, Action::PrepareReplica { disks: self.sizes(), retention });
         self.alpha.twice(1, self.run, self.replicate(&self.bravo, interval));
     }
 
@@ -407,18 +408,33 @@ impl World {
         self.model.disks.iter().map(|(n, c)| DiskSize { name: disk(n), size: c.len() as u64 }).collect()
     }
 
+    pub fn alpha_to_bravo(&self, settings: ReplicationSettings) -> Action {
+        self.replicate_with(settings, &self.bravo, Duration::from_millis(150), &["vda", "vdb"])
+    }
+
     pub fn replicate(&self, to: &Host, interval: Duration) -> Action {
         self.replicate_disks(to, interval, &["vda", "vdb"])
     }
 
     pub fn replicate_disks(&self, to: &Host, interval: Duration, disks: &[&str]) -> Action {
+        self.replicate_with(ReplicationSettings::default(), to, interval, disks)
+    }
+
+    pub fn replicate_with(
+        &self,
+        settings: ReplicationSettings,
+        to: &Host,
+        interval: Duration,
+        disks: &[&str],
+    ) -> Action {
         Action::StartReplication(StartReplication {
             machine: machine(),
             disks: disks.iter().map(|name| disk(name)).collect(),
             peer_host: to.name.clone(),
             peer_endpoint: format!("https://{}", to.link.address),
             interval,
-            settings: ReplicationSettings::default(),
+            settings,
+            policy: Some("gold".parse().unwrap()),
         })
     }
 

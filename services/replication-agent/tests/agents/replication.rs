@@ -1,9 +1,10 @@
 //! Points arrive whole and right, whatever breaks in between.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use understudy_hypervisor::{Hypervisor, PowerState};
 use understudy_ids::Consistency;
+use understudy_replication::{Bandwidth, ReplicationSettings, RetentionPolicy, Tier, bandwidth::Rate};
 use understudy_replication_agent::{ledger::Role, tasks::TaskError};
 use understudy_replication_api::{
     Action, ItemRole, ReplicationState, STALE_GENERATION,
@@ -40,6 +41,52 @@ fn the_first_point_is_a_full_copy_and_the_next_ones_ship_changes_only() {
             .get()
             == 1
     );
+}
+
+/// R-REP-4: the target thins points out as it was told, while more come.
+#[test]
+fn beyond_the_latest_points_one_is_kept_for_each_period() {
+    let mut world = World::new(1);
+    let tier = Tier { every: Duration::from_secs(1), age: Duration::from_secs(600) };
+    let policy = RetentionPolicy { keep_count: Some(2), keep_age: None, tiers: vec![tier] };
+    world.protect_keeping(policy, SHORT);
+    wait("one point for each of several seconds, beside the latest two", || {
+        let points = world.bravo.item_facts()?.points;
+        let older: Vec<i64> =
+            points.iter().rev().skip(2).map(|p| p.instant.get().div_euclid(1_000_000)).collect();
+        let made = points.last()?.seq.get();
+        Some(()).filter(|()| older.len() >= 4 && made >= 15 && older.is_sorted_by(|a, b| a > b))
+    });
+    world.model.write(&world.alpha, 10);
+    let seq = world.next_point();
+    assert!(world.model.is_at(&world.bravo, seq), "point {seq} is not the machine");
+}
+
+/// R-REP-11: no more passes than the policy allows, and what passes is whole; another assignment counts at once.
+#[test]
+fn a_bandwidth_limit_holds_back_the_first_copy() {
+    const RATE: u64 = 1 << 20;
+    let world = World::new(8);
+    let slow = ReplicationSettings {
+        bandwidth: Bandwidth { otherwise: Rate(Some(RATE)), ..Bandwidth::default() },
+        ..ReplicationSettings::default()
+    };
+    let prepare = Action::PrepareReplica { disks: world.sizes(), retention: RetentionPolicy::default() };
+    world.bravo.perform(1, world.run, prepare).unwrap();
+    let began = Instant::now();
+    world.alpha.perform(1, world.run, world.alpha_to_bravo(slow)).unwrap();
+    wait("two megabytes and a half", || {
+        let passed = world.bravo.link.passed();
+        // What was saved, one piece, and what TLS, frames, digests and the talk before the transfer take.
+        let most =
+            RATE as f64 * began.elapsed().as_secs_f64() * 1.1 + (RATE + RATE / 10 + (512 << 10)) as f64;
+        assert!((passed as f64) < most, "{passed} bytes after {:?}", began.elapsed());
+        Some(()).filter(|()| passed > (5 << 20) / 2)
+    });
+    assert_eq!(world.bravo.points(), [0u64; 0], "all of it has passed already");
+    world.alpha.perform(1, world.run, world.alpha_to_bravo(ReplicationSettings::default())).unwrap();
+    let seq = wait("a point", || Some(world.bravo.latest()).filter(|n| *n > 0));
+    assert!(world.model.is_at(&world.bravo, seq), "point {seq} is not the machine");
 }
 
 /// R-REP-6: an interrupted first copy goes on where it was, and loses no change made meanwhile.
