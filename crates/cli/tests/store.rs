@@ -61,7 +61,7 @@ fn scene() -> Scene {
         for (block, (content, old)) in (0..).zip(now.chunks(BLOCK).zip(before.chunks(BLOCK))) {
             tree.set(block, BlockDigest::of(content));
             if content != old || (number == 1 && content.iter().any(|b| *b != 0)) {
-                writer.write_block(&disk, block, content, &BlockDigest::of(content)).unwrap();
+                writer.write_blocks(&disk, block, content, &[BlockDigest::of(content)]).unwrap();
             }
         }
         writer.finish(&[(disk.clone(), tree.root())].into(), UnixMicros::new(0)).unwrap();

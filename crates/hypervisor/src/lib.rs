@@ -2,15 +2,17 @@
 //!
 //! ```text
 //!   replication-agent ──▶ trait Hypervisor ──┬── libvirt/    KVM/QEMU through libvirtd
-//!                                            └── simulated/  machines that are tasks of this process
+//!                                            ├── simulated/  machines that are tasks of this process
+//!                                            └── files/      disks that nothing runs here; a source, never a target
 //! ```
 //!
-//! Both drivers pass one conformance suite (`tests/conformance`), so that what is shown on the simulated one about an agent holds
+//! The first two pass one conformance suite (`tests/conformance`), so that what is shown on the simulated one about an agent holds
 //! on the real one. Every call says what must be true afterwards; calling it again when that is already so succeeds and
 //! changes nothing. A call that cannot tell what happened answers [`Error::Unknown`], never "off" or "done".
 
 mod model;
 
+pub mod files;
 pub mod libvirt;
 pub mod simulated;
 
@@ -240,6 +242,18 @@ pub trait DiskReader: Send + Sync {
 
     /// The bytes at `[offset, offset + length)`. `length` is at most 32 MiB.
     async fn read(&self, offset: u64, length: u32) -> Result<bytes::Bytes, Error>;
+
+    /// Where reading means waiting for a file: the same for a caller on a thread that may block, so that whoever works on the
+    /// bytes afterwards spares a change of threads.
+    fn blocking(&self) -> Option<&dyn BlockingReader> {
+        None
+    }
+}
+
+/// Reads one frozen disk on the caller's thread.
+pub trait BlockingReader {
+    /// As [`DiskReader::read`].
+    fn read(&self, offset: u64, length: u32) -> Result<bytes::Bytes, Error>;
 }
 
 /// One run of a disk that is alike throughout.

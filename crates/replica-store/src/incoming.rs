@@ -1,7 +1,7 @@
 //! Receiving a point.
 //!
 //! ```text
-//!            ┌──────────── write_block / write_zero ◀───┐
+//!            ┌─────────── write_blocks / write_zero ◀───┐
 //!   begin ──▶│ receiving ── sync: data, then log ───────┘──▶ finish: roots equal ─▶ tables, digests, manifest ─▶ rename
 //!   resume ─▶└─────┬─────── error of the disk ──▶ untrusted: the partial is removed            = the point
 //!                  └─ dropped ──▶ partial with its watermark, for resume
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use understudy_ids::{DiskName, ItemName, UnixMicros};
 use understudy_replication::{
     digest::{BlockDigest, DigestTree},
-    extents::{BLOCK_SIZE, block_count, block_range},
+    extents::{BLOCK_SIZE, block_count},
 };
 
 use crate::{
@@ -94,44 +94,82 @@ impl PointWriter {
         self.disk(disk).map(|index| &self.disks[index].tree)
     }
 
-    /// Writes block number `block` (in units of 64 KiB). `content` has 64 KiB, or what the disk has left at its end.
+    /// Writes the blocks from number `first` on (in units of 64 KiB). `content` is made of whole blocks, or ends with the disk;
+    /// `expected` has the source's digest of each.
     ///
     /// # Errors
-    /// [`StoreError::DigestMismatch`] when the content is not what the source digested, [`StoreError::OutOfRange`]; the
-    /// transfer may go on after both. After an I/O error it may not.
-    pub fn write_block(
+    /// [`StoreError::DigestMismatch`] when a block is not what the source digested, [`StoreError::OutOfRange`]; nothing was
+    /// written then, and the transfer may go on. After an I/O error it may not.
+    pub fn write_blocks(
         &mut self,
         disk: &DiskName,
-        block: u64,
+        first: u64,
         content: &[u8],
-        expected: &BlockDigest,
+        expected: &[BlockDigest],
     ) -> Result<()> {
-        let index = self.writable(disk, block, block.saturating_add(1))?;
-        let size = self.disks[index].writer.size();
-        if content.len() as u64 != block_range(block, size).len() {
-            return Err(self.out_of_range(index, block, block + 1));
+        let end = first.saturating_add(expected.len() as u64);
+        let index = self.writable(disk, first, end)?;
+        let range = (first * BLOCK_SIZE, (end * BLOCK_SIZE).min(self.disks[index].writer.size()));
+        if range.0 + content.len() as u64 != range.1 {
+            return Err(self.out_of_range(index, first, end));
         }
-        let found = BlockDigest::of(content);
-        if found != *expected {
-            let (item, disk) = (self.begin.item.clone(), disk.clone());
-            return Err(StoreError::DigestMismatch { item, disk, block, expected: *expected, found });
+        self.check_digests(disk, first, content, expected)?;
+        let mut next = first;
+        for run in expected.chunk_by(|one, other| one.is_zero_block() == other.is_zero_block()) {
+            let after = next + run.len() as u64;
+            if run[0].is_zero_block() {
+                self.zero(index, next, after)?;
+            } else {
+                let from = ((next - first) * BLOCK_SIZE) as usize;
+                let to = content.len().min(((after - first) * BLOCK_SIZE) as usize);
+                self.data(index, next, &content[from..to], run)?;
+            }
+            next = after;
         }
-        if found.is_zero_block() {
-            return self.zero(index, block, block + 1);
+        let disk = &mut self.disks[index];
+        disk.watermark = disk.watermark.max(end);
+        Ok(())
+    }
+
+    fn check_digests(
+        &self,
+        disk: &DiskName,
+        first: u64,
+        content: &[u8],
+        expected: &[BlockDigest],
+    ) -> Result<()> {
+        for ((block, content), expected) in (first..).zip(content.chunks(BLOCK_SIZE as usize)).zip(expected) {
+            let found = BlockDigest::of(content);
+            if found != *expected {
+                let (item, disk, expected) = (self.begin.item.clone(), disk.clone(), *expected);
+                return Err(StoreError::DigestMismatch { item, disk, block, expected, found });
+            }
         }
-        let target = &mut self.disks[index];
-        target.watermark = target.watermark.max(block + 1);
-        // The parent has the very same block: nothing to store.
-        if target.writer.cluster(block) == Cluster::Absent && target.tree.get(block) == found {
-            return Ok(());
-        }
-        if let Err(error) = target.writer.write(block, content) {
-            return Err(self.distrust(error));
-        }
-        let target = &mut self.disks[index];
-        target.tree.set(block, found);
-        if let Cluster::Data(place) = target.writer.cluster(block) {
-            self.note(index, Received::Data { block, place, digest: found })?;
+        Ok(())
+    }
+
+    /// Stores blocks whose digests are known to be right, but for those that the parent has just so.
+    fn data(&mut self, index: usize, first: u64, content: &[u8], digests: &[BlockDigest]) -> Result<()> {
+        let disk = &self.disks[index];
+        let there = |n: usize| {
+            let block = first + n as u64;
+            disk.writer.cluster(block) == Cluster::Absent && disk.tree.get(block) == digests[n]
+        };
+        let numbers: Vec<usize> = (0..digests.len()).filter(|n| !there(*n)).collect();
+        for run in numbers.chunk_by(|one, other| one + 1 == *other) {
+            let (from, to) = (run[0], run[0] + run.len());
+            let bytes = from * BLOCK_SIZE as usize..content.len().min(to * BLOCK_SIZE as usize);
+            let disk = &mut self.disks[index];
+            if let Err(error) = disk.writer.write(first + from as u64, &content[bytes]) {
+                return Err(self.distrust(error));
+            }
+            for (block, digest) in (first + from as u64..).zip(&digests[from..to]) {
+                let disk = &mut self.disks[index];
+                disk.tree.set(block, *digest);
+                if let Cluster::Data(place) = disk.writer.cluster(block) {
+                    self.note(index, Received::Data { block, place, digest: *digest })?;
+                }
+            }
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ mod reader;
 mod table;
 mod writer;
 
-pub use header::Backing;
+pub use header::{Backing, virtual_size};
 pub(crate) use merge::merge_into;
 pub use reader::{Chain, Extent, Source};
 pub(crate) use writer::create_overlay_with;

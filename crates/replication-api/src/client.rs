@@ -11,7 +11,7 @@ use crate::{
     FILE_DESCRIPTOR_SET,
     facts::Facts,
     field::Invalid,
-    sink::{Answer, Begin, DigestRun, Negotiate, Negotiated, Part, ReadDigests, wire},
+    sink::{Answer, Begin, DigestRun, Negotiate, Negotiated, Part, ReadDigests, body::WithBody},
     v1::{self, facts_service_client::FactsServiceClient, sink_service_client::SinkServiceClient},
 };
 
@@ -57,6 +57,7 @@ impl FactsClient {
 /// Sends recovery points to the agent of one host.
 #[derive(Debug, Clone)]
 pub struct SinkClient {
+    channel: Channel,
     inner: SinkServiceClient<Channel>,
 }
 
@@ -65,9 +66,9 @@ impl SinkClient {
     pub fn new(endpoint: &str, tls: TlsFiles, host: &HostName) -> Result<Self, ConnectError> {
         let expect = ExpectedPeer::Agent(host.clone());
         let config = ClientConfig::new(endpoint, tls, expect, FILE_DESCRIPTOR_SET).profile(Profile::Bulk);
-        Ok(Self {
-            inner: SinkServiceClient::new(connect(config)?).max_decoding_message_size(BULK_MESSAGE_BYTES),
-        })
+        let channel = connect(config)?;
+        let inner = SinkServiceClient::new(channel.clone()).max_decoding_message_size(BULK_MESSAGE_BYTES);
+        Ok(Self { channel, inner })
     }
 
     /// What the target has of an item.
@@ -89,9 +90,10 @@ impl SinkClient {
     where
         P: Stream<Item = Part> + Send + 'static,
     {
-        let head = futures::stream::once(async { wire::begin_to_wire(begin) });
-        let messages = head.chain(parts.map(wire::part_to_wire));
-        let answers = self.inner.clone().push_point(messages).await?.into_inner();
+        let connection = WithBody::new(self.channel.clone(), begin, parts);
+        let mut client = SinkServiceClient::new(connection).max_decoding_message_size(BULK_MESSAGE_BYTES);
+        // The body in its place has the point.
+        let answers = client.push_point(futures::stream::empty()).await?.into_inner();
         Ok(answers.map(|answer| Answer::try_from(answer?).map_err(|e| broken("the sink", &e))).boxed())
     }
 

@@ -8,14 +8,15 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use understudy_ids::HostName;
-use understudy_rpc::{ApiError, BULK_MESSAGE_BYTES};
+use understudy_rpc::ApiError;
 
 use crate::{
     facts::Facts,
     field::Invalid,
     sink::{
-        Answer, Begin, DigestRun, Negotiate, Negotiated, Part, PartOrder, ReadDigests, Receipt, Watermark,
-        wire,
+        Answer, Begin, DigestRun, Negotiate, Negotiated, Part, PartOrder, RawBodies, ReadDigests, Receipt,
+        Watermark,
+        frames::{Messages, RawBody},
     },
     v1::{self, facts_service_server, sink_service_server},
 };
@@ -90,9 +91,8 @@ pub trait SinkHandler: Send + Sync + 'static {
 /// The tonic service over a [`SinkHandler`].
 pub fn sink_service<H: SinkHandler>(
     handler: Arc<H>,
-) -> sink_service_server::SinkServiceServer<impl sink_service_server::SinkService> {
-    sink_service_server::SinkServiceServer::new(SinkAdapter(handler))
-        .max_decoding_message_size(BULK_MESSAGE_BYTES)
+) -> RawBodies<sink_service_server::SinkServiceServer<impl sink_service_server::SinkService>> {
+    RawBodies(sink_service_server::SinkServiceServer::new(SinkAdapter(handler)))
 }
 
 struct SinkAdapter<H>(Arc<H>);
@@ -124,12 +124,13 @@ impl<H: SinkHandler> sink_service_server::SinkService for SinkAdapter<H> {
 
     async fn push_point(
         &self,
-        request: Request<Streaming<v1::PushPointRequest>>,
+        mut request: Request<Streaming<v1::PushPointRequest>>,
     ) -> Result<Response<Self::PushPointStream>, Status> {
         let peer = agent(&request)?;
-        let mut stream = request.into_inner();
-        let begin = head(&mut stream).await?;
-        let parts = parts(stream, &begin);
+        let messages = RawBody::messages(&mut request);
+        let mut messages = messages.ok_or_else(|| ApiError::internal("a push stream without its body"))?;
+        let begin = head(&mut messages).await?;
+        let parts = parts(messages, &begin);
         let (answers, receiver) = mpsc::channel(ANSWERS);
         let handler = self.0.clone();
         // Receiving must come to an orderly end whatever the peer does, so it does not run inside the call.
@@ -164,27 +165,24 @@ fn tracing_in_span<F: Future>(work: F) -> tracing::instrument::Instrumented<F> {
     work.in_current_span()
 }
 
-async fn head(stream: &mut Streaming<v1::PushPointRequest>) -> Result<Begin, ApiError> {
-    let first = tokio::time::timeout(HEAD_TIMEOUT, stream.message()).await.map_err(|_| {
+async fn head(messages: &mut Messages) -> Result<Begin, ApiError> {
+    tokio::time::timeout(HEAD_TIMEOUT, messages.begin()).await.map_err(|_| {
         ApiError::deadline_exceeded(
             "NO_HEAD",
             "the stream began without saying what it sends",
             "send Begin first",
         )
-    })??;
-    let first = first.ok_or_else(|| invalid(Invalid::new("begin", "is missing")))?;
-    wire::begin(first).map_err(invalid)
+    })?
 }
 
-fn parts(stream: Streaming<v1::PushPointRequest>, begin: &Begin) -> PartStream {
-    let mut order = PartOrder::new(&begin.disks);
-    stream
-        .map(move |message| {
-            let part = wire::part(message?).map_err(invalid)?;
-            order.accept(&part).map_err(invalid)?;
-            Ok(part)
-        })
-        .boxed()
+fn parts(messages: Messages, begin: &Begin) -> PartStream {
+    let order = PartOrder::new(&begin.disks);
+    let next = |(mut messages, mut order): (Messages, PartOrder)| async move {
+        let Some(part) = messages.part().await? else { return Ok(None) };
+        order.accept(&part).map_err(invalid)?;
+        Ok(Some((part, (messages, order))))
+    };
+    futures::stream::try_unfold((messages, order), next).boxed()
 }
 
 async fn forward(

@@ -6,6 +6,7 @@
 //!   digests of shipped blocks ──▶ digest::DigestTree ──▶ root ──▶ equal on both sides, or no point
 //!   points + policy ──▶ retention::expired ──▶ points to merge away
 //!   machine as protected, as it is ──▶ change::changes ──▶ go on, or a state that a person ends
+//!   rate of a stream ──▶ encoding::Chooser ──▶ what blocks travel as
 //!   clock + last point ──▶ rpo::assess ──▶ health and its reasons ──▶ alert::Alerts ──▶ what is raised, without flapping
 //!   clock + last freeze ──▶ at_rest::due_in ──▶ when the guest is brought to rest next
 //!   receipts ──▶ history::RpoHistory ──▶ percentiles of the last hour and day
@@ -22,6 +23,7 @@ pub mod bandwidth;
 pub mod change;
 pub mod cycle;
 pub mod digest;
+pub mod encoding;
 pub mod extents;
 pub mod history;
 pub mod retention;
@@ -32,6 +34,7 @@ pub mod settings;
 pub use bandwidth::Bandwidth;
 pub use cycle::{CheckpointName, CycleKind, CyclePlan, DiskPlan};
 pub use digest::{BlockDigest, DigestTree};
+pub use encoding::Encoding;
 pub use extents::{BLOCK_SIZE, RangeSet};
 pub use retention::{RetentionPolicy, Tier};
 pub use settings::{AppConsistency, Compression, ReplicationSettings};

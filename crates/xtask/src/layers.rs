@@ -59,7 +59,11 @@ const LAYERS: &[Layer] = &[
             "understudy-replication-agent",
         ],
     },
-    Layer { name: "tools", within: true, crates: &["understudy-lab", "understudy-lifecycle-tests", "xtask"] },
+    Layer {
+        name: "tools",
+        within: true,
+        crates: &["understudy-bench", "understudy-lab", "understudy-lifecycle-tests", "xtask"],
+    },
 ];
 
 /// Only these may use the crates of the layer "agents". The command line reads a store whose agent is gone (ADR 0014); it
@@ -67,11 +71,17 @@ const LAYERS: &[Layer] = &[
 const AGENTS_ONLY: &[(&str, &[&str])] = &[
     (
         "understudy-hypervisor",
-        &["understudy-replication-agent", "understudy-lab", "understudy-lifecycle-tests"],
+        &["understudy-replication-agent", "understudy-bench", "understudy-lab", "understudy-lifecycle-tests"],
     ),
     (
         "understudy-replica-store",
-        &["understudy-cli", "understudy-replication-agent", "understudy-lab", "understudy-lifecycle-tests"],
+        &[
+            "understudy-cli",
+            "understudy-replication-agent",
+            "understudy-bench",
+            "understudy-lab",
+            "understudy-lifecycle-tests",
+        ],
     ),
 ];
 

@@ -1,5 +1,6 @@
-//! The checks that CI runs before the tests: `cargo xtask ci`, or one of them by name.
+//! The checks that CI runs before the tests: `cargo xtask ci`, or one of them by name; and the benchmarks.
 
+mod bench;
 mod layers;
 mod proto;
 mod tool;
@@ -27,6 +28,21 @@ enum Check {
     Layers,
     /// Style of the protobuf contracts
     Proto,
+    /// Measures Understudy beside its peers and prints ratios (as root, on a quiet machine)
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Full copies, deltas, resynchronisation, recovery points, memory
+    Replication {
+        /// For the benchmark: --rounds, --only, --size-mib, --dir
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// What CI guards: CPU time against the floor's, bytes on the wire
+    Guard,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -42,6 +58,8 @@ fn main() -> anyhow::Result<()> {
         Check::Clippy => clippy(),
         Check::Layers => layers::check(),
         Check::Proto => proto::lint(),
+        Check::Bench(Bench::Replication { arguments }) => bench::replication(&arguments),
+        Check::Bench(Bench::Guard) => bench::guard(),
     }
 }
 

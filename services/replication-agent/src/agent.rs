@@ -9,7 +9,9 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
-use understudy_hypervisor::{Hypervisor, libvirt::LibvirtHypervisor, simulated::SimulatedHypervisor};
+use understudy_hypervisor::{
+    Hypervisor, files::FilesHypervisor, libvirt::LibvirtHypervisor, simulated::SimulatedHypervisor,
+};
 use understudy_jobs_api::{Queue, Worker};
 use understudy_replica_store::Store;
 use understudy_replication_api::{FILE_DESCRIPTOR_SET, facts_service, method, sink_service};
@@ -196,6 +198,7 @@ pub fn hypervisor(config: &HypervisorConfig) -> anyhow::Result<Arc<dyn Hyperviso
     match config {
         HypervisorConfig::Libvirt(libvirt) => Ok(Arc::new(LibvirtHypervisor::new(libvirt.clone()))),
         HypervisorConfig::Simulated(simulated) => Ok(Arc::new(SimulatedHypervisor::open(simulated.clone())?)),
+        HypervisorConfig::Files(files) => Ok(Arc::new(FilesHypervisor::new(files.clone()))),
     }
 }
 

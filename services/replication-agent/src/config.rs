@@ -3,7 +3,7 @@
 use std::{fs, io, net::SocketAddr, path::PathBuf};
 
 use serde::Deserialize;
-use understudy_hypervisor::{libvirt, simulated};
+use understudy_hypervisor::{files, libvirt, simulated};
 use understudy_ids::{HostName, SiteName};
 use understudy_rpc::TlsFiles;
 use understudy_service::ServiceConfig;
@@ -69,6 +69,7 @@ mod defaults {
 pub enum HypervisorConfig {
     Libvirt(libvirt::Config),
     Simulated(simulated::Config),
+    Files(files::Config),
 }
 
 impl ServiceConfig for Config {
@@ -89,6 +90,9 @@ impl ServiceConfig for Config {
         }
         if self.scrub.rate_bytes_per_s < SLOWEST_SCRUB {
             problems.push(format!("scrub.rate_bytes_per_s: must be {SLOWEST_SCRUB} or more"));
+        }
+        if let HypervisorConfig::Files(files) = &self.hypervisor {
+            problems.extend(files.problems());
         }
         if self.store_dir == self.state_dir {
             problems.push("state_dir: must not be the store's directory".to_owned());

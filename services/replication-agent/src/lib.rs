@@ -13,12 +13,14 @@
 //! generation lower than one it has seen (invariant 4); every task may be done again at any time (invariant 3).
 
 pub mod agent;
+mod codec;
 pub mod command;
 pub mod config;
 mod descriptor;
 pub mod facts;
 pub mod guard;
 pub mod ledger;
+pub mod memory;
 pub mod replica;
 pub mod scrub;
 pub mod sink;

@@ -2,13 +2,14 @@
 
 use std::process::ExitCode;
 
-use understudy_replication_agent::{agent, command, config::Config};
+use understudy_replication_agent::{agent, command, config::Config, memory};
 use understudy_service::Context;
 
 fn main() -> ExitCode {
     if let Some(code) = command::run() {
         return code;
     }
+    memory::keep_buffers();
     understudy_service::run(
         "replication-agent",
         env!("CARGO_PKG_VERSION"),

@@ -38,6 +38,8 @@ use crate::{
 pub use config::{Config, Emulation};
 pub use guard::stand as thaw_guard;
 use session::Session;
+// Image files are served and read in one way, whatever driver they belong to.
+pub(crate) use snapshot::{Place, TrackedDisk, end_server, open_reader, serve};
 
 /// A host with libvirtd. Cheap to clone; clones share the connection.
 #[derive(Clone)]

@@ -1,10 +1,14 @@
 //! The first cluster: what the file is and where its tables are.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
 
 use super::{CLUSTER, CLUSTER_BITS};
 use crate::{
-    error::{Result, StoreError},
+    error::{IoContext, Result, StoreError},
     model::DiskFormat,
 };
 
@@ -50,6 +54,20 @@ fn get32(from: &[u8], at: usize) -> u32 {
 
 fn get64(from: &[u8], at: usize) -> u64 {
     u64::from(get32(from, at)) << 32 | u64::from(get32(from, at + 4))
+}
+
+/// Size in bytes of the disk in a qcow2 file, of any version and with any features: only what all of them share is looked at.
+///
+/// # Errors
+/// When the file cannot be read or is not qcow2.
+pub fn virtual_size(path: &Path) -> Result<u64> {
+    let mut first = [0; 32];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut first));
+    read.during("read", path)?;
+    if get32(&first, 0) != MAGIC {
+        return Err(StoreError::Format { path: path.to_owned(), why: "it is not a qcow2 file".to_owned() });
+    }
+    Ok(get64(&first, 24))
 }
 
 impl Header {

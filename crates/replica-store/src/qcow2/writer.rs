@@ -87,25 +87,40 @@ impl Writer {
         self.table.clusters().map(|(cluster, _)| cluster)
     }
 
-    /// Writes one cluster. `content` may be shorter than a cluster at the disk's end; the rest is zero.
-    pub fn write(&mut self, cluster: u64, content: &[u8]) -> Result<()> {
-        let offset = match self.cluster(cluster) {
-            Cluster::Data(offset) | Cluster::Zero(Some(offset)) => offset,
+    /// Writes clusters from number `first` on. `content` may end within a cluster at the disk's end; the rest is zero. What lies
+    /// together in the file is written at once.
+    pub fn write(&mut self, first: u64, content: &[u8]) -> Result<()> {
+        let (mut cluster, mut rest) = (first, content);
+        while !rest.is_empty() {
+            let place = self.place(cluster);
+            let most = (rest.len() as u64).div_ceil(CLUSTER);
+            let together = (1..most).find(|n| self.place(cluster + n) != place + n * CLUSTER).unwrap_or(most);
+            let (run, after) = rest.split_at(rest.len().min((together * CLUSTER) as usize));
+            self.file.write_at(run, place)?;
+            self.pad(place + run.len() as u64)?;
+            (cluster, rest) = (cluster + together, after);
+        }
+        Ok(())
+    }
+
+    /// Where a cluster is in the file from now on: where it was, or the next free place.
+    fn place(&mut self, cluster: u64) -> u64 {
+        let place = match self.cluster(cluster) {
+            Cluster::Data(offset) => return offset,
+            Cluster::Zero(Some(offset)) => offset,
             Cluster::Absent | Cluster::Zero(None) => {
-                let offset = self.next * CLUSTER;
                 self.next += 1;
-                offset
+                (self.next - 1) * CLUSTER
             }
         };
-        if content.len() as u64 == CLUSTER {
-            self.file.write_at(content, offset)?;
-        } else {
-            let mut padded = content.to_vec();
-            padded.resize(CLUSTER as usize, 0);
-            self.file.write_at(&padded, offset)?;
-        }
-        self.table.set(cluster, table::data_entry(offset));
-        Ok(())
+        self.table.set(cluster, table::data_entry(place));
+        place
+    }
+
+    /// Zeros up to the end of a cluster that ends elsewhere.
+    fn pad(&self, end: u64) -> Result<()> {
+        let short = end.next_multiple_of(CLUSTER) - end;
+        if short == 0 { Ok(()) } else { self.file.write_at(&vec![0; short as usize], end) }
     }
 
     /// Makes one cluster read as zeros.

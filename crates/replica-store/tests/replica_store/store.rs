@@ -80,11 +80,11 @@ fn r_rep_5_a_block_is_checked_on_arrival_and_must_lie_on_the_disk() {
     let mut writer = lab.store.begin(begin(2, Some(1), &lab.now)).unwrap();
     let vda = disk("vda");
     let block = [1; 65536];
-    let refused = writer.write_block(&vda, 0, &block, &BlockDigest::of(&[2])).unwrap_err();
+    let refused = writer.write_blocks(&vda, 0, &block, &[BlockDigest::of(&[2])]).unwrap_err();
     assert!(matches!(refused, StoreError::DigestMismatch { block: 0, .. }));
     let digest = BlockDigest::of(&block);
     for (at, content) in [(30, &block[..]), (u64::MAX, &block), (0, &block[1..])] {
-        let refused = writer.write_block(&vda, at, content, &digest).unwrap_err();
+        let refused = writer.write_blocks(&vda, at, content, &[digest]).unwrap_err();
         assert!(matches!(refused, StoreError::OutOfRange { .. }), "{refused}");
     }
     assert!(matches!(writer.write_zero(&vda, 5, 31), Err(StoreError::OutOfRange { .. })));
@@ -373,7 +373,7 @@ fn a_store_can_be_moved_and_a_huge_disk_costs_what_is_written() {
     let mut writer = store.begin(huge.clone()).unwrap();
     for block in [0, blocks / 2, blocks - 1] {
         tree.set(block, BlockDigest::of(&content));
-        writer.write_block(&name, block, &content, &BlockDigest::of(&content)).unwrap();
+        writer.write_blocks(&name, block, &content, &[BlockDigest::of(&content)]).unwrap();
     }
     writer.write_zero(&name, 1, blocks / 2).unwrap();
     writer.finish(&[(name.clone(), tree.root())].into(), UnixMicros::new(1)).unwrap();

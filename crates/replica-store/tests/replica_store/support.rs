@@ -99,7 +99,7 @@ pub fn send(writer: &mut PointWriter, before: &Disks, now: &Disks, from: u64, to
             if part.iter().all(|b| *b == 0) {
                 writer.write_zero(name, block, block + 1)?;
             } else {
-                writer.write_block(name, block, part, &BlockDigest::of(part))?;
+                writer.write_blocks(name, block, part, &[BlockDigest::of(part)])?;
             }
         }
     }

@@ -13,18 +13,23 @@
 //! digest per block ([`PartOrder`]). Whether the digests are those of the payload is the handler's to verify: it reads
 //! every byte anyway.
 
+pub(crate) mod body;
+pub(crate) mod frames;
 mod order;
+mod payload;
 pub(crate) mod wire;
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use understudy_ids::{Consistency, DiskName, Generation, ItemName, PointSeq, UnixMicros};
-use understudy_replication::BlockDigest;
+use understudy_replication::{BlockDigest, Encoding};
 
+pub use frames::RawBodies;
 pub use order::PartOrder;
+pub use payload::Payload;
 
-/// The largest payload of one part, in bytes.
+/// The most bytes of a disk in one part, and the largest payload.
 pub const MAX_PAYLOAD: usize = 1 << 20;
 /// Length of one block digest, in bytes.
 pub const DIGEST_BYTES: usize = 32;
@@ -119,10 +124,11 @@ pub enum Part {
         disk: usize,
         /// Multiple of the block size.
         offset: u64,
-        /// Whole blocks, the last one of a disk zero-padded.
-        payload: Bytes,
+        /// Whole blocks, the last one of a disk zero-padded, in their encoding.
+        payload: Payload,
         /// 32 bytes for each block: what the source read.
         digests: Bytes,
+        encoding: Encoding,
     },
     Zero {
         disk: usize,

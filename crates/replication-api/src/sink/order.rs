@@ -1,6 +1,6 @@
 //! The order and bounds of the parts of one transfer.
 
-use understudy_replication::{BLOCK_SIZE, extents::block_count};
+use understudy_replication::{BLOCK_SIZE, Encoding, extents::block_count};
 
 use super::{DIGEST_BYTES, MAX_PAYLOAD, Part, SinkDisk, Watermark};
 use crate::field::Invalid;
@@ -26,20 +26,9 @@ impl PartOrder {
             return Err(Invalid::new("part", "follows the finish"));
         }
         match part {
-            Part::Data { disk, offset, payload, digests } => {
-                let length = payload.len();
-                if length == 0 || length > MAX_PAYLOAD || !(length as u64).is_multiple_of(BLOCK_SIZE) {
-                    return Err(Invalid::new(
-                        "data.payload",
-                        format!("is {length} bytes: use whole blocks, at most 1 MiB"),
-                    ));
-                }
-                let blocks = length as u64 / BLOCK_SIZE;
-                if digests.len() as u64 != blocks * DIGEST_BYTES as u64 {
-                    let why = format!("is {} bytes, {blocks} blocks have {}", digests.len(), blocks * 32);
-                    return Err(Invalid::new("data.digests", why));
-                }
-                self.advance("data", *disk, *offset, length as u64)
+            Part::Data { disk, offset, payload, digests, encoding } => {
+                let length = length(payload.len(), digests.len(), *encoding)?;
+                self.advance("data", *disk, *offset, length)
             }
             Part::Zero { disk, offset, length } => {
                 // The zeros at the end of a disk end with it, inside a block or not; they count as whole blocks.
@@ -92,6 +81,25 @@ impl PartOrder {
     }
 }
 
+/// Bytes of the disk in a part of `payload` bytes with so many bytes of digests.
+fn length(payload: usize, digests: usize, encoding: Encoding) -> Result<u64, Invalid> {
+    let blocks = (digests / DIGEST_BYTES) as u64;
+    let length = blocks * BLOCK_SIZE;
+    if !digests.is_multiple_of(DIGEST_BYTES) || blocks == 0 || length > MAX_PAYLOAD as u64 {
+        let why = format!("is {digests} bytes: use 32 for each block, at most 1 MiB of blocks");
+        return Err(Invalid::new("data.digests", why));
+    }
+    let fits = match encoding {
+        Encoding::Plain => payload as u64 == length,
+        // What grows by being encoded is sent as it is.
+        Encoding::Zstd | Encoding::Lz4 => payload > 0 && (payload as u64) < length,
+    };
+    if fits {
+        return Ok(length);
+    }
+    Err(Invalid::new("data.payload", format!("is {payload} bytes for {blocks} blocks")))
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -109,8 +117,9 @@ mod tests {
         Part::Data {
             disk,
             offset,
-            payload: vec![1; (blocks * B) as usize].into(),
+            payload: Bytes::from(vec![1; (blocks * B) as usize]).into(),
             digests: vec![0; (blocks * 32) as usize].into(),
+            encoding: Encoding::Plain,
         }
     }
 
@@ -136,18 +145,31 @@ mod tests {
         let short = |digests: usize| Part::Data {
             disk: 0,
             offset: 0,
-            payload: vec![1; B as usize].into(),
+            payload: Bytes::from(vec![1; B as usize]).into(),
             digests: vec![0; digests].into(),
+            encoding: Encoding::Plain,
         };
+        let encoded = |payload: u64, blocks: u64| Part::Data {
+            disk: 0,
+            offset: 0,
+            payload: Bytes::from(vec![1; payload as usize]).into(),
+            digests: vec![0; blocks as usize * 32].into(),
+            encoding: Encoding::Zstd,
+        };
+        order().accept(&encoded(1, 4)).unwrap();
         let cases = [
             (data(2, 0, 1), "data.disk"),
             (data(0, 1, 1), "data.offset"),
             (data(0, 9 * B, 2), "data.offset"),
             (data(0, u64::MAX / B * B, 1), "data.offset"),
-            (data(0, 0, 17), "data.payload"),
-            (Part::Data { disk: 0, offset: 0, payload: Bytes::new(), digests: Bytes::new() }, "data.payload"),
+            (data(0, 0, 17), "data.digests"),
+            (data(0, 0, 0), "data.digests"),
+            (encoded(1, 17), "data.digests"),
+            (encoded(0, 1), "data.payload"),
+            (encoded(B, 1), "data.payload"),
+            (encoded(1, 11), "data.offset"),
             (short(31), "data.digests"),
-            (short(64), "data.digests"),
+            (short(64), "data.payload"),
             (zero(0, 0, 0), "zero.length"),
             (zero(0, 0, 512), "zero.length"),
             (zero(0, 0, u64::MAX), "zero.length"),

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use understudy_ids::{Generation, PointSeq};
-use understudy_replication::BlockDigest;
+use understudy_replication::{BlockDigest, Encoding};
 use understudy_types_api::{consistency_from_wire, consistency_to_wire, duration_to_wire, time_to_wire};
 
 use super::{
@@ -217,13 +217,31 @@ impl From<Begin> for v1::Begin {
     }
 }
 
+fn encoding(code: i32) -> Result<Encoding, Invalid> {
+    match v1::Encoding::try_from(code) {
+        Ok(v1::Encoding::Unspecified) => Ok(Encoding::Plain),
+        Ok(v1::Encoding::Zstd) => Ok(Encoding::Zstd),
+        Ok(v1::Encoding::Lz4) => Ok(Encoding::Lz4),
+        Err(_) => Err(Invalid::new("data.encoding", format!("{code} is not known here"))),
+    }
+}
+
+fn encoding_to_wire(encoding: Encoding) -> v1::Encoding {
+    match encoding {
+        Encoding::Plain => v1::Encoding::Unspecified,
+        Encoding::Zstd => v1::Encoding::Zstd,
+        Encoding::Lz4 => v1::Encoding::Lz4,
+    }
+}
+
 /// A message of the push stream after the first.
 pub(crate) fn part(wire: v1::PushPointRequest) -> Result<Part, Invalid> {
     use v1::push_point_request::Part as Wire;
     Ok(match required("part", wire.part)? {
         Wire::Begin(_) => return Err(Invalid::new("part", "begins a second time")),
-        Wire::Data(v1::Data { disk, offset, payload, digests }) => {
-            Part::Data { disk: disk as usize, offset, payload, digests }
+        Wire::Data(v1::Data { disk, offset, payload, digests, encoding: code }) => {
+            let (disk, encoding) = (disk as usize, encoding(code)?);
+            Part::Data { disk, offset, payload: payload.into(), digests, encoding }
         }
         Wire::Zero(v1::Zero { disk, offset, length }) => Part::Zero { disk: disk as usize, offset, length },
         Wire::Finish(v1::Finish { sent_bytes }) => Part::Finish { sent_bytes },
@@ -243,11 +261,18 @@ pub(crate) fn begin_to_wire(begin: Begin) -> v1::PushPointRequest {
     v1::PushPointRequest { part: Some(v1::push_point_request::Part::Begin(begin.into())) }
 }
 
+/// A message of data that has no payload yet.
+pub(crate) fn data_head(disk: usize, offset: u64, digests: Bytes, encoding: Encoding) -> v1::Data {
+    let (disk, encoding) = (index(disk), encoding_to_wire(encoding).into());
+    v1::Data { disk, offset, payload: Bytes::new(), digests, encoding }
+}
+
 pub(crate) fn part_to_wire(part: Part) -> v1::PushPointRequest {
     use v1::push_point_request::Part as Wire;
     let part = match part {
-        Part::Data { disk, offset, payload, digests } => {
-            Wire::Data(v1::Data { disk: index(disk), offset, payload, digests })
+        Part::Data { disk, offset, payload, digests, encoding } => {
+            let payload = Bytes::copy_from_slice(payload.together(&mut Vec::new()));
+            Wire::Data(v1::Data { payload, ..data_head(disk, offset, digests, encoding) })
         }
         Part::Zero { disk, offset, length } => Wire::Zero(v1::Zero { disk: index(disk), offset, length }),
         Part::Finish { sent_bytes } => Wire::Finish(v1::Finish { sent_bytes }),

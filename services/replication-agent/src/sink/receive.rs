@@ -1,7 +1,7 @@
 //! Writing one point: the stream on one side, a thread that may block on the other, a bounded queue between them.
 //!
 //! ```text
-//!   parts ─▶ queue of 8 (back-pressure to the sender's window) ─▶ writer thread: verify, write ─▶ sync each 64 MiB or 5 s ─▶ watermark
+//!   parts ─▶ queue of 8 (back-pressure to the sender's window) ─▶ writer thread: decode, verify, write ─▶ sync each 64 MiB or 5 s ─▶ watermark
 //!                                                                   │ Finish: finish ─▶ receipt
 //!                                                                   └ queue ends without Finish: sync, keep the partial
 //! ```
@@ -11,14 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::mpsc;
 use understudy_ids::DiskName;
 use understudy_replica_store::{self as store, DiskSpec, PointWriter, Store};
-use understudy_replication::{
-    BLOCK_SIZE, BlockDigest, CheckpointName,
-    extents::{block_count, block_range},
-};
+use understudy_replication::{BLOCK_SIZE, BlockDigest, CheckpointName, Encoding, extents::block_count};
 use understudy_replication_api::{
     PartStream,
     sink::{Begin, DIGEST_BYTES, Part, Receipt, Watermark},
@@ -26,7 +24,7 @@ use understudy_replication_api::{
 use understudy_rpc::ApiError;
 
 use super::{now, store_error};
-use crate::replica::Replica;
+use crate::{codec, replica::Replica};
 
 /// Parts between the connection and the writer.
 const QUEUE: usize = 8;
@@ -90,7 +88,7 @@ fn write(
     let disks: Vec<(DiskName, u64)> = begin.disks.iter().map(|d| (d.name.clone(), d.size)).collect();
     let (seq, item) = (begin.seq, begin.item.clone());
     let mut writer = open(store, begin)?;
-    let mut received = Received { payload: 0, unsynced: 0, at: Watermark::default() };
+    let mut received = Received::default();
     let mut synced = Instant::now();
     while let Some(part) = queue.blocking_recv() {
         if let Part::Finish { sent_bytes } = part {
@@ -153,10 +151,45 @@ fn roots(
     disks.iter().map(|(name, _)| Ok((name.clone(), writer.digests(name)?.root()))).collect()
 }
 
+/// Writes what the connection brought as it lies there: slices of whole blocks.
+fn write_slices(
+    writer: &mut PointWriter,
+    disk: &DiskName,
+    size: u64,
+    mut first: u64,
+    slices: &[Bytes],
+    mut digests: &[BlockDigest],
+) -> Result<(), Failure> {
+    for slice in slices {
+        let blocks = slice.len() as u64 / BLOCK_SIZE;
+        let (these, rest) = digests.split_at(digests.len().min(blocks as usize));
+        writer.write_blocks(disk, first, within(slice, first, size), these)?;
+        (first, digests) = (first + blocks, rest);
+    }
+    Ok(())
+}
+
+/// The padding of a disk's last block is not the disk's.
+fn within(content: &[u8], first: u64, size: u64) -> &[u8] {
+    let left = size.saturating_sub(first * BLOCK_SIZE);
+    &content[..content.len().min(usize::try_from(left).unwrap_or(usize::MAX))]
+}
+
+fn broken(disk: &DiskName, offset: u64, why: &str) -> Failure {
+    let message = format!("the blocks of {disk} from byte {offset} on cannot be decoded: {why}");
+    Failure::Refused(ApiError::aborted("BROKEN_PAYLOAD", message, "send the point again"))
+}
+
+#[derive(Default)]
 struct Received {
+    /// Payload as it travelled, bytes.
     payload: u64,
+    /// Bytes of disks since the last sync.
     unsynced: u64,
     at: Watermark,
+    /// What payloads are put together in, and what they are decoded into.
+    joined: Vec<u8>,
+    decoded: Vec<u8>,
 }
 
 impl Received {
@@ -168,18 +201,22 @@ impl Received {
         part: &Part,
     ) -> Result<(), Failure> {
         match part {
-            Part::Data { disk, offset, payload, digests } => {
+            Part::Data { disk, offset, payload, digests, encoding } => {
                 let (name, size) = &disks[*disk];
-                let first = offset / BLOCK_SIZE;
                 let (digests, _) = digests.as_chunks::<DIGEST_BYTES>();
-                let contents = payload.chunks_exact(BLOCK_SIZE as usize);
-                for ((block, content), digest) in (first..).zip(contents).zip(digests) {
-                    // The padding of a disk's last block is not the disk's.
-                    let content = &content[..block_range(block, *size).len() as usize];
-                    writer.write_block(name, block, content, &BlockDigest::new(*digest))?;
+                let digests: Vec<BlockDigest> = digests.iter().map(|d| BlockDigest::new(*d)).collect();
+                let length = digests.len() as u64 * BLOCK_SIZE;
+                let first = offset / BLOCK_SIZE;
+                match payload.in_units_of(BLOCK_SIZE as usize).filter(|_| *encoding == Encoding::Plain) {
+                    Some(slices) => write_slices(writer, name, *size, first, slices, &digests)?,
+                    None => {
+                        let payload = payload.together(&mut self.joined);
+                        let content = codec::decode(payload, *encoding, length as usize, &mut self.decoded);
+                        let content = content.map_err(|why| broken(name, *offset, &why))?;
+                        writer.write_blocks(name, first, within(content, first, *size), &digests)?;
+                    }
                 }
-                let length = payload.len() as u64;
-                self.payload += length;
+                self.payload += payload.len() as u64;
                 self.unsynced += length;
                 self.at = Watermark { disk: *disk, offset: (offset + length).min(*size) };
             }

@@ -265,7 +265,7 @@ impl Source {
             self.status.send_modify(|s| show(s, &progress));
         };
         self.status.send_modify(|s| show(s, &progress.lock().unwrap_or_else(PoisonError::into_inner)));
-        let (receipt, sent) = ship(&self.client, begin, disks, pace, told).await?;
+        let (receipt, sent) = ship(&self.client, begin, disks, pace, &self.meter, told).await?;
         if receipt.seq != plan.seq {
             return Err(CycleError::Protocol(format!(
                 "the receipt is for point {}, not {}",

@@ -11,6 +11,7 @@ mod cycle;
 mod error;
 mod history;
 pub mod measure;
+mod meter;
 mod pace;
 mod parts;
 mod progress;
@@ -41,6 +42,7 @@ use crate::ledger::{Assignment, Ledger, Role, Verb};
 pub use cycle::{Purpose, Shipped};
 pub use error::CycleError;
 use history::History;
+use meter::Meter;
 use pace::{Pace, Paces};
 use snapshot::Frozen;
 use untouched::Untouched;
@@ -67,6 +69,8 @@ pub struct Source {
     status: watch::Sender<ReplicationFacts>,
     history: History,
     state: Arc<tokio::sync::Mutex<State>>,
+    /// How fast the stream has been.
+    meter: Arc<Meter>,
 }
 
 /// What lasts from cycle to cycle. Its lock is what keeps cycles apart.
@@ -150,6 +154,7 @@ impl Sources {
         let client =
             SinkClient::new(&assignment.peer_endpoint, self.inner.tls.clone(), &assignment.peer_host)?;
         let disks = assignment.disks.clone();
+        let meter = Meter::new(assignment.settings.compression);
         let source = Arc::new(Source {
             item: item.clone(),
             generation,
@@ -160,6 +165,7 @@ impl Sources {
             status: watch::Sender::new(idle(disks)),
             history: History::open(self.inner.ledger.state_dir(), item, generation, now()),
             state: Arc::default(),
+            meter: Arc::new(meter),
         });
         let stop = CancellationToken::new();
         let task = tokio::spawn(run(source.clone(), self.inner.ledger.clone(), self.clone(), stop.clone()));

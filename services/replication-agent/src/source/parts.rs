@@ -1,9 +1,11 @@
-//! From the content of a piece to what goes over the wire: digested, compared, zeros told instead of sent.
+//! From the content of a piece to what goes over the wire: digested, compared, encoded, zeros told instead of sent.
 
 use bytes::{Bytes, BytesMut};
 use understudy_ids::ByteRange;
-use understudy_replication::{BLOCK_SIZE, BlockDigest, DigestTree, extents::block_count};
-use understudy_replication_api::sink::{DIGEST_BYTES, Part};
+use understudy_replication::{BLOCK_SIZE, BlockDigest, DigestTree, Encoding, extents::block_count};
+use understudy_replication_api::sink::{DIGEST_BYTES, Part, Payload};
+
+use crate::codec;
 
 /// What became of a piece.
 #[derive(Debug, Default)]
@@ -21,8 +23,15 @@ enum Fate {
     Data,
 }
 
-/// Parts for content that was read at `offset` of disk number `disk`. With `target`, blocks that it has are left out.
-pub fn of_content(disk: usize, offset: u64, content: Bytes, target: Option<&DigestTree>) -> Outcome {
+/// Parts for content that was read at `offset` of disk number `disk`. With `target`, blocks that it has are left out. What does not
+/// shrink by being encoded goes as it is.
+pub fn of_content(
+    disk: usize,
+    offset: u64,
+    content: Bytes,
+    target: Option<&DigestTree>,
+    encoding: Encoding,
+) -> Outcome {
     let content = padded(content);
     let blocks = content.len() as u64 / BLOCK_SIZE;
     let first = offset / BLOCK_SIZE;
@@ -47,10 +56,13 @@ pub fn of_content(disk: usize, offset: u64, content: Bytes, target: Option<&Dige
             Fate::Same => {}
             Fate::Zero => outcome.parts.push(Part::Zero { disk, offset: offset + from, length }),
             Fate::Data => {
-                let payload = content.slice(from as usize..(from + length) as usize);
+                let plain = content.slice(from as usize..(from + length) as usize);
+                let encoded = codec::encode(&plain, encoding);
+                let encoding = if encoded.is_some() { encoding } else { Encoding::Plain };
+                let payload: Payload = encoded.unwrap_or(plain).into();
                 let digests = joined(&digests[start as usize..end as usize]);
-                outcome.sent += length;
-                outcome.parts.push(Part::Data { disk, offset: offset + from, payload, digests });
+                outcome.sent += payload.len() as u64;
+                outcome.parts.push(Part::Data { disk, offset: offset + from, payload, digests, encoding });
             }
         }
         start = end;
@@ -118,7 +130,7 @@ mod tests {
 
     #[test]
     fn zeros_are_told_and_the_last_block_is_padded() {
-        let outcome = of_content(1, 4 * BLOCK_SIZE, content(), None);
+        let outcome = of_content(1, 4 * BLOCK_SIZE, content(), None, Encoding::Plain);
         assert_eq!(outcome.sent, 3 * BLOCK_SIZE);
         let shape: Vec<(u64, u64, bool)> = outcome
             .parts
@@ -142,7 +154,7 @@ mod tests {
         target.set(0, BlockDigest::of(&[1; B]));
         target.set(2, BlockDigest::of(&[9; B]));
         target.set(3, BlockDigest::of(&[3; 512]));
-        let outcome = of_content(0, 0, content(), Some(&target));
+        let outcome = of_content(0, 0, content(), Some(&target), Encoding::Plain);
         assert_eq!(outcome.sent, BLOCK_SIZE);
         assert!(matches!(&outcome.parts[..], [Part::Data { offset, .. }] if *offset == 2 * BLOCK_SIZE));
         let zeros = of_zeros(0, ByteRange::new(BLOCK_SIZE, 10 * BLOCK_SIZE), Some(&target));

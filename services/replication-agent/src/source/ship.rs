@@ -1,13 +1,13 @@
 //! Sending one recovery point: reads in flight, digests beside them, a bounded queue, the target's answers.
 //!
 //! ```text
-//!   pieces ─▶ read (16 in flight) ─▶ digest, compare (blocking threads) ─▶ queue of 8 parts ─▶ gRPC stream
+//!   pieces ─▶ read (16 in flight) ─▶ digest, compare, encode (blocking threads) ─▶ queue of 8 parts ─▶ gRPC stream
 //!                                                                          full: reading waits      │
 //!   receipt ◀──────────────────────────────────────────────────────────────────────── answers ◀─────┘
 //! ```
 //! Memory in use is bounded by the reads in flight, the queue and the connection's window, whatever the disk's size.
 
-use std::{pin::pin, sync::Arc};
+use std::{pin::pin, sync::Arc, time::Instant};
 
 use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
@@ -21,6 +21,7 @@ use understudy_replication_api::{
 
 use super::{
     error::CycleError,
+    meter::Meter,
     pace::Pace,
     parts::{self, Outcome},
     progress::Step,
@@ -55,10 +56,11 @@ pub async fn ship(
     begin: Begin,
     disks: Vec<DiskWork>,
     pace: Option<&Pace>,
+    meter: &Arc<Meter>,
     told: impl Fn(Step) + Send + Sync,
 ) -> Result<(Receipt, u64), CycleError> {
     let (queue, parts) = mpsc::channel(QUEUE);
-    let mut produce = pin!(produce(disks, queue, pace, &told));
+    let mut produce = pin!(produce(disks, queue, pace, meter, &told));
     let mut answers = pin!(receive(client, begin, parts, &told));
     tokio::select! {
         produced = &mut produce => match produced {
@@ -96,14 +98,17 @@ async fn produce(
     disks: Vec<DiskWork>,
     queue: mpsc::Sender<Part>,
     pace: Option<&Pace>,
+    meter: &Arc<Meter>,
     told: &(impl Fn(Step) + Sync),
 ) -> Result<u64, Stop> {
     let mut sent = 0;
+    let mut before = Instant::now();
     for (index, disk) in disks.into_iter().enumerate() {
         let DiskWork { reader, work, zero, target } = disk;
         let read = pieces(&work, &zero).map(move |piece| {
             let (reader, target) = (reader.clone(), target.clone().filter(|_| piece.compare));
-            async move { Ok::<_, CycleError>((piece, outcome(index, piece, reader, target).await?)) }
+            let meter = meter.clone();
+            async move { Ok::<_, CycleError>((piece, outcome(index, piece, reader, target, meter).await?)) }
         });
         let mut outcomes = stream::iter(read).buffered(IN_FLIGHT);
         while let Some(next) = outcomes.next().await {
@@ -116,6 +121,11 @@ async fn produce(
                 queue.send(part).await.map_err(|_| Stop::Closed)?;
             }
             sent += outcome.sent;
+            if !piece.zero {
+                let now = Instant::now();
+                meter.passed(piece.range.len(), now - before);
+                before = now;
+            }
             told(Step::Passed { place: (index, piece.range.end), payload: outcome.sent, parts });
         }
     }
@@ -128,19 +138,27 @@ async fn outcome(
     piece: Piece,
     reader: Arc<dyn DiskReader>,
     target: Option<Arc<DigestTree>>,
+    meter: Arc<Meter>,
 ) -> Result<Outcome, CycleError> {
     if piece.zero {
         return Ok(parts::of_zeros(disk, piece.range, target.as_deref()));
     }
     // A piece has at most 1 MiB.
     let length = u32::try_from(piece.range.len()).unwrap_or(u32::MAX);
-    let content = reader.read(piece.range.start, length).await?;
-    if content.len() as u64 != piece.range.len() {
-        let why = format!("{} bytes were read at {}", content.len(), piece.range);
-        return Err(CycleError::Protocol(why));
-    }
+    let read = match reader.blocking() {
+        Some(_) => None,
+        None => Some(reader.read(piece.range.start, length).await?),
+    };
     let digested = tokio::task::spawn_blocking(move || {
-        parts::of_content(disk, piece.range.start, content, target.as_deref())
+        let content = match (read, reader.blocking()) {
+            (None, Some(reader)) => reader.read(piece.range.start, length)?,
+            (read, _) => read.unwrap_or_default(),
+        };
+        if content.len() as u64 != piece.range.len() {
+            let why = format!("{} bytes were read at {}", content.len(), piece.range);
+            return Err(CycleError::Protocol(why));
+        }
+        Ok(parts::of_content(disk, piece.range.start, content, target.as_deref(), meter.encoding()))
     });
-    digested.await.map_err(|e| CycleError::Protocol(format!("digesting was cut off: {e}")))
+    digested.await.map_err(|e| CycleError::Protocol(format!("digesting was cut off: {e}")))?
 }

@@ -27,18 +27,20 @@ use understudy_ids::{DiskName, MachineName, Uuid};
 
 use super::{LibvirtHypervisor, describe, ffi::Domain, xml::Element};
 use crate::{Error, PowerState, Snapshot, SnapshotRequest};
+pub(crate) use reader::open as open_reader;
+pub(crate) use shut_off::{end_server, serve};
 
 /// Where a snapshot of one machine keeps its files.
 #[derive(Debug, Clone)]
-struct Place {
+pub(crate) struct Place {
     /// Scratch files and process id.
     dir: PathBuf,
-    socket: PathBuf,
+    pub socket: PathBuf,
 }
 
 impl Place {
     /// The socket has a short name of its own, because the path of a unix socket ends at 107 bytes.
-    fn new(state_dir: &Path, machine: &MachineName) -> Self {
+    pub fn new(state_dir: &Path, machine: &MachineName) -> Self {
         let short = Uuid::new_v5(&Uuid::NAMESPACE_OID, machine.as_str().as_bytes()).simple().to_string();
         Self {
             dir: state_dir.join("snapshots").join(machine.as_str()),
@@ -54,7 +56,7 @@ impl Place {
         self.dir.join(format!("{disk}.scratch"))
     }
 
-    async fn make(&self) -> Result<(), Error> {
+    pub async fn make(&self) -> Result<(), Error> {
         for dir in [Some(self.dir.as_path()), self.socket.parent()].into_iter().flatten() {
             let made = tokio::fs::create_dir_all(dir).await;
             made.map_err(|error| files(format!("making {}", dir.display()), &error))?;
@@ -62,7 +64,7 @@ impl Place {
         Ok(())
     }
 
-    async fn remove(&self) -> Result<(), Error> {
+    pub async fn remove(&self) -> Result<(), Error> {
         for result in [tokio::fs::remove_dir_all(&self.dir).await, tokio::fs::remove_file(&self.socket).await]
         {
             match result {
@@ -85,13 +87,17 @@ fn files(what: String, error: &std::io::Error) -> Error {
 
 /// A disk as its domain's description names it.
 #[derive(Debug, Clone)]
-struct TrackedDisk {
+pub(crate) struct TrackedDisk {
     name: DiskName,
     file: PathBuf,
     format: String,
 }
 
 impl TrackedDisk {
+    pub fn new(name: DiskName, file: PathBuf, format: &str) -> Self {
+        Self { name, file, format: format.to_owned() }
+    }
+
     /// Only qcow2 files can hold a bitmap.
     fn is_trackable(&self) -> bool {
         self.format == "qcow2"
@@ -152,7 +158,7 @@ fn disks_of(domain: &Domain, wanted: &[DiskName]) -> Result<(Vec<TrackedDisk>, V
             what: format!("a snapshot of disk {name} of machine {}", domain.name()),
             why: "it is not a file; exclude it from protection".to_owned(),
         })?;
-        disks.push(TrackedDisk { name: name.clone(), file, format: disk.format.clone() });
+        disks.push(TrackedDisk::new(name.clone(), file, &disk.format));
     }
     let targets = description.find("devices").map(|devices| devices.all("disk").filter_map(target).collect());
     Ok((disks, targets.unwrap_or_default()))

@@ -187,7 +187,7 @@ async fn usable(disk: &TrackedDisk, since: Option<&[String]>) -> Result<Option<V
 }
 
 /// Starts the process that serves the files. It returns when it is ready to be connected to.
-async fn serve(
+pub(crate) async fn serve(
     machine: &MachineName,
     disks: &[(TrackedDisk, Option<Vec<String>>)],
     place: &Place,
@@ -216,7 +216,7 @@ async fn serve(
 }
 
 /// Ends the server that an earlier snapshot started, if it still runs.
-pub(super) async fn end_server(place: &Place) -> Result<(), Error> {
+pub(crate) async fn end_server(place: &Place) -> Result<(), Error> {
     super::super::process::end(&place.pid_file(), SERVER)
         .await
         .map_err(|error| files(format!("ending the server of {}", place.dir.display()), &error))

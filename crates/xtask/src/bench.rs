@@ -1,0 +1,25 @@
+//! Benchmarks, in programs of their own that are built for speed.
+
+use crate::tool;
+
+/// Replication beside its peers, with `arguments` for the benchmark (`--help` lists them).
+///
+/// # Errors
+/// When a peer is missing that no package brings, or a copy is not what it should be.
+pub fn replication(arguments: &[String]) -> anyhow::Result<()> {
+    run("replication", arguments)
+}
+
+/// What CI guards of it.
+///
+/// # Errors
+/// When a figure is beyond its bound.
+pub fn guard() -> anyhow::Result<()> {
+    run("guard", &[])
+}
+
+fn run(what: &str, arguments: &[String]) -> anyhow::Result<()> {
+    let mut words = vec!["run", "--quiet", "--release", "--package", "understudy-bench", "--", what];
+    words.extend(arguments.iter().map(String::as_str));
+    tool::run("cargo", &words)
+}

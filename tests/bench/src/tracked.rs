@@ -1,0 +1,233 @@
+//! A host of files whose changes are known: what QEMU's bitmaps are to a running machine, the benchmark's own list is to a file
+//! that it changed itself. So a delta is measured without a guest, and without reading what did not change.
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use understudy_hypervisor::{
+    BlockingReader, CheckpointName, DiskReader, Error, Extent, GuestState, HostInventory, Hypervisor,
+    IsolationEvidence, Machine, MachineDefinition, MachineTag, Snapshot, SnapshotDisk, SnapshotRequest,
+    TestNetworkDefinition,
+    files::{self, DiskFormat, FileDisk, FileMachine, FilesHypervisor},
+};
+use understudy_ids::{ByteRange, MachineName, NetworkName, UnixMicros, Uuid};
+use understudy_replication::RangeSet;
+
+/// One machine with one disk, whose file can be exchanged.
+pub struct Tracked {
+    state_dir: PathBuf,
+    now: Mutex<Now>,
+}
+
+#[derive(Clone)]
+struct Now {
+    host: FilesHypervisor,
+    /// What has changed since the last snapshot; `None`: not known.
+    changed: Option<RangeSet>,
+    checkpoints: Vec<CheckpointName>,
+}
+
+pub fn machine() -> MachineName {
+    // A constant that is a valid name.
+    "bench".parse().unwrap_or_else(|_| unreachable!("it is a name"))
+}
+
+impl Tracked {
+    pub fn new(state_dir: &Path, file: &Path) -> Self {
+        let host = host(state_dir, file);
+        let now = Now { host, changed: None, checkpoints: Vec::new() };
+        Self { state_dir: state_dir.to_owned(), now: Mutex::new(now) }
+    }
+
+    /// The disk is this file from now on, which differs from the one before in `changed`.
+    pub fn exchange(&self, file: &Path, changed: Option<RangeSet>) {
+        let mut now = self.lock();
+        now.host = host(&self.state_dir, file);
+        now.changed = changed;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn host(&self) -> FilesHypervisor {
+        self.lock().host.clone()
+    }
+}
+
+fn host(state_dir: &Path, file: &Path) -> FilesHypervisor {
+    let disk = FileDisk {
+        name: "vda".parse().unwrap_or_else(|_| unreachable!("it is a name")),
+        path: file.to_owned(),
+        format: DiskFormat::Raw,
+        bus: understudy_hypervisor::Bus::Virtio,
+        serial: None,
+    };
+    let machine = FileMachine {
+        name: machine(),
+        uuid: Uuid::from_u128(1),
+        vcpus: 1,
+        memory_bytes: 1 << 30,
+        machine_type: "pc".to_owned(),
+        disks: vec![disk],
+    };
+    FilesHypervisor::new(files::Config { state_dir: state_dir.to_owned(), machines: vec![machine] })
+}
+
+struct TrackedSnapshot {
+    inner: Box<dyn Snapshot>,
+    disks: Vec<SnapshotDisk>,
+}
+
+#[async_trait]
+impl Snapshot for TrackedSnapshot {
+    fn instant(&self) -> UnixMicros {
+        self.inner.instant()
+    }
+    fn disks(&self) -> &[SnapshotDisk] {
+        &self.disks
+    }
+    fn checkpoint_made(&self) -> bool {
+        true
+    }
+    fn guest(&self) -> &GuestState {
+        self.inner.guest()
+    }
+    async fn close(self: Box<Self>) -> Result<(), Error> {
+        self.inner.close().await
+    }
+}
+
+struct TrackedReader {
+    inner: Arc<dyn DiskReader>,
+    changed: RangeSet,
+}
+
+#[async_trait]
+impl DiskReader for TrackedReader {
+    /// Only what changed is looked at in the file, as a bitmap would have it.
+    async fn extents(&self, range: ByteRange) -> Result<Vec<Extent>, Error> {
+        let all = RangeSet::span(range.start, range.end);
+        let mut extents: Vec<Extent> = Vec::new();
+        for (set, changed) in
+            [(all.intersection(&self.changed), true), (all.difference(&self.changed), false)]
+        {
+            extents.extend(set.iter().map(|range| Extent { range, changed, zero: false }));
+        }
+        extents.sort_unstable_by_key(|extent| extent.range);
+        Ok(extents)
+    }
+
+    async fn read(&self, offset: u64, length: u32) -> Result<Bytes, Error> {
+        self.inner.read(offset, length).await
+    }
+
+    fn blocking(&self) -> Option<&dyn BlockingReader> {
+        self.inner.blocking()
+    }
+}
+
+#[async_trait]
+impl Hypervisor for Tracked {
+    async fn inventory(&self) -> Result<HostInventory, Error> {
+        self.host().inventory().await
+    }
+    async fn machine(&self, name: &MachineName) -> Result<Option<Machine>, Error> {
+        self.host().machine(name).await
+    }
+    async fn open_snapshot(&self, request: &SnapshotRequest) -> Result<Box<dyn Snapshot>, Error> {
+        let (host, changed) = {
+            let mut now = self.lock();
+            let known = request.base.as_ref().is_some_and(|base| now.checkpoints.contains(base));
+            now.checkpoints.push(request.checkpoint.clone());
+            (now.host.clone(), now.changed.take().filter(|_| known))
+        };
+        let inner = host.open_snapshot(request).await?;
+        let disks = inner.disks().iter().map(|disk| SnapshotDisk {
+            name: disk.name.clone(),
+            size: disk.size,
+            changes_known: changed.is_some(),
+            reader: match &changed {
+                Some(changed) => {
+                    Arc::new(TrackedReader { inner: disk.reader.clone(), changed: changed.clone() })
+                }
+                None => disk.reader.clone(),
+            },
+        });
+        let disks = disks.collect();
+        Ok(Box::new(TrackedSnapshot { inner, disks }))
+    }
+    async fn thaw_left_frozen(&self) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn changed_bytes(&self, _: &MachineName, _: &CheckpointName) -> Result<Option<u64>, Error> {
+        Ok(None)
+    }
+    async fn checkpoints(&self, _: &MachineName) -> Result<Vec<CheckpointName>, Error> {
+        Ok(self.lock().checkpoints.clone())
+    }
+    async fn delete_checkpoints(
+        &self,
+        _: &MachineName,
+        names: &BTreeSet<CheckpointName>,
+    ) -> Result<(), Error> {
+        self.lock().checkpoints.retain(|name| !names.contains(name));
+        Ok(())
+    }
+    async fn define(&self, definition: &MachineDefinition) -> Result<(), Error> {
+        self.host().define(definition).await
+    }
+    async fn start(&self, name: &MachineName) -> Result<(), Error> {
+        self.host().start(name).await
+    }
+    async fn shut_down(&self, name: &MachineName, grace: Duration) -> Result<bool, Error> {
+        self.host().shut_down(name, grace).await
+    }
+    async fn power_off(&self, name: &MachineName) -> Result<(), Error> {
+        self.host().power_off(name).await
+    }
+    async fn undefine(&self, name: &MachineName) -> Result<(), Error> {
+        self.host().undefine(name).await
+    }
+    async fn set_tag(&self, name: &MachineName, tag: Option<&MachineTag>) -> Result<(), Error> {
+        self.host().set_tag(name, tag).await
+    }
+    async fn ensure_test_network(&self, definition: &TestNetworkDefinition) -> Result<(), Error> {
+        self.host().ensure_test_network(definition).await
+    }
+    async fn remove_test_network(&self, name: &NetworkName) -> Result<(), Error> {
+        self.host().remove_test_network(name).await
+    }
+    async fn test_networks(&self) -> Result<Vec<NetworkName>, Error> {
+        self.host().test_networks().await
+    }
+    async fn probe_isolation(
+        &self,
+        network: &NetworkName,
+        targets: &[IpAddr],
+    ) -> Result<IsolationEvidence, Error> {
+        self.host().probe_isolation(network, targets).await
+    }
+    async fn probe_address(
+        &self,
+        network: &NetworkName,
+        address: IpAddr,
+        port: Option<u16>,
+        limit: Duration,
+    ) -> Result<bool, Error> {
+        self.host().probe_address(network, address, port, limit).await
+    }
+    fn jump_hint(&self, _: &NetworkName) -> String {
+        String::new()
+    }
+    fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+}
