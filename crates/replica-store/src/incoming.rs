@@ -279,7 +279,17 @@ impl PointWriter {
 
     fn manifest(&self, disks: Vec<DiskManifest>, received: UnixMicros) -> Manifest {
         let Begin {
-            item, generation, seq, parent, checkpoint, instant, consistency, frozen, machine, ..
+            item,
+            generation,
+            seq,
+            parent,
+            checkpoint,
+            instant,
+            consistency,
+            frozen,
+            machine,
+            seal,
+            ..
         } = self.begin.clone();
         let (kind, checkpoint) = (PointKind::Recovery, Some(checkpoint));
         Manifest {
@@ -295,6 +305,7 @@ impl PointWriter {
             checkpoint,
             machine,
             disks,
+            seal,
         }
     }
 

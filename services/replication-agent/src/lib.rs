@@ -18,6 +18,7 @@ pub mod config;
 mod descriptor;
 pub mod facts;
 pub mod guard;
+pub mod keyring;
 pub mod ledger;
 pub mod replica;
 pub mod scrub;

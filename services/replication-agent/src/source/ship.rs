@@ -1,7 +1,7 @@
 //! Sending one recovery point: reads in flight, digests beside them, a bounded queue, the target's answers.
 //!
 //! ```text
-//!   pieces ─▶ read (16 in flight) ─▶ digest, compare (blocking threads) ─▶ queue of 8 parts ─▶ gRPC stream
+//!   pieces ─▶ read (16 in flight) ─▶ encrypt, digest, compare (blocking threads) ─▶ queue of 8 parts ─▶ gRPC stream
 //!                                                                          full: reading waits      │
 //!   receipt ◀──────────────────────────────────────────────────────────────────────── answers ◀─────┘
 //! ```
@@ -19,11 +19,14 @@ use understudy_replication_api::{
     sink::{Answer, Begin, Part, Receipt},
 };
 
+use understudy_sealing::DiskCipher;
+
 use super::{
     error::CycleError,
     pace::Pace,
     parts::{self, Outcome},
     progress::Step,
+    seal,
     work::{Piece, pieces},
 };
 
@@ -40,6 +43,8 @@ pub struct DiskWork {
     pub zero: RangeSet,
     /// What the target's parent has, where that is compared.
     pub target: Option<Arc<DigestTree>>,
+    /// For a disk whose blocks leave encrypted.
+    pub cipher: Option<Arc<DiskCipher>>,
 }
 
 /// Why production ended early.
@@ -100,10 +105,11 @@ async fn produce(
 ) -> Result<u64, Stop> {
     let mut sent = 0;
     for (index, disk) in disks.into_iter().enumerate() {
-        let DiskWork { reader, work, zero, target } = disk;
+        let DiskWork { reader, work, zero, target, cipher } = disk;
         let read = pieces(&work, &zero).map(move |piece| {
             let (reader, target) = (reader.clone(), target.clone().filter(|_| piece.compare));
-            async move { Ok::<_, CycleError>((piece, outcome(index, piece, reader, target).await?)) }
+            let cipher = cipher.clone();
+            async move { Ok::<_, CycleError>((piece, outcome(index, piece, reader, target, cipher).await?)) }
         });
         let mut outcomes = stream::iter(read).buffered(IN_FLIGHT);
         while let Some(next) = outcomes.next().await {
@@ -128,6 +134,7 @@ async fn outcome(
     piece: Piece,
     reader: Arc<dyn DiskReader>,
     target: Option<Arc<DigestTree>>,
+    cipher: Option<Arc<DiskCipher>>,
 ) -> Result<Outcome, CycleError> {
     if piece.zero {
         return Ok(parts::of_zeros(disk, piece.range, target.as_deref()));
@@ -140,6 +147,10 @@ async fn outcome(
         return Err(CycleError::Protocol(why));
     }
     let digested = tokio::task::spawn_blocking(move || {
+        let content = match cipher {
+            Some(cipher) => seal::encrypted(&cipher, piece.range.start, content),
+            None => content,
+        };
         parts::of_content(disk, piece.range.start, content, target.as_deref())
     });
     digested.await.map_err(|e| CycleError::Protocol(format!("digesting was cut off: {e}")))

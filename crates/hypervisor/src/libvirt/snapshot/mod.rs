@@ -89,6 +89,7 @@ struct TrackedDisk {
     name: DiskName,
     file: PathBuf,
     format: String,
+    encrypted: bool,
 }
 
 impl TrackedDisk {
@@ -152,7 +153,8 @@ fn disks_of(domain: &Domain, wanted: &[DiskName]) -> Result<(Vec<TrackedDisk>, V
             what: format!("a snapshot of disk {name} of machine {}", domain.name()),
             why: "it is not a file; exclude it from protection".to_owned(),
         })?;
-        disks.push(TrackedDisk { name: name.clone(), file, format: disk.format.clone() });
+        let (format, encrypted) = (disk.format.clone(), disk.encrypted);
+        disks.push(TrackedDisk { name: name.clone(), file, format, encrypted });
     }
     let targets = description.find("devices").map(|devices| devices.all("disk").filter_map(target).collect());
     Ok((disks, targets.unwrap_or_default()))
