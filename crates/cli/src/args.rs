@@ -213,6 +213,9 @@ pub struct ReplicationArgs {
     /// The clock of the windows: minutes ahead of UTC, without daylight saving time
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     pub bandwidth_utc_offset: i32,
+    /// Certificate (PEM) of somebody for whom replicas are encrypted; again for each further one. Without: they are not encrypted
+    #[arg(long, value_name = "FILE")]
+    pub encrypt_for: Vec<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -244,6 +247,23 @@ pub enum Item {
         delete_replica: bool,
         #[arg(long, short)]
         watch: bool,
+    },
+    /// Lends the hosts of an encrypted item its key, so that it can be tested, failed over to, or started
+    Unlock {
+        item: ItemName,
+        /// Private key (PEM) of one of the recipients. It stays here.
+        #[arg(long)]
+        decryption_key: PathBuf,
+        /// The point to be unlocked, with all others of the same key; the newest if not given
+        #[arg(long)]
+        point: Option<u64>,
+        /// For how many seconds
+        #[arg(long, default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=86400))]
+        ttl_s: u64,
+    },
+    /// Takes the key of an item back
+    Lock {
+        item: ItemName,
     },
     List,
     Show {
@@ -368,6 +388,9 @@ pub struct Failover {
     /// Planned: do not reverse replicate on commit
     #[arg(long)]
     pub no_reverse_replication: bool,
+    /// Private key (PEM) of a recipient, for items that are encrypted. It stays here; the hosts get what it opens
+    #[arg(long, value_name = "FILE")]
+    pub decryption_key: Option<PathBuf>,
     /// Show what would happen and stop there
     #[arg(long, conflicts_with_all = ["yes", "watch"])]
     pub preview: bool,

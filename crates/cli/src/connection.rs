@@ -58,12 +58,17 @@ impl ConnectionArgs {
         descriptors: &'static [u8],
     ) -> anyhow::Result<Channel> {
         let endpoint = given(endpoint, flag)?;
-        let tls = TlsFiles {
+        let expect = ExpectedPeer::Service(service);
+        Ok(connect(ClientConfig::new(endpoint, self.tls()?, expect, descriptors))?)
+    }
+
+    /// Who we are.
+    pub fn tls(&self) -> anyhow::Result<TlsFiles> {
+        Ok(TlsFiles {
             ca: given(&self.ca, "ca")?,
             certificate: given(&self.certificate, "certificate")?,
             key: given(&self.key, "key")?,
-        };
-        Ok(connect(ClientConfig::new(endpoint, tls, ExpectedPeer::Service(service), descriptors))?)
+        })
     }
 }
 

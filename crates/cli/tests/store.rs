@@ -54,6 +54,7 @@ fn scene() -> Scene {
             instant: UnixMicros::new(1_700_000_000_000_000 + number as i64),
             consistency: Consistency::Crash,
             machine: serde_json::json!({ "name": "web1", "memory": 512 }),
+            seal: None,
             frozen: None,
         };
         let mut writer = store.begin(begin).unwrap();

@@ -20,6 +20,7 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use async_trait::async_trait;
 use understudy_ids::{ByteRange, Consistency, DiskName, MachineName, NetworkName, UnixMicros};
+use understudy_sealing::Passphrase;
 
 pub use model::{
     Bus, DiskHardware, Firmware, Hardware, HostInventory, Machine, MachineDefinition, MachineTag,
@@ -72,6 +73,10 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// or one that [`MachineTag::may_replace`] does not allow; with [`Error::WrongState`] when that one is not shut off.
     /// When the description changes, checkpoints are forgotten: they are of the old disks.
     async fn define(&self, definition: &MachineDefinition) -> Result<(), Error>;
+
+    /// The machine's encrypted disks can be opened with `key`, until the host or its hypervisor starts anew. The key is kept in memory only
+    /// (R-REP-10).
+    async fn unlock(&self, name: &MachineName, key: &Passphrase) -> Result<(), Error>;
 
     /// The machine runs. The caller has made sure that it may (generation, fencing).
     async fn start(&self, name: &MachineName) -> Result<(), Error>;

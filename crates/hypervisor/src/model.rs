@@ -75,6 +75,9 @@ pub struct DiskHardware {
     pub file: Option<PathBuf>,
     /// `qcow2` or `raw`.
     pub format: String,
+    /// Its file is encrypted: the machine starts only after [`crate::Hypervisor::unlock`].
+    #[serde(default)]
+    pub encrypted: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,6 +107,8 @@ pub struct MachineDefinition {
     pub hardware: Hardware,
     /// One existing qcow2 file per disk of `hardware`.
     pub disk_files: BTreeMap<DiskName, PathBuf>,
+    /// Disks whose files are encrypted, with the files that each is stacked on, the nearest first. One passphrase opens them all.
+    pub encrypted: BTreeMap<DiskName, Vec<PathBuf>>,
     /// One entry per NIC of `hardware`; `None` leaves it unconnected.
     pub nic_networks: Vec<Option<NetworkName>>,
     pub tag: MachineTag,

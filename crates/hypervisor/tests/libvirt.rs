@@ -4,6 +4,7 @@
 #[path = "conformance/at_rest.rs"]
 mod at_rest;
 mod conformance;
+mod encrypted;
 mod private_libvirtd;
 
 use std::{collections::BTreeSet, net::IpAddr, process::Command, time::Duration};

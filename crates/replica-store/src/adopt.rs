@@ -8,7 +8,10 @@
 //! Nothing is copied; the disk is read once for its digests, or, for an overlay of our own, only what was written to it. The
 //! base is no recovery point: nobody knows of which instant it is. The machine must not run any more.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use understudy_ids::{Consistency, Generation, ItemName, PointSeq};
 use understudy_replication::{
@@ -20,7 +23,7 @@ use crate::{
     digests,
     error::{IoContext, Result, StoreError},
     layout::{MANIFEST, digest_file, disk_file},
-    model::{Adopt, AdoptDisk, DiskManifest, Manifest, PointKind, Role},
+    model::{Adopt, AdoptDisk, DiskManifest, Manifest, PointKind, Role, Seal},
     overlays::overlay_record,
     qcow2::{Backing, Chain, Source, create_overlay_with},
     store::{Number, Store, lock, names, write_json},
@@ -69,7 +72,8 @@ impl Store {
             disks.push(self.digest_disk(&place, disk, tree)?);
         }
         state.trees = None;
-        let manifest = manifest(adopt, parent, disks);
+        let seal = self.adopted_seal(&place, adopt, parent)?;
+        let manifest = Manifest { seal, ..manifest(adopt, parent, disks) };
         write_json(self.io(), &place.join(MANIFEST), &manifest)?;
         self.io().create_dir_all(&dir.points())?;
         self.io().rename(&place, &dir.point(adopt.seq))?;
@@ -103,9 +107,23 @@ impl Store {
             let path = disk.path.canonicalize().during("resolve", &disk.path)?;
             let size = Chain::open_as(&path, disk.format)?.size();
             let backing = Backing { path, format: disk.format };
-            create_overlay_with(self.io(), &place.join(disk_file(&disk.name)), backing, size)?;
+            create_overlay_with(self.io(), &place.join(disk_file(&disk.name)), backing, size, None)?;
         }
         Ok(place)
+    }
+
+    /// Of our own disks that stood on an encrypted point: their secret is the point's, their keys are their own.
+    fn adopted_seal(&self, place: &Path, adopt: &Adopt, parent: Option<PointSeq>) -> Result<Option<Seal>> {
+        let Some(parent) = parent.map(|seq| self.manifest(&adopt.item, seq)).transpose()?.flatten() else {
+            return Ok(None);
+        };
+        let Some(Seal { key, .. }) = parent.seal else { return Ok(None) };
+        let mut disks = BTreeMap::new();
+        for disk in &adopt.disks {
+            let top = Chain::open(&place.join(disk_file(&disk.name)))?.luks()?.into_iter().next().flatten();
+            disks.extend(top.map(|header| (disk.name.clone(), header)));
+        }
+        Ok(Some(Seal { key, disks }))
     }
 
     fn digest_disk(
@@ -181,6 +199,7 @@ fn manifest(adopt: &Adopt, parent: Option<PointSeq>, disks: Vec<DiskManifest>) -
         checkpoint: None,
         machine: adopt.machine.clone(),
         disks,
+        seal: None,
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     digests,
     error::{Result, StoreError},
     layout::{DAMAGED, MANIFEST, MERGING, OVERLAY, digest_file},
-    model::{Damage, Manifest, OverlayRecord, Pin, PointInfo, PointKind},
+    model::{Damage, Manifest, OverlayRecord, Pin, PointInfo, PointKind, Seal, TargetSeals},
     qcow2::Chain,
     store::{ItemState, Number, Store, StoreReader, lock, names, read_json},
 };
@@ -222,10 +222,18 @@ impl StoreReader {
         Ok(pins)
     }
 
-    /// Whether a disk file of `seq` with this size is stacked on the parent's: it is when the parent has the disk and is not
-    /// the larger one.
-    pub(crate) fn stacks_on(parent: Option<&Manifest>, disk: &DiskName, size: u64) -> bool {
-        parent.and_then(|p| p.disk(disk)).is_some_and(|below| below.size <= size)
+    /// Whether a disk file is stacked on the parent's: it is when the parent has the disk, is not the larger one, and is encrypted
+    /// with the same key, or neither is at all.
+    pub(crate) fn stacks_on(
+        parent: Option<&Manifest>,
+        disk: &DiskName,
+        size: u64,
+        seal: Option<&Seal>,
+    ) -> bool {
+        parent.is_some_and(|parent| {
+            parent.disk(disk).is_some_and(|below| below.size <= size)
+                && Seal::header(parent.seal.as_ref(), disk) == Seal::header(seal, disk)
+        })
     }
 }
 
@@ -243,5 +251,11 @@ impl Store {
             }
         });
         Ok(TargetFacts { has, partial: self.partial(item)? })
+    }
+
+    /// How what [`Self::target_facts`] tells of is encrypted.
+    pub fn target_seals(&self, item: &ItemName) -> Result<TargetSeals> {
+        let latest = self.points(item)?.pop().and_then(|point| point.manifest.seal);
+        Ok(TargetSeals { latest, partial: self.partial_seal(item)? })
     }
 }

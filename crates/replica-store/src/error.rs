@@ -44,6 +44,19 @@ pub enum StoreError {
     )]
     Damaged { item: ItemName, seq: PointSeq, blocks: u64 },
 
+    #[error(
+        "recovery point {seq} of {item} is encrypted; unlock it with a recipient's private key \
+         (understudy item unlock)"
+    )]
+    Sealed { item: ItemName, seq: PointSeq },
+
+    #[error(
+        "{path} is encrypted and cannot be exported by whoever has no key; copy its chain of files as they are (they are sparse), \
+         or convert it with qemu-img and the secret",
+        path = path.display()
+    )]
+    SealedExport { path: PathBuf },
+
     #[error("{item} has no disk {disk} in this point or transfer")]
     NoDisk { item: ItemName, disk: DiskName },
 

@@ -97,6 +97,10 @@ impl StoreReader {
     fn open_content(&self, export: &Export<'_>) -> Result<Content> {
         let Export { item, seq, disk, .. } = *export;
         let manifest = self.point(item, seq)?.manifest;
+        if manifest.seal.is_some() {
+            // What the store could give is ciphertext, which means something only at its place in the point's own files.
+            return Err(StoreError::SealedExport { path: self.disk_path(item, seq, disk)? });
+        }
         let found = manifest.disk(disk).cloned();
         let DiskManifest { root, size, .. } =
             found.ok_or_else(|| StoreError::NoDisk { item: item.clone(), disk: disk.clone() })?;

@@ -7,7 +7,7 @@ use std::{
     fmt,
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -144,6 +144,11 @@ impl IoFile {
 
     pub fn len(&self) -> Result<u64> {
         Ok(self.file.metadata().during("stat", &self.path)?.len())
+    }
+
+    /// Bytes that the file takes on its file system; of a sparse file, less than its length.
+    pub fn allocated(&self) -> Result<u64> {
+        Ok(self.file.metadata().during("stat", &self.path)?.blocks() * 512)
     }
 
     pub fn truncate(&self, len: u64) -> Result<()> {

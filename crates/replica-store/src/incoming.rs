@@ -317,7 +317,17 @@ impl PointWriter {
 
     fn manifest(&self, disks: Vec<DiskManifest>, received: UnixMicros) -> Manifest {
         let Begin {
-            item, generation, seq, parent, checkpoint, instant, consistency, frozen, machine, ..
+            item,
+            generation,
+            seq,
+            parent,
+            checkpoint,
+            instant,
+            consistency,
+            frozen,
+            machine,
+            seal,
+            ..
         } = self.begin.clone();
         let (kind, checkpoint) = (PointKind::Recovery, Some(checkpoint));
         Manifest {
@@ -333,6 +343,7 @@ impl PointWriter {
             checkpoint,
             machine,
             disks,
+            seal,
         }
     }
 

@@ -45,7 +45,7 @@ pub use fsio::{Change, Watch};
 pub use incoming::PointWriter;
 pub use model::{
     Adopt, AdoptDisk, Begin, Damage, DiskFile, DiskFormat, DiskManifest, DiskSpec, GenerationRecord,
-    ItemUsage, Manifest, Pin, PointInfo, PointKind, Role, Space,
+    ItemUsage, Manifest, Pin, PointInfo, PointKind, Role, Seal, Space, TargetSeals,
 };
 pub use scrub::{Finished, Scrub, ScrubRecord, Scrubbed};
 pub use store::{Store, StoreReader};

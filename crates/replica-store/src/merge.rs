@@ -12,6 +12,8 @@
 //! Steps 2 to 4 are done disk by disk; a disk whose file has left P's directory is done. **Promise.** After a crash between any
 //! two changes every other point reads as before, and `open` completes the merge.
 
+use std::os::unix::fs::MetadataExt;
+
 use understudy_ids::{ItemName, PointSeq};
 
 use crate::{
@@ -19,7 +21,7 @@ use crate::{
     digests,
     error::{Result, StoreError},
     layout::{MANIFEST, MERGING, digest_file},
-    model::{Manifest, PointKind},
+    model::{DiskManifest, Manifest, PointKind, Seal},
     qcow2::merge_into,
     store::{Store, lock, read_json, write_json},
 };
@@ -28,12 +30,19 @@ impl Store {
     /// Merges the oldest point away, if it may go; returns its number. `None` when there is nothing that may.
     pub fn merge_oldest(&self, item: &ItemName) -> Result<Option<PointSeq>> {
         let points = self.points(item)?;
-        let Some(oldest) = points.first().filter(|_| points.len() > 1) else { return Ok(None) };
-        match self.merge_away(item, oldest.manifest.seq) {
-            Ok(()) => Ok(Some(oldest.manifest.seq)),
-            Err(StoreError::Pinned { .. }) => Ok(None),
-            Err(error) => Err(error),
+        let Some((_newest, older)) = points.split_last() else { return Ok(None) };
+        let links = self.links(item)?;
+        for point in older {
+            let seq = point.manifest.seq;
+            match self.merge_away(item, seq) {
+                Ok(()) => return Ok(Some(seq)),
+                // Then the later one can go, and this one after it.
+                Err(StoreError::Pinned { .. }) if self.sealed_otherwise(item, &links, seq)? => {}
+                Err(StoreError::Pinned { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            }
         }
+        Ok(None)
     }
 
     /// Merges a point into its successor, or, when nothing stands on it and it is not the newest, removes it.
@@ -76,10 +85,32 @@ impl Store {
         if links.iter().filter(|l| l.parent == Some(seq)).count() > 1 {
             return held("more than one later point");
         }
+        if self.sealed_otherwise(item, links, seq)? {
+            return held("the later point, which is encrypted with another key");
+        }
         match self.pins(item)?.iter().find(|(point, _)| ancestry(links, *point).contains(&seq)) {
             Some((_, pin)) => held(&pin.to_string()),
             None => Ok(()),
         }
+    }
+
+    /// Whether a point stands on the files of this one and has another key. That is a machine's own disk that was adopted; it goes when
+    /// the point after it, which stands on nothing, takes its place.
+    fn sealed_otherwise(&self, item: &ItemName, links: &[Link], seq: PointSeq) -> Result<bool> {
+        let Some(leaving) = self.manifest(item, seq)? else { return Ok(false) };
+        let above = links.iter().filter(|l| l.parent == Some(seq));
+        for link in above {
+            let Some((above, _)) = self.any_manifest(item, link.seq)? else { continue };
+            let other = |disk: &DiskManifest| {
+                disk.stacked
+                    && Seal::header(leaving.seal.as_ref(), &disk.name)
+                        != Seal::header(above.seal.as_ref(), &disk.name)
+            };
+            if above.disks.iter().any(other) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Steps 2 to 6, from wherever they were left. The caller holds the item's lock or is alone.
@@ -108,7 +139,7 @@ impl Store {
         into: &mut Manifest,
         index: usize,
     ) -> Result<()> {
-        let successor = into.seq;
+        let (successor, sealed) = (into.seq, into.seal.is_some());
         let disk = &mut into.disks[index];
         let Some(below) = leaving.disk(&disk.name).filter(|_| disk.stacked) else { return Ok(()) };
         let (old_dir, new_dir) = (self.dir(item).point(seq), self.dir(item).point(successor));
@@ -120,7 +151,8 @@ impl Store {
             self.io().rename(&base, &overlay)?;
         }
         disk.stacked = below.stacked;
-        disk.stored_bytes = overlay.metadata().map_or(disk.stored_bytes, |m| m.len());
+        let taken = |m: std::fs::Metadata| if sealed { m.blocks() * 512 } else { m.len() };
+        disk.stored_bytes = overlay.metadata().map_or(disk.stored_bytes, taken);
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ use understudy_replication::{
     digest::BlockDigest,
     extents::{BLOCK_SIZE, RangeSet},
 };
+use understudy_sealing::{LuksHeader, WrappedKey};
 
 /// Whether a point is offered to operators.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +59,25 @@ pub struct Manifest {
     /// Hardware, UUID, name of the machine: opaque here.
     pub machine: serde_json::Value,
     pub disks: Vec<DiskManifest>,
+    /// How the disks are encrypted; `None` when they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<Seal>,
+}
+
+/// The encryption of a point's disks, as far as a target knows it (R-REP-10).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seal {
+    /// What the holders of private keys get the item's secret from.
+    pub key: WrappedKey,
+    /// Opened with the secret's passphrase, each gives the key of its disk.
+    pub disks: BTreeMap<DiskName, LuksHeader>,
+}
+
+impl Seal {
+    /// The header of a disk of what may be sealed.
+    pub(crate) fn header<'a>(seal: Option<&'a Self>, disk: &DiskName) -> Option<&'a LuksHeader> {
+        seal.and_then(|seal| seal.disks.get(disk))
+    }
 }
 
 impl Manifest {
@@ -75,7 +95,7 @@ pub struct DiskManifest {
     pub root: BlockDigest,
     /// Bytes of the disk that differ from, or were sent over, the parent's.
     pub changed_bytes: u64,
-    /// Length of the file in bytes.
+    /// Bytes that the file takes: its length, or of an encrypted one what is allocated of it.
     pub stored_bytes: u64,
     /// Name of the file within the point's directory.
     pub file: String,
@@ -142,6 +162,16 @@ pub struct Begin {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frozen: Option<Duration>,
     pub machine: serde_json::Value,
+    /// How the blocks come encrypted, all disks or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<Seal>,
+}
+
+/// The encryption of the newest thing here, and of the interrupted transfer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TargetSeals {
+    pub latest: Option<Seal>,
+    pub partial: Option<Seal>,
 }
 
 /// A disk file for a machine to run on.

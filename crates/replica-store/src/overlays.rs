@@ -3,9 +3,13 @@
 //! An overlay is made beside its place and renamed into it, so that it exists whole or not at all; while it exists, its point
 //! and all below it are pinned. Making one takes as long for a terabyte as for nothing (R-TF-1, R-FO-4).
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
-use understudy_ids::{Generation, ItemName, PointSeq, Uuid};
+use understudy_ids::{DiskName, Generation, ItemName, PointSeq, Uuid};
+use understudy_sealing::LuksHeader;
 
 use crate::{
     catalog::ancestry,
@@ -21,8 +25,20 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::NoPoint`], [`StoreError::Damaged`], or [`StoreError::OtherBranch`] when the run has a branch of another
-    /// point.
+    /// point; [`StoreError::Sealed`] when the point is encrypted.
     pub fn branch(&self, item: &ItemName, point: PointSeq, run: Uuid) -> Result<Vec<DiskFile>> {
+        self.branch_sealed(item, point, run, &BTreeMap::new())
+    }
+
+    /// As [`Self::branch`], of a point that may be encrypted: what is written to the branch will be too, with the key that `headers` has for
+    /// each disk, so that a test leaves nothing readable behind (R-REP-10).
+    pub fn branch_sealed(
+        &self,
+        item: &ItemName,
+        point: PointSeq,
+        run: Uuid,
+        headers: &BTreeMap<DiskName, LuksHeader>,
+    ) -> Result<Vec<DiskFile>> {
         let state = self.state(item);
         let _lock = lock(&state);
         let dir = self.dir(item).branch(run);
@@ -33,7 +49,7 @@ impl Store {
             }
             return Ok(files(&dir, &record));
         }
-        self.lend(item, point, &dir)
+        self.lend(item, point, &dir, headers)
     }
 
     /// Removes a test's disks. That there are none is fine.
@@ -57,6 +73,17 @@ impl Store {
     /// As for [`Self::branch`]; [`StoreError::StaleGeneration`]; [`StoreError::OtherPromotion`] when this generation was
     /// promoted from another point, whose disks must be dropped first.
     pub fn promote(&self, item: &ItemName, point: PointSeq, generation: Generation) -> Result<Vec<DiskFile>> {
+        self.promote_sealed(item, point, generation, &BTreeMap::new())
+    }
+
+    /// As [`Self::promote`], of a point that may be encrypted; see [`Self::branch_sealed`].
+    pub fn promote_sealed(
+        &self,
+        item: &ItemName,
+        point: PointSeq,
+        generation: Generation,
+        headers: &BTreeMap<DiskName, LuksHeader>,
+    ) -> Result<Vec<DiskFile>> {
         let state = self.state(item);
         let _lock = lock(&state);
         let dir = self.dir(item).active(generation);
@@ -68,9 +95,9 @@ impl Store {
             }
             return Ok(files(&dir, &record));
         }
-        self.lendable(item, point)?;
+        can_write(&self.lendable(item, point)?.manifest, headers)?;
         self.admit(item, generation, Some(Role::Active))?;
-        self.lend(item, point, &dir)
+        self.lend(item, point, &dir, headers)
     }
 
     /// Disks of the machine promoted at `generation`, and the point they stand on; `None` when there are none.
@@ -129,15 +156,23 @@ impl Store {
     }
 
     /// Makes overlays of a point in `place`. The caller holds the item's lock.
-    fn lend(&self, item: &ItemName, point: PointSeq, place: &Path) -> Result<Vec<DiskFile>> {
+    fn lend(
+        &self,
+        item: &ItemName,
+        point: PointSeq,
+        place: &Path,
+        headers: &BTreeMap<DiskName, LuksHeader>,
+    ) -> Result<Vec<DiskFile>> {
         let manifest = self.lendable(item, point)?.manifest;
+        can_write(&manifest, headers)?;
         let fresh = hidden(place, ".new-");
         self.io().remove(&fresh)?;
         self.io().create_dir_all(&fresh)?;
         let mut disks = Vec::with_capacity(manifest.disks.len());
         for disk in manifest.disks {
             let backing = Backing { path: backing_path(point, &disk.name), format: DiskFormat::Qcow2 };
-            create_overlay_with(self.io(), &fresh.join(disk_file(&disk.name)), backing, disk.size)?;
+            let luks = headers.get(&disk.name).filter(|_| manifest.seal.is_some()).cloned();
+            create_overlay_with(self.io(), &fresh.join(disk_file(&disk.name)), backing, disk.size, luks)?;
             disks.push(DiskSpec { name: disk.name, size: disk.size });
         }
         let record = OverlayRecord { point, disks };
@@ -168,6 +203,15 @@ impl Store {
     pub(crate) fn remove_point(&self, item: &ItemName, seq: PointSeq) -> Result<()> {
         self.remove_at_once(&self.dir(item).point(seq))
     }
+}
+
+/// An overlay of an encrypted point must have a key of its own, or it would be written in the clear.
+fn can_write(manifest: &Manifest, headers: &BTreeMap<DiskName, LuksHeader>) -> Result<()> {
+    let missing = || manifest.disks.iter().any(|disk| !headers.contains_key(&disk.name));
+    if manifest.seal.is_some() && missing() {
+        return Err(StoreError::Sealed { item: manifest.item.clone(), seq: manifest.seq });
+    }
+    Ok(())
 }
 
 fn hidden(path: &Path, prefix: &str) -> PathBuf {

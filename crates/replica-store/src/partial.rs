@@ -11,6 +11,7 @@ use understudy_replication::{
     digest::DigestTree,
     extents::BLOCK_SIZE,
 };
+use understudy_sealing::LuksHeader;
 
 use crate::{
     error::{Result, StoreError},
@@ -18,7 +19,7 @@ use crate::{
     incoming::{DiskWriter, PointWriter},
     journal::{Journal, Received},
     layout::{backing_path, disk_file},
-    model::{Begin, DiskFormat, DiskSpec, Manifest, Role},
+    model::{Begin, DiskFormat, DiskSpec, Manifest, Role, Seal},
     qcow2::{Backing, Writer},
     store::{ItemState, Store, StoreReader, lock, read_json, write_json},
 };
@@ -111,6 +112,11 @@ impl Store {
         }))
     }
 
+    pub(crate) fn partial_seal(&self, item: &ItemName) -> Result<Option<Seal>> {
+        let begin = read_json::<Begin>(&self.dir(item).incoming_begin(), "a transfer's beginning")?;
+        Ok(begin.and_then(|begin| begin.seal))
+    }
+
     /// Throws an interrupted transfer away.
     pub fn discard_partial(&self, item: &ItemName) -> Result<()> {
         let state = self.state(item);
@@ -154,7 +160,7 @@ impl Store {
         &self,
         begin: &Begin,
         state: &mut ItemState,
-        open: impl Fn(&Io, &Path, u64, Option<Backing>) -> Result<Writer>,
+        open: impl Fn(&Io, &Path, u64, Option<Backing>, Option<LuksHeader>) -> Result<Writer>,
     ) -> Result<Vec<DiskWriter>> {
         let dir = self.dir(&begin.item).incoming_point();
         let parent = begin.parent.map(|seq| self.manifest(&begin.item, seq)).transpose()?.flatten();
@@ -162,7 +168,8 @@ impl Store {
         for disk in &begin.disks {
             let backing = backing(begin, parent.as_ref(), &disk.name, disk.size);
             let tree = self.parent_tree(begin, state, backing.is_some(), &disk.name, disk.size)?;
-            let writer = open(self.io(), &dir.join(disk_file(&disk.name)), disk.size, backing)?;
+            let luks = Seal::header(begin.seal.as_ref(), &disk.name).cloned();
+            let writer = open(self.io(), &dir.join(disk_file(&disk.name)), disk.size, backing, luks)?;
             disks.push(DiskWriter::new(disk.name.clone(), writer, tree));
         }
         Ok(disks)
@@ -188,7 +195,8 @@ impl Store {
 }
 
 fn backing(begin: &Begin, parent: Option<&Manifest>, disk: &DiskName, size: u64) -> Option<Backing> {
-    let seq = begin.parent.filter(|_| StoreReader::stacks_on(parent, disk, size))?;
+    let seal = begin.seal.as_ref();
+    let seq = begin.parent.filter(|_| StoreReader::stacks_on(parent, disk, size, seal))?;
     Some(Backing { path: backing_path(seq, disk), format: DiskFormat::Qcow2 })
 }
 
@@ -202,7 +210,11 @@ fn mismatch(first: &Begin, now: &Begin) -> Option<&'static str> {
     if first.generation != now.generation {
         return Some("it is of another generation");
     }
-    (first.disks != now.disks).then_some("it is of other disks")
+    if first.disks != now.disks {
+        return Some("it is of other disks");
+    }
+    let keys = |begin: &'_ Begin| begin.seal.as_ref().map(|seal| seal.disks.clone());
+    (keys(first) != keys(now)).then_some("it is encrypted with another key")
 }
 
 /// Refuses what no disk can be.
@@ -212,6 +224,8 @@ fn check_disks(begin: &Begin) -> Result<()> {
             format!("{} bytes is no size for it; use a multiple of 512 up to 64 TiB", disk.size)
         } else if begin.disks[..index].iter().any(|other| other.name == disk.name) {
             "it is named twice".to_owned()
+        } else if begin.seal.as_ref().is_some_and(|seal| !seal.disks.contains_key(&disk.name)) {
+            "its item is encrypted and it is not".to_owned()
         } else {
             continue;
         };

@@ -7,23 +7,27 @@
 //!     last to be written                       at the end, when all clusters are known
 //! ```
 //!
-//! Version 3, 64 KiB clusters, 16-bit refcounts that are all 0 or 1, zero clusters, a backing file with its format; no
-//! compression, encryption, internal snapshots, external data files or extended L2 entries. A cluster is a block of
+//! That is the layout of a plain file; an encrypted one has every cluster at a place of its own ([`placed`]).
+//!
+//! Version 3, 64 KiB clusters, 16-bit refcounts that are all 0 or 1, zero clusters, a backing file with its format, LUKS; no
+//! compression, internal snapshots, external data files or extended L2 entries. A cluster is a block of
 //! replication. Files that QEMU itself wrote on such an overlay can be read and merged too.
 //!
 //! The format is described in QEMU's `docs/interop/qcow2.txt`; all numbers in it are big-endian.
 
 mod header;
 mod merge;
+mod placed;
 mod reader;
 mod table;
+mod used;
 mod writer;
 
 pub use header::{Backing, virtual_size};
 pub(crate) use merge::merge_into;
 pub use reader::{Chain, Extent, Source};
 pub(crate) use writer::create_overlay_with;
-pub use writer::{Cluster, Writer, create_overlay};
+pub use writer::{Cluster, Writer, create_overlay, create_sealed_overlay};
 
 /// Bytes of a cluster, and of a block of replication.
 pub const CLUSTER: u64 = understudy_replication::BLOCK_SIZE;

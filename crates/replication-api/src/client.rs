@@ -1,7 +1,7 @@
 //! Typed clients: domain types in, domain types out, every failure an [`ApiError`].
 
 use futures::{Stream, StreamExt, stream::BoxStream};
-use understudy_ids::HostName;
+use understudy_ids::{HostName, ItemName, UnixMicros};
 use understudy_rpc::{
     ApiError, BULK_MESSAGE_BYTES, Channel, ClientConfig, ConnectError, ExpectedPeer, Profile, TlsFiles,
     connect,
@@ -11,8 +11,12 @@ use crate::{
     FILE_DESCRIPTOR_SET,
     facts::Facts,
     field::Invalid,
+    keys::{self, GetSeal, PointSeal, Unlock},
     sink::{Answer, Begin, DigestRun, Negotiate, Negotiated, Part, ReadDigests, body::WithBody},
-    v1::{self, facts_service_client::FactsServiceClient, sink_service_client::SinkServiceClient},
+    v1::{
+        self, facts_service_client::FactsServiceClient, key_service_client::KeyServiceClient,
+        sink_service_client::SinkServiceClient,
+    },
 };
 
 /// Largest facts of one host, in bytes: thousands of machines with their points.
@@ -51,6 +55,39 @@ impl FactsClient {
     pub async fn watch(&self) -> Result<BoxStream<'static, Result<Facts, ApiError>>, ApiError> {
         let stream = self.inner.clone().watch_facts(v1::WatchFactsRequest {}).await?.into_inner();
         Ok(stream.map(|facts| Facts::try_from(facts?).map_err(|e| broken("the agent", &e))).boxed())
+    }
+}
+
+/// Unlocks encrypted replicas on one host.
+#[derive(Debug, Clone)]
+pub struct KeyClient {
+    inner: KeyServiceClient<Channel>,
+}
+
+impl KeyClient {
+    /// As [`FactsClient::new`].
+    pub fn new(endpoint: &str, tls: TlsFiles, host: &HostName) -> Result<Self, ConnectError> {
+        let expect = ExpectedPeer::Agent(host.clone());
+        let channel = connect(ClientConfig::new(endpoint, tls, expect, FILE_DESCRIPTOR_SET))?;
+        Ok(Self { inner: KeyServiceClient::new(channel) })
+    }
+
+    /// How a point is encrypted, and for whom.
+    pub async fn seal(&self, request: GetSeal) -> Result<PointSeal, ApiError> {
+        let answer = self.inner.clone().get_seal(v1::GetSealRequest::from(request)).await?;
+        PointSeal::try_from(answer.into_inner()).map_err(|e| broken("the agent", &e))
+    }
+
+    /// Lends the host the item's key; returns until when it is held.
+    pub async fn unlock(&self, request: Unlock) -> Result<UnixMicros, ApiError> {
+        let answer = self.inner.clone().unlock(v1::UnlockRequest::from(request)).await?;
+        keys::unlocked(answer.into_inner()).map_err(|e| broken("the agent", &e))
+    }
+
+    /// Takes the key back.
+    pub async fn lock(&self, item: &ItemName) -> Result<(), ApiError> {
+        self.inner.clone().lock(v1::LockRequest { item: item.to_string() }).await?;
+        Ok(())
     }
 }
 

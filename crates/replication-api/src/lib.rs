@@ -5,6 +5,7 @@
 //!   AgentTask        ◀──────────▶ AgentTask, Action        orchestrator → agent, through job-tracker
 //!   AgentTaskResult  ◀──────────▶ AgentTaskResult          agent → orchestrator, through job-tracker
 //!   Facts            ◀──────────▶ Facts                    FactsClient ◀─ facts_service
+//!   Unlock           ◀──────────▶ keys::Unlock             KeyClient ─▶ key_service
 //!   PushPoint …      ◀──────────▶ sink::Begin, Part …      SinkClient ─▶ sink_service
 //! ```
 //!
@@ -13,6 +14,7 @@
 
 mod facts;
 mod field;
+pub mod keys;
 mod result;
 pub mod sink;
 mod task;
@@ -37,6 +39,9 @@ pub const GENERATION_KEY: &str = "generation";
 pub mod method {
     pub const GET_FACTS: &str = "/understudy.replication.v1.FactsService/GetFacts";
     pub const WATCH_FACTS: &str = "/understudy.replication.v1.FactsService/WatchFacts";
+    pub const GET_SEAL: &str = "/understudy.replication.v1.KeyService/GetSeal";
+    pub const UNLOCK: &str = "/understudy.replication.v1.KeyService/Unlock";
+    pub const LOCK: &str = "/understudy.replication.v1.KeyService/Lock";
     pub const NEGOTIATE: &str = "/understudy.replication.v1.SinkService/Negotiate";
     pub const PUSH_POINT: &str = "/understudy.replication.v1.SinkService/PushPoint";
     pub const READ_DIGESTS: &str = "/understudy.replication.v1.SinkService/ReadDigests";
@@ -47,12 +52,14 @@ pub const MAX_DISKS: usize = 64;
 /// The most NICs of one machine.
 pub const MAX_NICS: usize = 64;
 
-pub use client::{FactsClient, SinkClient};
+pub use client::{FactsClient, KeyClient, SinkClient};
 pub use facts::{
     Disk, Facts, ItemFacts, ItemRole, Machine, Nic, PointDisk, PowerState, RecoveryPoint, ReplicationFacts,
     ReplicationState, ScrubFacts,
 };
 pub use field::Invalid;
 pub use result::{AgentTaskResult, DiskRoot, IsolationResult};
-pub use server::{FactsSource, PartStream, SinkHandler, facts_service, sink_service};
+pub use server::{
+    FactsSource, KeyHandler, PartStream, SinkHandler, facts_service, key_service, sink_service,
+};
 pub use task::{Action, AgentTask, DhcpReservation, DiskSize, StartReplication};

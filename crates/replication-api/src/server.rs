@@ -1,4 +1,4 @@
-//! The two services of an agent, in domain terms: implement a trait, get a tonic service.
+//! The services of an agent, in domain terms: implement a trait, get a tonic service.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,18 +7,19 @@ use futures::{StreamExt, stream::BoxStream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
-use understudy_ids::HostName;
-use understudy_rpc::ApiError;
+use understudy_ids::{HostName, ItemName, UnixMicros};
+use understudy_rpc::{ApiError, Identity};
 
 use crate::{
     facts::Facts,
     field::Invalid,
+    keys::{self, GetSeal, PointSeal, Unlock},
     sink::{
         Answer, Begin, DigestRun, Negotiate, Negotiated, Part, PartOrder, RawBodies, ReadDigests, Receipt,
         Watermark,
         frames::{Messages, RawBody},
     },
-    v1::{self, facts_service_server, sink_service_server},
+    v1::{self, facts_service_server, key_service_server, sink_service_server},
 };
 
 /// How long a push stream may stay without its head.
@@ -60,6 +61,47 @@ impl<S: FactsSource> facts_service_server::FactsService for FactsAdapter<S> {
         _: Request<v1::WatchFactsRequest>,
     ) -> Result<Response<Self::WatchFactsStream>, Status> {
         Ok(Response::new(self.0.watch().map(|facts| Ok(facts.into())).boxed()))
+    }
+}
+
+/// Keeps the keys that operators lend to a host. `peer` is who calls.
+#[async_trait]
+pub trait KeyHandler: Send + Sync + 'static {
+    async fn get_seal(&self, request: GetSeal) -> Result<PointSeal, ApiError>;
+    async fn unlock(&self, peer: &Identity, request: Unlock) -> Result<UnixMicros, ApiError>;
+    async fn forget(&self, peer: &Identity, item: ItemName) -> Result<(), ApiError>;
+}
+
+/// The tonic service over a [`KeyHandler`].
+pub fn key_service<H: KeyHandler>(
+    handler: Arc<H>,
+) -> key_service_server::KeyServiceServer<impl key_service_server::KeyService> {
+    key_service_server::KeyServiceServer::new(KeyAdapter(handler))
+}
+
+struct KeyAdapter<H>(Arc<H>);
+
+#[async_trait]
+impl<H: KeyHandler> key_service_server::KeyService for KeyAdapter<H> {
+    async fn get_seal(&self, request: Request<v1::GetSealRequest>) -> Result<Response<v1::Seal>, Status> {
+        let asked = GetSeal::try_from(request.into_inner()).map_err(invalid)?;
+        Ok(Response::new(self.0.get_seal(asked).await?.into()))
+    }
+
+    async fn unlock(
+        &self,
+        request: Request<v1::UnlockRequest>,
+    ) -> Result<Response<v1::UnlockResponse>, Status> {
+        let peer = understudy_rpc::peer(&request)?.clone();
+        let asked = Unlock::try_from(request.into_inner()).map_err(invalid)?;
+        Ok(Response::new(keys::unlocked_to_wire(self.0.unlock(&peer, asked).await?)))
+    }
+
+    async fn lock(&self, request: Request<v1::LockRequest>) -> Result<Response<v1::LockResponse>, Status> {
+        let peer = understudy_rpc::peer(&request)?.clone();
+        let item = keys::lock(request.into_inner()).map_err(invalid)?;
+        self.0.forget(&peer, item).await?;
+        Ok(Response::new(v1::LockResponse {}))
     }
 }
 

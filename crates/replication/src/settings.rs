@@ -20,6 +20,8 @@ pub struct ReplicationSettings {
     /// `None`: all points are crash-consistent.
     pub app_consistency: Option<AppConsistency>,
     pub bandwidth: Bandwidth,
+    /// Certificates (PEM) of those for whom replicas are encrypted; none: they are not (R-REP-10).
+    pub encrypt_for: Vec<String>,
 }
 
 /// Whether blocks are compressed on the wire (R-REP-11).
@@ -50,6 +52,9 @@ impl AppConsistency {
     const FREEZE_LIMITS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
 }
 
+/// Each of them costs a target up to 2 KiB per point.
+const MAX_RECIPIENTS: usize = 16;
+
 /// A setting that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field} {why}")]
@@ -79,6 +84,10 @@ impl ReplicationSettings {
         }
         let within = |bad: BadSetting| BadSetting::new(format!("bandwidth.{}", bad.field), bad.why);
         found.extend(self.bandwidth.problems().into_iter().map(within));
+        if self.encrypt_for.len() > MAX_RECIPIENTS {
+            let why = format!("names {} certificates, the most is {MAX_RECIPIENTS}", self.encrypt_for.len());
+            found.push(BadSetting::new("encrypt_for", why));
+        }
         found
     }
 }
@@ -180,6 +189,7 @@ mod tests {
                     windows: vec!["mon-fri 08:00-18:00 unlimited".parse().unwrap()],
                     utc_offset_minutes: -60,
                 },
+                encrypt_for: vec!["-----BEGIN".to_owned()],
             };
             let text = serde_json::to_string(&settings).unwrap();
             prop_assert_eq!(serde_json::from_str::<ReplicationSettings>(&text).unwrap(), settings);

@@ -8,6 +8,8 @@ use understudy_replication::{
     settings::BadSetting,
 };
 
+use understudy_sealing::Recipient;
+
 use crate::{duration_from_wire, duration_to_wire, v1};
 
 /// # Errors
@@ -16,19 +18,26 @@ pub fn settings_from_wire(
     wire: Option<v1::ReplicationSettings>,
     interval: Duration,
 ) -> Result<ReplicationSettings, Vec<BadSetting>> {
-    let v1::ReplicationSettings { compression, app_consistency, bandwidth } = wire.unwrap_or_default();
+    let v1::ReplicationSettings { compression, app_consistency, bandwidth, encrypt_for } =
+        wire.unwrap_or_default();
     let mut bad = Vec::new();
     let settings = ReplicationSettings {
         compression: keep(&mut bad, compression_from_wire(compression)).unwrap_or_default(),
         app_consistency: app_consistency.and_then(|wire| app_consistency_from_wire(&mut bad, wire)),
         bandwidth: bandwidth_from_wire(&mut bad, bandwidth.unwrap_or_default()),
+        encrypt_for,
     };
+    for (n, certificate) in settings.encrypt_for.iter().enumerate() {
+        // Whether it has ended is for who has a clock to say.
+        let bad_one = Recipient::from_pem(certificate).err();
+        bad.extend(bad_one.map(|why| BadSetting::new(format!("encrypt_for[{n}]"), why.to_string())));
+    }
     bad.extend(settings.problems(interval));
     if bad.is_empty() { Ok(settings) } else { Err(bad) }
 }
 
 pub fn settings_to_wire(settings: &ReplicationSettings) -> v1::ReplicationSettings {
-    let ReplicationSettings { compression, app_consistency, bandwidth } = settings;
+    let ReplicationSettings { compression, app_consistency, bandwidth, encrypt_for } = settings;
     let app_consistency = app_consistency.map(|AppConsistency { every, freeze_limit }| v1::AppConsistency {
         every: Some(duration_to_wire(every)),
         freeze_limit: Some(duration_to_wire(freeze_limit)),
@@ -38,7 +47,12 @@ pub fn settings_to_wire(settings: &ReplicationSettings) -> v1::ReplicationSettin
         Compression::Off => v1::Compression::Off,
     };
     let bandwidth = Some(bandwidth_to_wire(bandwidth));
-    v1::ReplicationSettings { compression: compression.into(), app_consistency, bandwidth }
+    v1::ReplicationSettings {
+        compression: compression.into(),
+        app_consistency,
+        bandwidth,
+        encrypt_for: encrypt_for.clone(),
+    }
 }
 
 fn bandwidth_to_wire(Bandwidth { otherwise, windows, utc_offset_minutes }: &Bandwidth) -> v1::Bandwidth {
@@ -130,6 +144,7 @@ mod tests {
     use super::*;
 
     const MINUTE: Duration = Duration::from_secs(60);
+    const CERTIFICATE: &str = include_str!("../tests/recipient.pem");
 
     fn settings() -> ReplicationSettings {
         ReplicationSettings {
@@ -143,6 +158,7 @@ mod tests {
                 windows: vec!["sat,sun 22:00-06:00 unlimited".parse().unwrap()],
                 utc_offset_minutes: 120,
             },
+            encrypt_for: vec![CERTIFICATE.to_owned()],
         }
     }
 
@@ -182,11 +198,12 @@ mod tests {
                 windows: vec![v1::BandwidthWindow { days: vec![0], ..Default::default() }; 3],
                 utc_offset_minutes: 0,
             }),
+            encrypt_for: vec![CERTIFICATE.to_owned(), "no certificate".to_owned()],
         };
         let bad = settings_from_wire(Some(wire), MINUTE).unwrap_err();
         let fields: Vec<_> = bad.into_iter().map(|b| b.field).collect();
         assert_eq!(fields[..3], ["compression", "app_consistency.every", "app_consistency.freeze_limit"]);
         assert_eq!(fields[3..6], [0, 1, 2].map(|n| format!("bandwidth.windows[{n}].days")));
-        assert_eq!(fields[6..], ["bandwidth.otherwise"]);
+        assert_eq!(fields[6..], ["encrypt_for[1]", "bandwidth.otherwise"]);
     }
 }

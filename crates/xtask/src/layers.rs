@@ -31,6 +31,7 @@ const LAYERS: &[Layer] = &[
             "understudy-pki",
             "understudy-proto-build",
             "understudy-rpc",
+            "understudy-sealing",
             "understudy-service",
             "understudy-telemetry",
         ],

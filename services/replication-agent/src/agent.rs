@@ -14,7 +14,7 @@ use understudy_hypervisor::{
 };
 use understudy_jobs_api::{Queue, Worker};
 use understudy_replica_store::Store;
-use understudy_replication_api::{FILE_DESCRIPTOR_SET, facts_service, method, sink_service};
+use understudy_replication_api::{FILE_DESCRIPTOR_SET, facts_service, key_service, method, sink_service};
 use understudy_rpc::{
     AccessRule, ClientConfig, ExpectedPeer, PeerKind, Profile, Server, ServerConfig, ServiceKind, connect,
 };
@@ -22,11 +22,12 @@ use understudy_rpc::{
 use crate::{
     config::{Config, HypervisorConfig},
     facts::{FactsHub, Origins},
+    keyring::Keyring,
     ledger::Ledger,
     replica::Replica,
     scrub::Scrubber,
     sink::Sink,
-    source::{self, Sources},
+    source::{self, Keys, Sources},
     tasks::Tasks,
 };
 
@@ -34,6 +35,13 @@ use crate::{
 pub const CONTROL_RULES: &[AccessRule] = &[
     AccessRule::new(method::GET_FACTS, &[PeerKind::Orchestrator, PeerKind::User]),
     AccessRule::new(method::WATCH_FACTS, &[PeerKind::Orchestrator, PeerKind::User]),
+];
+
+/// Who may lend keys: people. The control plane has no part in it.
+pub const KEY_RULES: &[AccessRule] = &[
+    AccessRule::new(method::GET_SEAL, &[PeerKind::User]),
+    AccessRule::new(method::UNLOCK, &[PeerKind::User]),
+    AccessRule::new(method::LOCK, &[PeerKind::User]),
 ];
 
 /// Who may call the bulk port. Which agent may send which item is the sink's to judge.
@@ -72,9 +80,11 @@ impl Agent {
         let store_dir = config.store_dir.clone();
         let store = tokio::task::spawn_blocking(move || Store::open(&store_dir)).await??;
         let replica = Replica::new(store);
+        let keys = Keys::new(&config.state_dir);
         let sink = Sink::new(ledger.clone(), replica.clone());
         let scrubber = Scrubber::new(replica.clone(), sink.clone(), config.scrub);
-        let sources = Sources::new(hypervisor.clone(), ledger.clone(), config.tls.clone());
+        let sources = Sources::new(hypervisor.clone(), ledger.clone(), keys, config.tls.clone());
+        let keyring = Keyring::new(replica.clone(), hypervisor.clone());
         let origins = Origins {
             host,
             hypervisor: hypervisor.clone(),
@@ -83,11 +93,13 @@ impl Agent {
             sources: sources.clone(),
             sink: sink.clone(),
             scrubber: scrubber.clone(),
+            keyring: keyring.clone(),
         };
         let facts = FactsHub::new(origins, shutdown.clone());
         let control = Server::bind(ServerConfig::new(config.control_listen, config.tls.clone()))
             .await?
             .add_service(facts_service(Arc::new(facts.clone())), CONTROL_RULES)
+            .add_service(key_service(Arc::new(keyring.clone())), KEY_RULES)
             .descriptors(FILE_DESCRIPTOR_SET);
         let bulk = ServerConfig {
             profile: Profile::Bulk,
@@ -104,6 +116,7 @@ impl Agent {
             sources.clone(),
             facts.clone(),
             scrubber.clone(),
+            keyring,
         );
         Ok(Self { config, tasks, facts, hypervisor, sources, ledger, scrubber, control, bulk, shutdown })
     }
@@ -211,8 +224,11 @@ mod tests {
     /// R-OPS-1: no method is reachable without a rule.
     #[test]
     fn every_method_has_a_rule() {
-        let rules: Vec<AccessRule> = CONTROL_RULES.iter().chain(BULK_RULES).copied().collect();
-        let services = ["understudy.replication.v1.FactsService", "understudy.replication.v1.SinkService"];
+        let rules: Vec<AccessRule> =
+            CONTROL_RULES.iter().chain(KEY_RULES).chain(BULK_RULES).copied().collect();
+        let services =
+            ["FactsService", "KeyService", "SinkService"].map(|s| format!("understudy.replication.v1.{s}"));
+        let services: Vec<&str> = services.iter().map(String::as_str).collect();
         let gaps = methods_without_rule(FILE_DESCRIPTOR_SET, &services, &rules).unwrap();
         assert_eq!(gaps, Vec::<String>::new());
     }

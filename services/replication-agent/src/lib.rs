@@ -19,6 +19,7 @@ pub mod config;
 mod descriptor;
 pub mod facts;
 pub mod guard;
+pub mod keyring;
 pub mod ledger;
 pub mod memory;
 pub mod replica;

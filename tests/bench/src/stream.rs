@@ -158,11 +158,12 @@ async fn ours_send(side: &Side) -> anyhow::Result<()> {
         parent: None,
         checkpoint: "none".to_owned(),
         instant: UnixMicros::new(0),
-        disks: vec![SinkDisk { name, size: side.bytes }],
+        disks: vec![SinkDisk { name, size: side.bytes, luks: None }],
         resume: false,
         machine_json: "{}".to_owned(),
         consistency: Consistency::Crash,
         frozen: None,
+        wrapped_key: None,
     };
     let payload = Payload::from(Bytes::from(vec![0x5a; PIECE as usize]));
     let digests = Bytes::from(vec![0; PIECE as usize / 65536 * sink::DIGEST_BYTES]);

@@ -19,6 +19,7 @@ use understudy_hypervisor::{
 };
 use understudy_ids::{ByteRange, MachineName, NetworkName, UnixMicros, Uuid};
 use understudy_replication::RangeSet;
+use understudy_sealing::Passphrase;
 
 /// One machine with one disk, whose file can be exchanged.
 pub struct Tracked {
@@ -186,6 +187,9 @@ impl Hypervisor for Tracked {
     }
     async fn start(&self, name: &MachineName) -> Result<(), Error> {
         self.host().start(name).await
+    }
+    async fn unlock(&self, name: &MachineName, key: &Passphrase) -> Result<(), Error> {
+        self.host().unlock(name, key).await
     }
     async fn shut_down(&self, name: &MachineName, grace: Duration) -> Result<bool, Error> {
         self.host().shut_down(name, grace).await

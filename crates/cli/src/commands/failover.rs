@@ -1,29 +1,43 @@
 use std::{
     collections::BTreeMap,
     io::{IsTerminal, Write},
+    path::Path,
     process::ExitCode,
+    time::{Duration, Instant},
 };
 
 use anyhow::bail;
 use understudy_ids::{ItemName, PointChoice};
 use understudy_recovery_api::{
-    Operation,
+    Operation, RecoveryClient,
     request::{RunSpec, StartRun},
     view::{PlannedItem, PlannedStep, RunPreview},
 };
 use understudy_rpc::ApiError;
 
-use super::request_id;
+use super::{
+    request_id,
+    unlock::{self, Lender},
+};
 use crate::{
     args::{Failover, FailoverKind, PointWish},
     connection::ConnectionArgs,
     output::{self, Format},
 };
 
+/// Agents tell their facts at most once a second.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+const FACTS_ARRIVE: Duration = Duration::from_secs(15);
+
 pub async fn run(connection: &ConnectionArgs, format: Format, wish: Failover) -> anyhow::Result<ExitCode> {
     let client = connection.recovery()?;
     let (only_preview, yes, follow) = (wish.preview, wish.yes, wish.watch);
-    let preview = client.preview_run(spec(wish)).await?;
+    let key = wish.decryption_key.clone();
+    let spec = spec(wish);
+    if let Some(file) = &key {
+        unlock(connection, &client, file, &spec).await?;
+    }
+    let preview = preview(&client, spec, key.is_some()).await?;
     if format == Format::Table {
         show(&preview);
     } else if only_preview {
@@ -42,6 +56,38 @@ pub async fn run(connection: &ConnectionArgs, format: Format, wish: Failover) ->
     let request = StartRun { spec: preview.spec, plan_digest: preview.digest, request_id: request_id() };
     let started = client.start_run(request).await?;
     super::run::show(connection, &client, format, started, follow).await
+}
+
+/// Unlocks those items of the run that are encrypted where it goes to.
+async fn unlock(
+    connection: &ConnectionArgs,
+    client: &RecoveryClient,
+    file: &Path,
+    spec: &RunSpec,
+) -> anyhow::Result<()> {
+    let (key, ttl) = (unlock::read_key(file)?, unlock::DEFAULT_TTL);
+    let lender = Lender { connection, recovery: client, key, ttl };
+    // Without a number, the newest point's key is lent; it opens all that were made since the recipients changed last.
+    let seq = |item| match spec.points.get(item) {
+        Some(PointChoice::Seq(seq)) => Some(*seq),
+        Some(PointChoice::LatestAppConsistent) | None => None,
+    };
+    let items: Vec<_> = spec.items.iter().map(|item| (item, seq(item))).collect();
+    lender.unlock(&items).await
+}
+
+/// The preview. The orchestrator hears of a key that was just lent with the host's next facts, which is waited for.
+async fn preview(client: &RecoveryClient, spec: RunSpec, unlocked: bool) -> Result<RunPreview, ApiError> {
+    let deadline = Instant::now() + FACTS_ARRIVE;
+    let mut tick = tokio::time::interval(LOOK_EVERY);
+    loop {
+        tick.tick().await;
+        let preview = client.preview_run(spec.clone()).await?;
+        let locked = preview.problems.iter().any(|p| p.reason == "KEY_MISSING" || p.reason == "KEY_EXPIRED");
+        if !unlocked || !locked || Instant::now() >= deadline {
+            return Ok(preview);
+        }
+    }
 }
 
 fn spec(wish: Failover) -> RunSpec {

@@ -8,7 +8,10 @@ use understudy_recovery_api::{
 };
 use understudy_rpc::retry;
 
-use super::{all, request_id};
+use super::{
+    all, request_id,
+    unlock::{self, Lender},
+};
 use crate::{
     args::Item,
     connection::ConnectionArgs,
@@ -51,6 +54,13 @@ pub async fn run(connection: &ConnectionArgs, format: Format, verb: Item) -> any
                 ])
             })?;
         }
+        Item::Unlock { item, decryption_key, point, ttl_s } => {
+            let key = unlock::read_key(&decryption_key)?;
+            let ttl = Duration::from_secs(ttl_s);
+            let lender = Lender { connection, recovery: &client, key, ttl };
+            lender.unlock(&[(&item, point.map(PointSeq::new))]).await?;
+        }
+        Item::Lock { item } => unlock::lock(connection, &client, &item).await?,
         Item::List => {
             let items = all(usize::MAX, |page| client.list_items(page)).await?;
             output::print(format, &items, || table(&items))?;

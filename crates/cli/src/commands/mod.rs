@@ -15,6 +15,7 @@ mod policy;
 mod run;
 mod site;
 pub mod store;
+mod unlock;
 
 use std::{future::Future, process::ExitCode};
 

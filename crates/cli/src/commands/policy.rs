@@ -1,9 +1,13 @@
+use std::path::Path;
+
+use anyhow::Context;
 use understudy_recovery_api::{
     RecoveryClient,
     request::{CreatePolicy, PolicySettings},
     view::Policy as View,
 };
 use understudy_replication::{AppConsistency, Bandwidth, ReplicationSettings, Tier};
+use understudy_sealing::Recipient;
 
 use super::{all, request_id};
 use crate::{
@@ -32,7 +36,7 @@ pub async fn run(client: &RecoveryClient, format: Format, verb: Policy) -> anyho
                 keep_tiers: keep_tier,
                 shutdown_grace,
                 power_off_after_grace: power_off,
-                replication: settings(replication),
+                replication: settings(replication)?,
             };
             client.create_policy(CreatePolicy { policy, settings, request_id: request_id() }).await?
         }
@@ -45,7 +49,7 @@ pub async fn run(client: &RecoveryClient, format: Format, verb: Policy) -> anyho
     output::print(format, &policy, || details(&policy))
 }
 
-fn settings(args: ReplicationArgs) -> ReplicationSettings {
+fn settings(args: ReplicationArgs) -> anyhow::Result<ReplicationSettings> {
     let ReplicationArgs {
         compression,
         app_consistent_every,
@@ -53,6 +57,7 @@ fn settings(args: ReplicationArgs) -> ReplicationSettings {
         bandwidth,
         bandwidth_window,
         bandwidth_utc_offset,
+        encrypt_for,
     } = args;
     let app_consistency = app_consistent_every.map(|every| AppConsistency { every, freeze_limit });
     let bandwidth = Bandwidth {
@@ -60,7 +65,25 @@ fn settings(args: ReplicationArgs) -> ReplicationSettings {
         windows: bandwidth_window,
         utc_offset_minutes: bandwidth_utc_offset,
     };
-    ReplicationSettings { compression, app_consistency, bandwidth }
+    let encrypt_for = encrypt_for.iter().map(|file| certificate(file)).collect::<anyhow::Result<_>>()?;
+    Ok(ReplicationSettings { compression, app_consistency, bandwidth, encrypt_for })
+}
+
+fn certificate(file: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(file);
+    let text = text.with_context(|| format!("the certificate {} cannot be read", file.display()))?;
+    Recipient::from_pem(&text).with_context(|| format!("{} cannot be encrypted for", file.display()))?;
+    Ok(text)
+}
+
+/// Who can read the replicas.
+fn readers(settings: &ReplicationSettings) -> String {
+    let told = |pem: &String| match Recipient::from_pem(pem) {
+        Ok(r) => format!("{} (sha256 {}, ends {})", r.subject, r.fingerprint, output::time(r.not_after)),
+        Err(error) => format!("a certificate that cannot be used: {error}"),
+    };
+    let all: Vec<String> = settings.encrypt_for.iter().map(told).collect();
+    if all.is_empty() { "nobody, they are not encrypted".to_owned() } else { all.join("\n") }
 }
 
 fn table(policies: &[View]) -> comfy_table::Table {
@@ -89,6 +112,7 @@ fn details(policy: &View) -> comfy_table::Table {
         ("app-consistent", app_consistency(s.replication.app_consistency)),
         ("compression", s.replication.compression.as_str().to_owned()),
         ("bandwidth", bandwidth(&s.replication.bandwidth)),
+        ("encrypted for", readers(&s.replication)),
         ("shutdown grace", output::span(s.shutdown_grace)),
         ("after grace", after_grace(s).to_owned()),
         ("created", output::time(policy.create_time)),

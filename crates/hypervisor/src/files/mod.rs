@@ -20,6 +20,7 @@ use std::{collections::BTreeSet, net::IpAddr, path::Path, sync::Arc, time::Durat
 
 use async_trait::async_trait;
 use understudy_ids::{DiskName, MachineName, NetworkName, UnixMicros};
+use understudy_sealing::Passphrase;
 
 pub use config::{Config, DiskFormat, FileDisk, FileMachine};
 
@@ -56,6 +57,7 @@ impl FilesHypervisor {
                 size_bytes: size(machine, disk).await?,
                 file: Some(disk.path.clone()),
                 format: disk.format.name().to_owned(),
+                encrypted: false,
             });
         }
         Ok(Machine {
@@ -97,7 +99,7 @@ impl FilesHypervisor {
             FilesSnapshot { instant: UnixMicros::from(SystemTime::now()), disks: Vec::new(), place };
         if !served.is_empty() {
             snapshot.place.make().await?;
-            serve(&request.machine, &served, &snapshot.place).await?;
+            serve(&request.machine, &served, None, &snapshot.place).await?;
         }
         for disk in wanted {
             let opened = open_disk(machine, disk, &snapshot.place).await;
@@ -252,6 +254,10 @@ impl Hypervisor for FilesHypervisor {
 
     async fn start(&self, name: &MachineName) -> Result<(), Error> {
         Err(not_here(format!("starting machine {name}")))
+    }
+
+    async fn unlock(&self, name: &MachineName, _: &Passphrase) -> Result<(), Error> {
+        Err(not_here(format!("unlocking machine {name}")))
     }
 
     async fn shut_down(&self, name: &MachineName, _: Duration) -> Result<bool, Error> {

@@ -119,6 +119,7 @@ fn disk(element: &Element) -> Result<(u32, DiskHardware), String> {
         size_bytes: 0,
         file: element.attribute_at("source", "file").map(PathBuf::from),
         format: element.attribute_at("driver", "type").unwrap_or("raw").to_owned(),
+        encrypted: element.find("source/encryption").or_else(|| element.find("encryption")).is_some(),
         name,
     };
     Ok((boot_order, disk))

@@ -1,8 +1,8 @@
 //! From [`MachineDefinition`] to libvirt's description of a domain.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::{config::Config, describe::AGENT_CHANNEL, tag, xml::Element};
+use super::{config::Config, describe::AGENT_CHANNEL, disk_key, tag, xml::Element};
 use crate::{Bus, DiskHardware, Error, Firmware, MachineDefinition, NicHardware};
 
 /// The description of a machine that looks to its guest as `definition.hardware` says, with our disks and networks.
@@ -16,7 +16,9 @@ pub fn write(definition: &MachineDefinition, config: &Config) -> Result<String, 
         let file = definition.disk_files.get(&disk.name);
         let file =
             file.ok_or_else(|| unfit(definition, &format!("there is a file for disk {}", disk.name)))?;
-        disks.push(self::disk(disk, file, index));
+        let below = definition.encrypted.get(&disk.name);
+        let encryption = below.map(|below| (disk_key::encryption(&definition.name), below.as_slice()));
+        disks.push(self::disk(disk, file, encryption, index));
     }
     let nics = hardware.nics.iter().zip(&definition.nic_networks);
     let nics = nics.map(|(nic, network)| self::nic(nic, network.as_ref().map(|name| name.as_str())));
@@ -68,7 +70,23 @@ fn cpu(config: &Config) -> Option<Element> {
     (!config.cpu_model.is_empty()).then(|| cpu.child(model))
 }
 
-fn disk(disk: &DiskHardware, file: &Path, index: usize) -> Element {
+/// What the file of an encrypted disk is stacked on has to be told: libvirt cannot look into it.
+fn backing(encryption: &Element, below: &[PathBuf]) -> Element {
+    let Some((file, below)) = below.split_first() else { return Element::new("backingStore") };
+    let source = Element::new("source").with("file", file.to_string_lossy()).child(encryption.clone());
+    Element::new("backingStore")
+        .with("type", "file")
+        .child(Element::new("format").with("type", "qcow2"))
+        .child(source)
+        .child(backing(encryption, below))
+}
+
+fn disk(
+    disk: &DiskHardware,
+    file: &Path,
+    encryption: Option<(Element, &[PathBuf])>,
+    index: usize,
+) -> Element {
     let bus = match disk.bus {
         Bus::Virtio => "virtio",
         Bus::Scsi => "scsi",
@@ -77,11 +95,16 @@ fn disk(disk: &DiskHardware, file: &Path, index: usize) -> Element {
     };
     // Discarded blocks stay sparse; the cache mode is the one under which a guest's flush reaches the disk.
     let driver = Element::new("driver").with("name", "qemu").with("type", "qcow2").with("discard", "unmap");
+    let (key, backing) = match encryption {
+        Some((key, below)) => (Some(key.clone()), Some(backing(&key, below))),
+        None => (None, None),
+    };
     Element::new("disk")
         .with("type", "file")
         .with("device", "disk")
         .child(driver)
-        .child(Element::new("source").with("file", file.to_string_lossy()))
+        .child(Element::new("source").with("file", file.to_string_lossy()).children(key))
+        .children(backing)
         .child(Element::new("target").with("dev", disk.name.as_str()).with("bus", bus))
         .children(disk.serial.as_ref().map(|serial| Element::new("serial").text(serial.as_str())))
         .child(Element::new("boot").with("order", (index + 1).to_string()))
@@ -140,6 +163,7 @@ mod tests {
             size_bytes: 0,
             file: Some(format!("/replicas/{name} & 'co'.qcow2").into()),
             format: "qcow2".to_owned(),
+            encrypted: name == "vda",
         };
         let nic = |mac: &str, network: Option<&str>| NicHardware {
             mac: mac.parse().unwrap(),
@@ -164,6 +188,7 @@ mod tests {
                 .iter()
                 .map(|disk| (disk.name.clone(), disk.file.clone().unwrap()))
                 .collect(),
+            encrypted: [("vda".parse().unwrap(), vec!["/a".into(), "/b".into()])].into(),
             nic_networks: hardware.nics.iter().map(|nic| nic.network.clone()).collect(),
             hardware,
             tag: MachineTag {

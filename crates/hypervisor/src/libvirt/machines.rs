@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use understudy_ids::MachineName;
 
 use super::{
-    LibvirtHypervisor, describe, domain_xml,
+    LibvirtHypervisor, describe, disk_key, domain_xml,
     ffi::{Connection, Domain},
     session::failed,
     tag,
@@ -175,6 +175,7 @@ impl LibvirtHypervisor {
     }
 
     pub(super) async fn undefine_machine(&self, name: &MachineName) -> Result<(), Error> {
+        self.forget_key(name);
         let name = name.clone();
         let what = format!("undefining machine {name}");
         self.session
@@ -189,6 +190,7 @@ impl LibvirtHypervisor {
                         why: "it is running; power it off first".to_owned(),
                     });
                 }
+                disk_key::remove(connection, &name)?;
                 domain.undefine().map_err(failed(what))
             })
             .await
@@ -263,6 +265,7 @@ fn same(machine: &Machine, definition: &MachineDefinition) -> bool {
     for disk in &mut wanted.disks {
         disk.file = definition.disk_files.get(&disk.name).cloned();
         disk.format = "qcow2".to_owned();
+        disk.encrypted = definition.encrypted.contains_key(&disk.name);
         disk.size_bytes = 0;
     }
     for (nic, network) in wanted.nics.iter_mut().zip(&definition.nic_networks) {

@@ -8,13 +8,14 @@
 //!                      └─ session ─▶ ffi one connection, bounded calls
 //! ```
 //!
-//! Keeps nothing in memory that it would need after a restart: what exists is read from libvirt, the kernel and QEMU's
+//! Keeps nothing in memory, keys of encrypted disks apart, that it would need after a restart: what exists is read from libvirt, the kernel and QEMU's
 //! files, and what it leaves on the host has names that follow from its machine's or network's. It has to run in the
 //! network namespace of the host whose libvirtd it drives, and with the right to make others.
 
 mod command;
 mod config;
 mod describe;
+mod disk_key;
 mod domain_xml;
 mod ffi;
 mod guard;
@@ -26,10 +27,17 @@ mod tag;
 mod test_network;
 mod xml;
 
-use std::{collections::BTreeSet, net::IpAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use understudy_ids::{MachineName, NetworkName};
+use understudy_sealing::Passphrase;
 
 use crate::{
     CheckpointName, Error, HostInventory, Hypervisor, IsolationEvidence, Machine, MachineDefinition,
@@ -46,13 +54,15 @@ pub(crate) use snapshot::{Place, TrackedDisk, end_server, open_reader, serve};
 pub struct LibvirtHypervisor {
     config: Arc<Config>,
     session: Arc<Session>,
+    /// Keys of encrypted disks; see [`disk_key`].
+    keys: Arc<Mutex<HashMap<MachineName, Passphrase>>>,
 }
 
 impl LibvirtHypervisor {
     /// Does not connect yet; see [`Session`].
     pub fn new(config: Config) -> Self {
         let session = Session::new(config.uri.clone(), config.call_timeout);
-        Self { config: Arc::new(config), session: Arc::new(session) }
+        Self { config: Arc::new(config), session: Arc::new(session), keys: Arc::default() }
     }
 }
 
@@ -96,6 +106,10 @@ impl Hypervisor for LibvirtHypervisor {
 
     async fn define(&self, definition: &MachineDefinition) -> Result<(), Error> {
         self.define_machine(definition).await
+    }
+
+    async fn unlock(&self, name: &MachineName, key: &Passphrase) -> Result<(), Error> {
+        self.give_key(name, key).await
     }
 
     async fn start(&self, name: &MachineName) -> Result<(), Error> {

@@ -57,6 +57,7 @@ pub fn install(machine: &FirstMachine, state_dir: &Path) -> Result<SimulatedMach
             size_bytes: machine.disk_mib << 20,
             file: Some(file),
             format: "qcow2".to_owned(),
+            encrypted: false,
         });
     }
     let nic = NicHardware {

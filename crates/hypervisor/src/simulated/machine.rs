@@ -249,6 +249,9 @@ impl Host {
 /// The definition's hardware with this host's files and networks in it.
 fn placed(definition: &MachineDefinition) -> Result<Hardware, Error> {
     let what = format!("defining machine {}", definition.name);
+    if !definition.encrypted.is_empty() {
+        return Err(failed(what, super::NO_ENCRYPTION));
+    }
     let mut hardware = definition.hardware.clone();
     if definition.nic_networks.len() != hardware.nics.len() {
         return Err(failed(what, "it needs as many networks as NICs"));
@@ -259,6 +262,7 @@ fn placed(definition: &MachineDefinition) -> Result<Hardware, Error> {
             file.ok_or_else(|| failed(what.clone(), format!("there is no file for disk {}", disk.name)))?;
         disk.file = Some(file.clone());
         disk.format = "qcow2".to_owned();
+        disk.encrypted = false;
     }
     for (nic, network) in hardware.nics.iter_mut().zip(&definition.nic_networks) {
         nic.network = network.clone();

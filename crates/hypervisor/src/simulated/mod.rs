@@ -33,6 +33,7 @@ use std::{
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use understudy_ids::{DiskName, MachineName, NetworkName};
+use understudy_sealing::Passphrase;
 
 use crate::{
     CheckpointName, DiskHardware, Error, HostInventory, Hypervisor, IsolationEvidence, Machine,
@@ -41,6 +42,9 @@ use crate::{
 pub use first_machines::FirstMachine;
 use machine::SimulatedMachine;
 pub use record::disk_files;
+
+/// A simulated machine reads and writes its files itself, and knows no keys.
+const NO_ENCRYPTION: &str = "simulated machines have no encrypted disks; use the libvirt driver";
 
 /// What the simulated host is like.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -267,6 +271,10 @@ impl Hypervisor for SimulatedHypervisor {
     async fn define(&self, definition: &MachineDefinition) -> Result<(), Error> {
         let definition = definition.clone();
         self.act(move |host, config| host.define(&definition, config)).await
+    }
+
+    async fn unlock(&self, name: &MachineName, _: &Passphrase) -> Result<(), Error> {
+        Err(Error::Failed { what: format!("unlocking machine {name}"), why: NO_ENCRYPTION.to_owned() })
     }
 
     async fn start(&self, name: &MachineName) -> Result<(), Error> {

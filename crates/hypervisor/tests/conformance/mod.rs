@@ -53,6 +53,7 @@ pub async fn definition(bench: &dyn Bench, machine: &str) -> MachineDefinition {
             size_bytes: SIZE,
             file: Some(bench.disk_file(&format!("{machine}-{target}"), SIZE).await),
             format: "qcow2".to_owned(),
+            encrypted: false,
         });
     }
     let nic = NicHardware {
@@ -78,6 +79,7 @@ pub async fn definition(bench: &dyn Bench, machine: &str) -> MachineDefinition {
             .iter()
             .map(|disk| (disk.name.clone(), disk.file.clone().unwrap()))
             .collect(),
+        encrypted: Default::default(),
         nic_networks: vec![None],
         hardware,
         tag: tag(machine, 1),

@@ -333,6 +333,7 @@ mod tests {
                 compression: Compression::Off,
                 app_consistency: Some(app_consistency(60)),
                 bandwidth: Bandwidth { otherwise: "5MiB".parse().unwrap(), ..Bandwidth::default() },
+                encrypt_for: Vec::new(),
             },
         }
     }

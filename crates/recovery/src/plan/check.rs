@@ -3,7 +3,7 @@
 //! Rules about the request alone come first, then those about each item, its hosts, its points and its machine. Each
 //! rule is one short function that returns what it found, so that the list reads as the answer to "when is it refused?".
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use understudy_ids::{HostName, ItemName, PointChoice, PointSeq, Problem};
 
@@ -21,6 +21,8 @@ use crate::{
 /// A run is one document; so many items keep it and its job readable and bounded (invariant 14).
 const MAX_ITEMS: usize = 200;
 const MAX_ASSERTION_BYTES: usize = 4096;
+/// A key that is lent for less than this may be gone before the machines are made.
+const KEY_NEEDED: Duration = Duration::from_secs(60);
 /// The longest name that a machine may have at its hypervisor.
 const MAX_MACHINE_NAME: usize = 63;
 
@@ -160,6 +162,7 @@ impl<'a> ItemCheck<'a> {
         found.extend(self.hosts());
         found.extend(self.direction());
         found.extend(self.points());
+        found.extend(self.key());
         found.extend(self.primary_down());
         found.extend(self.machine_state());
         found.extend(self.disks());
@@ -283,6 +286,35 @@ impl<'a> ItemCheck<'a> {
                 self.problem("NO_APP_CONSISTENT_POINT", message, remedy)
             }
         })
+    }
+
+    /// An encrypted point can be opened at the target, now and for as long as the run needs until its machine is defined (R-REP-10).
+    fn key(&self) -> Option<Problem> {
+        use Operation::*;
+        if !self.is(&[TestFailover, PlannedFailover, UnplannedFailover]) {
+            return None;
+        }
+        let point = chosen_point(self.spec, self.item, self.target)?;
+        let needed = self.input.now.plus(KEY_NEEDED);
+        let problem = |reason: &str, message: String| {
+            let remedy = format!(
+                "Unlock it with a recipient's private key: --decryption-key, or understudy item unlock {}.",
+                self.item.name
+            );
+            Some(self.problem(reason, message, remedy))
+        };
+        match (point.encrypted, point.unlocked_until) {
+            (false, _) => None,
+            (true, Some(until)) if until >= needed => None,
+            (true, Some(_)) => problem(
+                "KEY_EXPIRED",
+                format!("{} has the key of point {} for too short a time", self.target, point.seq),
+            ),
+            (true, None) => problem(
+                "KEY_MISSING",
+                format!("point {} is encrypted, and {} does not have its key", point.seq, self.target),
+            ),
+        }
     }
 
     fn damaged_points(&self) -> usize {

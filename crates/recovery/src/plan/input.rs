@@ -105,6 +105,9 @@ pub struct PointView {
     pub consistency: Consistency,
     /// Blocks that a scrub found damaged since (R-REP-5).
     pub damaged_blocks: u64,
+    /// It can be opened only with a key, which its host has until then (R-REP-10).
+    pub encrypted: bool,
+    pub unlocked_until: Option<UnixMicros>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

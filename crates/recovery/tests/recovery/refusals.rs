@@ -1,5 +1,7 @@
 //! Every reason for which a plan is refused, and that all of them are told at once (R-REP-1, R-FO-2).
 
+use std::time::Duration;
+
 use understudy_ids::{Consistency, PointChoice, PointSeq, Problem, RunId};
 use understudy_recovery::{
     Operation, PlanInput, RunSpec,
@@ -29,6 +31,48 @@ fn assert_refused(operation: Operation, reason: &str, change: impl FnOnce(&mut R
         let told = [&problem.subject, &problem.message, &problem.remedy];
         assert!(told.into_iter().all(|text| !text.is_empty()), "{problem:?}");
     }
+}
+
+/// R-REP-10: an encrypted point is of no use to a host that does not have its key for long enough, and nothing is begun.
+#[test]
+fn encrypted_points_without_their_key() {
+    use Operation::*;
+    for operation in [TestFailover, PlannedFailover, UnplannedFailover] {
+        let now = input(operation).now;
+        let rows = [
+            (None, Some("KEY_MISSING")),
+            (Some(now.minus(Duration::from_secs(1))), Some("KEY_EXPIRED")),
+            (Some(now.plus(Duration::from_secs(30))), Some("KEY_EXPIRED")),
+            (Some(now.plus(Duration::from_secs(3600))), None),
+        ];
+        for (unlocked_until, reason) in rows {
+            let lock = |input: &mut PlanInput| {
+                for point in &mut input.items[0].points {
+                    (point.encrypted, point.unlocked_until) = (true, unlocked_until);
+                }
+            };
+            match reason {
+                Some(reason) => assert_refused(operation, reason, |_, input| lock(input)),
+                None => {
+                    let mut input = input(operation);
+                    lock(&mut input);
+                    assert!(plan(&spec(operation), &input).is_ok(), "{operation}");
+                }
+            }
+        }
+    }
+}
+
+/// Of several points, the one that is chosen must be open.
+#[test]
+fn only_the_chosen_point_has_to_be_open() {
+    let mut input = input(Operation::TestFailover);
+    input.items[0].points[0].encrypted = true;
+    assert!(plan(&spec(Operation::TestFailover), &input).is_ok(), "the latest is not encrypted");
+    assert_refused(Operation::TestFailover, "KEY_MISSING", |spec, input| {
+        input.items[0].points[0].encrypted = true;
+        spec.points = [(item("web1"), PointChoice::Seq(PointSeq::new(19)))].into();
+    });
 }
 
 #[test]

@@ -84,6 +84,8 @@ fn view(name: &str, disks: &[&str], last_octet: u8) -> ItemView {
         instant: NOW.minus(Duration::from_secs(30 - seq)),
         is_base: false,
         consistency: if seq < 20 { Consistency::Application } else { Consistency::Crash },
+        encrypted: false,
+        unlocked_until: None,
     };
     ItemView {
         name: item(name),

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{CLUSTER, CLUSTER_BITS};
+use super::{CLUSTER, CLUSTER_BITS, placed};
 use crate::{
     error::{IoContext, Result, StoreError},
     model::DiskFormat,
@@ -15,7 +15,10 @@ use crate::{
 const MAGIC: u32 = 0x5146_49fb;
 const HEADER_LENGTH: u32 = 104;
 const EXT_BACKING_FORMAT: u32 = 0xe279_2aca;
+const EXT_LUKS: u32 = 0x0537_be77;
 const EXT_END: u32 = 0;
+/// The only encryption method that we know.
+const CRYPT_LUKS: u32 = 2;
 /// The longest backing file name that QEMU accepts.
 const MAX_BACKING_NAME: usize = 1023;
 /// Incompatible feature bit 0: refcounts may be stale after a crash. Readers need not care, and merging recounts them.
@@ -38,6 +41,8 @@ pub(super) struct Header {
     pub l1_entries: u32,
     pub refcount_offset: u64,
     pub refcount_clusters: u32,
+    /// Data clusters are encrypted, and a LUKS header stands behind this one.
+    pub luks: bool,
 }
 
 fn put32(to: &mut [u8], at: usize, value: u32) {
@@ -81,6 +86,14 @@ impl Header {
         put32(&mut out, 100, HEADER_LENGTH);
         self.patch(&mut out);
         let mut at = HEADER_LENGTH as usize;
+        if self.luks {
+            put32(&mut out, 32, CRYPT_LUKS);
+            put32(&mut out, at, EXT_LUKS);
+            put32(&mut out, at + 4, 16);
+            put64(&mut out, at + 8, placed::LUKS * CLUSTER);
+            put64(&mut out, at + 16, placed::LUKS_CLUSTERS * CLUSTER);
+            at += 24;
+        }
         if let Some(backing) = &self.backing {
             let name = backing.path.to_str().filter(|n| n.len() <= MAX_BACKING_NAME).ok_or_else(|| {
                 let why = "the path of its backing file is not text or longer than 1023 bytes".to_owned();
@@ -121,7 +134,7 @@ impl Header {
         if bytes.len() < HEADER_LENGTH as usize || get32(bytes, 0) != MAGIC {
             return Err(bad("it is not a qcow2 file".to_owned()));
         }
-        let expected = [("version", 4, 3), ("cluster bits", 20, CLUSTER_BITS), ("encryption", 32, 0)];
+        let expected = [("version", 4, 3), ("cluster bits", 20, CLUSTER_BITS)];
         for (what, at, value) in expected.into_iter().chain([("snapshots", 60, 0), ("refcount order", 96, 4)])
         {
             if get32(bytes, at) != value {
@@ -131,7 +144,13 @@ impl Header {
         if get64(bytes, 72) & !INCOMPATIBLE_DIRTY != 0 {
             return Err(bad(format!("it uses incompatible features {:#x}", get64(bytes, 72))));
         }
+        let luks = match (get32(bytes, 32), extension(bytes, EXT_LUKS)) {
+            (0, None) => false,
+            (CRYPT_LUKS, Some(area)) if is_our_area(area) => true,
+            _ => return Err(bad("it is encrypted in a way that is not supported".to_owned())),
+        };
         let header = Self {
+            luks,
             size: get64(bytes, 24),
             backing: backing(bytes).map_err(|why| bad(why.to_owned()))?,
             l1_offset: get64(bytes, 40),
@@ -163,20 +182,32 @@ fn backing(bytes: &[u8]) -> std::result::Result<Option<Backing>, &'static str> {
 }
 
 fn backing_format(bytes: &[u8]) -> std::result::Result<Option<DiskFormat>, &'static str> {
+    match extension(bytes, EXT_BACKING_FORMAT) {
+        None => Ok(None),
+        Some(b"qcow2") => Ok(Some(DiskFormat::Qcow2)),
+        Some(b"raw") => Ok(Some(DiskFormat::Raw)),
+        Some(_) => Err("its backing file is neither qcow2 nor raw"),
+    }
+}
+
+/// Where we put LUKS headers is where they have to be.
+fn is_our_area(area: &[u8]) -> bool {
+    let wanted = (placed::LUKS * CLUSTER, placed::LUKS_CLUSTERS * CLUSTER);
+    area.len() == 16 && (get64(area, 0), get64(area, 8)) == wanted
+}
+
+/// The data of a header extension; empty when it is cut off.
+fn extension(bytes: &[u8], wanted: u32) -> Option<&[u8]> {
     let mut at = get32(bytes, 100) as usize;
     while at.checked_add(8).is_some_and(|end| end <= bytes.len()) {
         let (kind, len) = (get32(bytes, at), get32(bytes, at + 4) as usize);
         if kind == EXT_END {
             break;
         }
-        if kind == EXT_BACKING_FORMAT {
-            return match bytes.get(at + 8..).and_then(|rest| rest.get(..len)) {
-                Some(b"qcow2") => Ok(Some(DiskFormat::Qcow2)),
-                Some(b"raw") => Ok(Some(DiskFormat::Raw)),
-                _ => Err("its backing file is neither qcow2 nor raw"),
-            };
+        if kind == wanted {
+            return Some(bytes.get(at + 8..).and_then(|rest| rest.get(..len)).unwrap_or_default());
         }
         at = at.saturating_add(8).saturating_add(len.next_multiple_of(8));
     }
-    Ok(None)
+    None
 }

@@ -13,9 +13,10 @@
 use std::{collections::BTreeMap, os::unix::fs::FileExt, path::Path};
 
 use super::{
-    CLUSTER, COPIED, OFFSET_MASK, REFCOUNTS_PER_BLOCK, TABLE_ENTRIES, l1_entries,
+    CLUSTER, COPIED, OFFSET_MASK, REFCOUNTS_PER_BLOCK, TABLE_ENTRIES, l1_entries, placed,
     reader::{Found, Image},
     table,
+    used::UsedClusters,
 };
 use crate::{
     error::{IoContext, Result, StoreError},
@@ -33,6 +34,7 @@ pub(crate) fn merge_into(io: &Io, base: &Path, overlay: &Path) -> Result<u64> {
         let why = "it is shorter than the file it is stacked on".to_owned();
         return Err(StoreError::Format { path: overlay.path, why });
     }
+    alike(&merge.image, &overlay)?;
     let mut content = vec![0; CLUSTER as usize];
     for (index, offset) in overlay.l2_tables() {
         for (within, entry) in (0..).zip(overlay.read_l2(offset)?.iter()) {
@@ -41,6 +43,9 @@ pub(crate) fn merge_into(io: &Io, base: &Path, overlay: &Path) -> Result<u64> {
                 Found::Nothing => {}
                 Found::Zero => merge.put_zero(cluster)?,
                 Found::At(place) => {
+                    if overlay.header.luks && place != placed::data(cluster) * CLUSTER {
+                        return Err(displaced(&overlay, cluster));
+                    }
                     read_cluster(&overlay, place, &mut content)?;
                     merge.put_data(cluster, &content)?;
                 }
@@ -48,6 +53,25 @@ pub(crate) fn merge_into(io: &Io, base: &Path, overlay: &Path) -> Result<u64> {
         }
     }
     merge.finish(overlay.header.size)
+}
+
+/// Ciphertext can be moved only between files of one key, each cluster in its place (see [`placed`]).
+fn alike(base: &Image, overlay: &Image) -> Result<()> {
+    if !base.header.luks && !overlay.header.luks {
+        return Ok(());
+    }
+    let one_key =
+        base.luks()?.is_some_and(|header| matches!(overlay.luks(), Ok(Some(other)) if other == header));
+    if one_key && base.is_placed() && overlay.is_placed() {
+        return Ok(());
+    }
+    let why = "it is encrypted otherwise than the file it is stacked on".to_owned();
+    Err(StoreError::Format { path: overlay.path.clone(), why })
+}
+
+fn displaced(image: &Image, cluster: u64) -> StoreError {
+    let why = format!("cluster {cluster} is not where it has to be in an encrypted file");
+    StoreError::Format { path: image.path.clone(), why }
 }
 
 /// The last cluster of a file that QEMU wrote may be cut off; what is missing is zero.
@@ -108,11 +132,23 @@ impl Merge {
 
     fn put_data(&mut self, cluster: u64, content: &[u8]) -> Result<()> {
         let place = match table::offset(self.entry(cluster)?) {
+            Some(place) if self.image.header.luks && place != placed::data(cluster) * CLUSTER => {
+                return Err(displaced(&self.image, cluster));
+            }
             Some(place) => place,
-            None => self.used.take(1) * CLUSTER,
+            None => self.take(placed::data(cluster)),
         };
         self.file.write_at(content, place)?;
         self.set(cluster, table::data_entry(place))
+    }
+
+    /// Takes a free cluster for what stands at `place` in a placed file; returns its offset in bytes.
+    fn take(&mut self, place: u64) -> u64 {
+        if !self.image.is_placed() {
+            return self.used.take(1) * CLUSTER;
+        }
+        self.used.mark(place, 1);
+        place * CLUSTER
     }
 
     fn entry(&mut self, cluster: u64) -> Result<u64> {
@@ -129,10 +165,11 @@ impl Merge {
 
     fn table(&mut self, index: u64) -> Result<&mut Changed> {
         if !self.tables.contains_key(&index) {
-            let table = match self.image.l2_tables().find(|(i, _)| *i == index) {
+            let known = self.image.l2_tables().find(|(i, _)| *i == index);
+            let table = match known {
                 Some((_, place)) => Changed { place, entries: self.image.read_l2(place)?, changed: false },
                 None => Changed {
-                    place: self.used.take(1) * CLUSTER,
+                    place: self.take(placed::l2(index)),
                     entries: vec![0; TABLE_ENTRIES as usize].into(),
                     changed: true,
                 },
@@ -148,8 +185,16 @@ impl Merge {
         let mut header = self.image.header.clone();
         header.size = size;
         if entries > u64::from(header.l1_entries) {
-            header.l1_offset = self.used.take((entries * 8).div_ceil(CLUSTER)) * CLUSTER;
+            let clusters = (entries * 8).div_ceil(CLUSTER);
+            if self.image.is_placed() {
+                self.used.mark(placed::L1, clusters);
+            } else {
+                header.l1_offset = self.used.take(clusters) * CLUSTER;
+            }
             header.l1_entries = entries as u32;
+        }
+        if self.image.is_placed() {
+            self.grow(&mut header)?;
         }
         self.write_refcounts()?;
         self.file.sync()?;
@@ -171,6 +216,16 @@ impl Merge {
         self.file.len()
     }
 
+    /// Of a placed file, length and refcount table follow from the disk's size.
+    fn grow(&mut self, header: &mut super::header::Header) -> Result<()> {
+        let clusters = placed::refcount_table_clusters(header.size);
+        header.refcount_clusters = header.refcount_clusters.max(clusters as u32);
+        self.used.mark(placed::REFCOUNT_TABLE, u64::from(header.refcount_clusters));
+        self.refcount_table.resize((u64::from(header.refcount_clusters) * TABLE_ENTRIES) as usize, 0);
+        let length = placed::length(header.size);
+        if length > self.file.len()? { self.file.truncate(length) } else { Ok(()) }
+    }
+
     fn write_l1(&self, header: &super::header::Header) -> Result<()> {
         let mut l1 = vec![0; header.l1_entries as usize];
         for (index, place) in self.image.l2_tables().chain(self.tables.iter().map(|(i, t)| (*i, t.place))) {
@@ -186,13 +241,8 @@ impl Merge {
         self.add_refcount_blocks()?;
         let mut wanted = vec![0; CLUSTER as usize];
         let mut present = vec![0; CLUSTER as usize];
-        let end = self.used.len();
         for (index, place) in (0..).zip(self.refcount_table.iter()).filter(|(_, place)| **place != 0) {
-            let first = index * REFCOUNTS_PER_BLOCK;
-            for (within, count) in (0..).zip(wanted.chunks_exact_mut(2)) {
-                let used = first + within < end && self.used.contains(first + within);
-                count.copy_from_slice(&u16::from(used).to_be_bytes());
-            }
+            self.used.refcounts(index, &mut wanted);
             // A block that was just added may lie past the end of the file.
             let known = *place + CLUSTER <= self.file.len()?;
             if known {
@@ -208,6 +258,13 @@ impl Merge {
     }
 
     fn add_refcount_blocks(&mut self) -> Result<()> {
+        if self.image.is_placed() {
+            // The table was made long enough for the whole file.
+            for block in self.used.mark_placed_blocks() {
+                self.refcount_table[block as usize] = placed::refcount_block(block) * CLUSTER;
+            }
+            return Ok(());
+        }
         let mut index = 0;
         while index * REFCOUNTS_PER_BLOCK < self.used.len() {
             let Some(place) = self.refcount_table.get(index as usize) else {
@@ -220,78 +277,5 @@ impl Merge {
             index += 1;
         }
         Ok(())
-    }
-}
-
-/// One bit per cluster of the file.
-struct UsedClusters {
-    bits: Vec<u64>,
-    /// No cluster below this one is free.
-    cursor: u64,
-}
-
-impl UsedClusters {
-    /// Counts from the tables, trusting no refcount.
-    fn count(image: &Image, refcount_table: &[u64], end: u64) -> Result<Self> {
-        let mut used = Self { bits: Vec::with_capacity((end / 64 + 1) as usize), cursor: 0 };
-        let header = &image.header;
-        used.mark(0, 1);
-        used.mark_within(image, header.l1_offset, (u64::from(header.l1_entries) * 8).div_ceil(CLUSTER), end)?;
-        used.mark_within(image, header.refcount_offset, u64::from(header.refcount_clusters), end)?;
-        for place in refcount_table.iter().filter(|p| **p != 0) {
-            used.mark_within(image, *place, 1, end)?;
-        }
-        for (_, place) in image.l2_tables() {
-            used.mark_within(image, place, 1, end)?;
-            for entry in image.read_l2(place)?.iter() {
-                // Also refuses compressed clusters, whose places mean something else.
-                image.classify(*entry)?;
-                if let Some(data) = table::offset(*entry) {
-                    used.mark_within(image, data, 1, end)?;
-                }
-            }
-        }
-        Ok(used)
-    }
-
-    /// Marks clusters from a byte offset on, none of which may lie past the file's end.
-    fn mark_within(&mut self, image: &Image, offset: u64, count: u64, end: u64) -> Result<()> {
-        if !offset.is_multiple_of(CLUSTER) || offset / CLUSTER + count > end {
-            let why = "its tables point past its end or between clusters".to_owned();
-            return Err(StoreError::Format { path: image.path.clone(), why });
-        }
-        self.mark(offset / CLUSTER, count);
-        Ok(())
-    }
-
-    fn len(&self) -> u64 {
-        self.bits.len() as u64 * 64
-    }
-
-    fn contains(&self, cluster: u64) -> bool {
-        self.bits.get((cluster / 64) as usize).is_some_and(|word| word >> (cluster % 64) & 1 == 1)
-    }
-
-    fn mark(&mut self, first: u64, count: u64) {
-        for cluster in first..first + count {
-            let word = (cluster / 64) as usize;
-            if word >= self.bits.len() {
-                self.bits.resize(word + 1, 0);
-            }
-            self.bits[word] |= 1 << (cluster % 64);
-        }
-    }
-
-    /// Takes the first `count` free clusters in a row and returns the first one's number.
-    fn take(&mut self, count: u64) -> u64 {
-        let mut first = self.cursor;
-        while let Some(used) = (first..first + count).find(|c| self.contains(*c)) {
-            first = used + 1;
-        }
-        if count == 1 {
-            self.cursor = first + 1;
-        }
-        self.mark(first, count);
-        first
     }
 }

@@ -8,10 +8,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use understudy_sealing::LuksHeader;
+
 use super::{
     CLUSTER, COMPRESSED, OFFSET_MASK, TABLE_ENTRIES,
     header::{Backing, Header},
-    table,
+    placed, table,
 };
 use crate::{
     error::{IoContext, Result, StoreError},
@@ -94,6 +96,16 @@ impl Chain {
     /// Size of the disk in bytes.
     pub fn size(&self) -> u64 {
         self.layers.first().map_or(0, Layer::size)
+    }
+
+    /// LUKS headers of the files from the top down; `None` for a file that is not encrypted. What [`Self::read`] gives of an
+    /// encrypted file is its ciphertext.
+    pub fn luks(&self) -> Result<Vec<Option<LuksHeader>>> {
+        let header = |layer: &Layer| match layer {
+            Layer::Qcow2(image) => image.luks(),
+            Layer::Raw { .. } => Ok(None),
+        };
+        self.layers.iter().map(header).collect()
     }
 
     /// Files from the top down.
@@ -305,6 +317,21 @@ impl Image {
         }
         let l1 = read_table(&file, path, header.l1_offset, u64::from(header.l1_entries))?;
         Ok(Self { file, path: path.to_owned(), header, l1: l1.into_vec(), cache: HashMap::new() })
+    }
+
+    /// Whether everything in the file has the place that its number gives it.
+    pub fn is_placed(&self) -> bool {
+        self.header.luks && self.header.l1_offset == placed::L1 * CLUSTER
+    }
+
+    /// The LUKS header of an encrypted file, when it is one of ours.
+    pub fn luks(&self) -> Result<Option<LuksHeader>> {
+        if !self.header.luks {
+            return Ok(None);
+        }
+        let start = placed::LUKS * CLUSTER;
+        let read = LuksHeader::read(|at, bytes| self.file.read_exact_at(bytes, start + at));
+        read.during("read the LUKS header of", &self.path)
     }
 
     pub fn backing(&self) -> Option<&Backing> {

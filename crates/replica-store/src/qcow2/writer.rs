@@ -2,11 +2,14 @@
 
 use std::path::Path;
 
+use understudy_sealing::LuksHeader;
+
 use super::{
     CLUSTER, REFCOUNTS_PER_BLOCK, TABLE_ENTRIES,
     header::{Backing, Header},
-    l1_entries,
+    l1_entries, placed,
     table::{self, Table},
+    used::UsedClusters,
 };
 use crate::{
     error::Result,
@@ -34,21 +37,55 @@ pub struct Writer {
     table: Table,
     /// Number of the next free cluster of the file.
     next: u64,
+    /// Of an encrypted file, whose content comes encrypted.
+    luks: Option<Box<LuksHeader>>,
+    layout: Layout,
+}
+
+/// Where clusters go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    /// One behind the other, as they come.
+    Appended,
+    /// Each at the place that its number gives it: see [`placed`].
+    Placed,
 }
 
 impl Writer {
     /// Begins a file for a disk of `size` bytes.
     pub fn create(path: &Path, size: u64, backing: Option<Backing>) -> Result<Self> {
-        Self::create_with(&Io::default(), path, size, backing)
+        Self::create_with(&Io::default(), path, size, backing, None)
     }
 
-    pub(crate) fn create_with(io: &Io, path: &Path, size: u64, backing: Option<Backing>) -> Result<Self> {
-        Ok(Self { file: io.create(path)?, size, backing, table: Table::default(), next: 1 })
+    /// As [`Self::create`], of a disk whose clusters come encrypted, each for its place in the file.
+    pub fn create_sealed(path: &Path, size: u64, backing: Option<Backing>, luks: LuksHeader) -> Result<Self> {
+        Self::create_with(&Io::default(), path, size, backing, Some(luks))
+    }
+
+    pub(crate) fn create_with(
+        io: &Io,
+        path: &Path,
+        size: u64,
+        backing: Option<Backing>,
+        luks: Option<LuksHeader>,
+    ) -> Result<Self> {
+        Ok(Self::on(io.create(path)?, size, backing, luks))
     }
 
     /// Goes on with a file that was interrupted. Its clusters have to be told with [`Self::restore`].
-    pub(crate) fn reopen(io: &Io, path: &Path, size: u64, backing: Option<Backing>) -> Result<Self> {
-        Ok(Self { file: io.open(path)?, size, backing, table: Table::default(), next: 1 })
+    pub(crate) fn reopen(
+        io: &Io,
+        path: &Path,
+        size: u64,
+        backing: Option<Backing>,
+        luks: Option<LuksHeader>,
+    ) -> Result<Self> {
+        Ok(Self::on(io.open(path)?, size, backing, luks))
+    }
+
+    fn on(file: IoFile, size: u64, backing: Option<Backing>, luks: Option<LuksHeader>) -> Self {
+        let layout = if luks.is_some() { Layout::Placed } else { Layout::Appended };
+        Self { file, size, backing, table: Table::default(), next: 1, luks: luks.map(Box::new), layout }
     }
 
     /// Says what is known about a cluster of a reopened file.
@@ -108,6 +145,9 @@ impl Writer {
         let place = match self.cluster(cluster) {
             Cluster::Data(offset) => return offset,
             Cluster::Zero(Some(offset)) => offset,
+            Cluster::Absent | Cluster::Zero(None) if self.layout == Layout::Placed => {
+                placed::data(cluster) * CLUSTER
+            }
             Cluster::Absent | Cluster::Zero(None) => {
                 self.next += 1;
                 (self.next - 1) * CLUSTER
@@ -136,12 +176,71 @@ impl Writer {
         self.file.sync()
     }
 
-    /// Writes the tables, makes all of it durable, and returns the file's length in bytes.
+    /// Writes the tables, makes all of it durable, and returns the bytes that the file takes.
     pub fn finish(self) -> Result<u64> {
-        let header = self.write_tables()?;
+        for (at, bytes) in self.luks.iter().flat_map(|luks| luks.pieces()) {
+            self.file.write_at(bytes, placed::LUKS * CLUSTER + at)?;
+        }
+        let header = match self.layout {
+            Layout::Appended => self.write_tables()?,
+            Layout::Placed => self.write_placed_tables()?,
+        };
         self.file.write_at(&header.encode(self.file.path())?, 0)?;
         self.file.sync()?;
-        self.file.len()
+        match self.layout {
+            Layout::Appended => self.file.len(),
+            Layout::Placed => self.file.allocated(),
+        }
+    }
+
+    /// Data first in the file or tables first, they are written in the same order.
+    fn write_placed_tables(&self) -> Result<Header> {
+        let mut used = UsedClusters::new();
+        used.mark(0, 1);
+        used.mark(placed::LUKS, placed::LUKS_CLUSTERS);
+        let mut buffer = Vec::with_capacity(CLUSTER as usize);
+        let mut l1 = vec![0; l1_entries(self.size) as usize];
+        for (index, entries) in self.table.iter() {
+            let place = placed::l2(index);
+            used.mark(place, 1);
+            l1[index as usize] = table::data_entry(place * CLUSTER);
+            table::encode(entries.iter().copied(), &mut buffer);
+            self.file.write_at(&buffer, place * CLUSTER)?;
+        }
+        for offset in self.table.clusters().filter_map(|(_, entry)| table::offset(entry)) {
+            used.mark(offset / CLUSTER, 1);
+        }
+        let entries = l1.len() as u32;
+        table::encode(l1.into_iter(), &mut buffer);
+        buffer.resize(buffer.len().next_multiple_of(CLUSTER as usize), 0);
+        used.mark(placed::L1, buffer.len() as u64 / CLUSTER);
+        self.file.write_at(&buffer, placed::L1 * CLUSTER)?;
+        let table_clusters = placed::refcount_table_clusters(self.size);
+        used.mark(placed::REFCOUNT_TABLE, table_clusters);
+        self.write_placed_refcounts(&mut used, table_clusters)?;
+        self.file.truncate(placed::length(self.size))?;
+        Ok(Header {
+            size: self.size,
+            backing: self.backing.clone(),
+            l1_offset: placed::L1 * CLUSTER,
+            l1_entries: entries,
+            refcount_offset: placed::REFCOUNT_TABLE * CLUSTER,
+            refcount_clusters: table_clusters as u32,
+            luks: true,
+        })
+    }
+
+    fn write_placed_refcounts(&self, used: &mut UsedClusters, table_clusters: u64) -> Result<()> {
+        let mut table = vec![0; (table_clusters * TABLE_ENTRIES) as usize];
+        let mut buffer = vec![0; CLUSTER as usize];
+        for block in used.mark_placed_blocks() {
+            let place = placed::refcount_block(block) * CLUSTER;
+            table[block as usize] = place;
+            used.refcounts(block, &mut buffer);
+            self.file.write_at(&buffer, place)?;
+        }
+        table::encode(table.into_iter(), &mut buffer);
+        self.file.write_at(&buffer, placed::REFCOUNT_TABLE * CLUSTER)
     }
 
     fn write_tables(&self) -> Result<Header> {
@@ -165,6 +264,7 @@ impl Writer {
             l1_entries: l1_len as u32,
             refcount_offset: layout.table_start() * CLUSTER,
             refcount_clusters: layout.table_clusters as u32,
+            luks: self.luks.is_some(),
         })
     }
 
@@ -228,9 +328,25 @@ impl RefcountLayout {
 
 /// An empty overlay of `size` bytes over `backing`: a few clusters, whatever the size. Durable when this returns.
 pub fn create_overlay(path: &Path, backing: Backing, size: u64) -> Result<()> {
-    create_overlay_with(&Io::default(), path, backing, size)
+    create_overlay_with(&Io::default(), path, backing, size, None)
 }
 
-pub(crate) fn create_overlay_with(io: &Io, path: &Path, backing: Backing, size: u64) -> Result<()> {
-    Writer::create_with(io, path, size, Some(backing))?.finish().map(|_| ())
+/// As [`create_overlay`]; what QEMU writes to it is encrypted with the header's key, wherever QEMU puts it.
+pub fn create_sealed_overlay(path: &Path, backing: Backing, size: u64, luks: LuksHeader) -> Result<()> {
+    create_overlay_with(&Io::default(), path, backing, size, Some(luks))
+}
+
+pub(crate) fn create_overlay_with(
+    io: &Io,
+    path: &Path,
+    backing: Backing,
+    size: u64,
+    luks: Option<LuksHeader>,
+) -> Result<()> {
+    let mut overlay = Writer::create_with(io, path, size, Some(backing), luks)?;
+    overlay.layout = Layout::Appended;
+    if overlay.luks.is_some() {
+        overlay.next = placed::LUKS + placed::LUKS_CLUSTERS;
+    }
+    overlay.finish().map(|_| ())
 }

@@ -12,10 +12,16 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::Command,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
-use crate::support::*;
+use crate::{
+    sealed::{Sealing, assert_opens},
+    support::*,
+};
 use understudy_ids::UnixMicros;
 use understudy_replica_store::{Adopt, AdoptDisk, Change, DiskFormat, Store, StoreError, Watch};
 
@@ -241,6 +247,113 @@ fn r_rep_4_killed_at_any_change_while_merging_the_other_points_stay_byte_identic
     };
     let cases = kill_everywhere(prepare, act, judge);
     eprintln!("merging: {cases} faults");
+    assert!(cases > 80, "{cases}");
+}
+
+/// One encryption for all copies of a store.
+fn sealing() -> &'static Sealing {
+    static SEALING: OnceLock<Sealing> = OnceLock::new();
+    SEALING.get_or_init(|| {
+        let names = ["vda", "vdb"].map(|name| (disk(name), Vec::new()));
+        Sealing::of(&names.into())
+    })
+}
+
+/// Three encrypted points; with the last one a disk has grown.
+fn prepare_sealed(root: &Path) -> BTreeMap<u64, Disks> {
+    let store = Store::open(root).unwrap();
+    let mut random = Random(23);
+    let mut now: Disks = [(disk("vda"), vec![0; 12 << 16]), (disk("vdb"), vec![0; (5 << 16) + 1536])].into();
+    let (mut model, mut before) = (BTreeMap::new(), NONE.clone());
+    for number in 1..=3 {
+        mutate(&mut now, &mut random, 5);
+        if number == 3 {
+            now.get_mut(&disk("vda")).unwrap().resize(17 << 16, 6);
+            before.get_mut(&disk("vda")).unwrap().resize(17 << 16, 0);
+        }
+        let stored = sealing().encrypted(&now);
+        sealing().receive(&store, number, (number > 1).then(|| number - 1), &before, &stored).unwrap();
+        model.insert(number, stored.clone());
+        before = stored;
+    }
+    model
+}
+
+/// The last point as its source would read it, through QEMU; looked at in every eighth case, because each takes a while.
+fn assert_last_opens(store: &Store, model: &BTreeMap<u64, Disks>) {
+    static CASES: AtomicUsize = AtomicUsize::new(0);
+    if !CASES.fetch_add(1, Ordering::Relaxed).is_multiple_of(8) {
+        return;
+    }
+    let (number, stored) = model.last_key_value().unwrap();
+    for (name, content) in sealing().decrypted(stored) {
+        let path = store.disk_path(&item(), seq(*number), &name).unwrap();
+        assert_opens(&path, &sealing().secret, &content);
+    }
+}
+
+/// R-REP-10 with R-REP-4: what is merged is ciphertext, at fixed places, into files that grow.
+#[test]
+fn r_rep_10_killed_at_any_change_while_merging_encrypted_points() {
+    let act = |store: &Store, _: &BTreeMap<u64, Disks>| {
+        store.merge_oldest(&item()).and_then(|_| store.merge_oldest(&item())).is_ok()
+    };
+    let judge = |store: &Store, model: &BTreeMap<u64, Disks>, _: bool| {
+        assert_points(store, model, false);
+        while store.merge_oldest(&item()).unwrap().is_some() {}
+        assert_eq!(store.points(&item()).unwrap().len(), 1);
+        assert_points(store, model, false);
+        assert_last_opens(store, model);
+        assert_eq!(store.scrub(&item(), seq(3)).unwrap().total(), 0);
+    };
+    let cases = kill_everywhere(prepare_sealed, act, judge);
+    eprintln!("merging encrypted points: {cases} faults");
+    assert!(cases > 80, "{cases}");
+}
+
+/// R-REP-10 with R-REP-6: a cut transfer of ciphertext is true up to its watermark.
+#[test]
+fn r_rep_10_killed_at_any_change_while_receiving_an_encrypted_point() {
+    let next = |model: &BTreeMap<u64, Disks>| {
+        let mut now = sealing().decrypted(&model[&3]);
+        mutate(&mut now, &mut Random(31), 6);
+        sealing().encrypted(&now)
+    };
+    let act = |store: &Store, model: &BTreeMap<u64, Disks>| {
+        let now = next(model);
+        let run = || {
+            let mut writer = sealing().writer(store, 4, Some(3), &now)?;
+            send(&mut writer, &model[&3], &now, 0, 6)?;
+            writer.sync()?;
+            send(&mut writer, &model[&3], &now, 6, u64::MAX)?;
+            writer.finish(&roots(&now), UnixMicros::new(9)).map(|_| ())
+        };
+        run().is_ok()
+    };
+    let judge = |store: &Store, model: &BTreeMap<u64, Disks>, done: bool| {
+        let now = next(model);
+        let mut model = model.clone();
+        model.insert(4, now.clone());
+        assert_points(store, &model, false);
+        let newest = store.points(&item()).unwrap().pop().unwrap().manifest.seq.get();
+        assert!(newest >= 3 && (!done || newest == 4));
+        if newest == 3 {
+            let partial = store.partial(&item()).unwrap();
+            let begin = sealing().begin(4, Some(3), &now);
+            let resumed = partial.as_ref().map(|_| store.resume(begin.clone()).unwrap());
+            let mut writer = resumed.unwrap_or_else(|| store.begin(begin).unwrap());
+            for (name, content) in &now {
+                let mark = partial.as_ref().map_or(0, |p| p.disks[name].watermark.div_ceil(65536));
+                let one = [(name.clone(), content.clone())].into();
+                send(&mut writer, &model[&3], &one, mark, u64::MAX).unwrap();
+            }
+            writer.finish(&roots(&now), UnixMicros::new(9)).unwrap();
+        }
+        assert_points(store, &model, false);
+        assert_last_opens(store, &model);
+    };
+    let cases = kill_everywhere(prepare_sealed, act, judge);
+    eprintln!("receiving encrypted: {cases} faults");
     assert!(cases > 80, "{cases}");
 }
 

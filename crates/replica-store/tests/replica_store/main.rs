@@ -6,5 +6,6 @@ mod injected;
 mod one_writer;
 mod qcow2;
 mod scrub;
+mod sealed;
 mod store;
 mod support;

@@ -80,6 +80,7 @@ pub fn begin(number: u64, parent: Option<u64>, disks: &Disks) -> Begin {
         consistency: Consistency::Crash,
         frozen: None,
         machine: serde_json::json!({ "name": "web1" }),
+        seal: None,
     }
 }
 

@@ -127,6 +127,10 @@ pub struct RecoveryPoint {
     pub frozen: Option<Duration>,
     /// Blocks that a scrub found damaged; such a point is not to be failed over to.
     pub damaged_blocks: u64,
+    /// It can be opened only with a key.
+    pub encrypted: bool,
+    /// Until when the host has that key.
+    pub unlocked_until: Option<UnixMicros>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

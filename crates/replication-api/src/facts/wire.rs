@@ -175,6 +175,8 @@ impl TryFrom<v1::RecoveryPoint> for RecoveryPoint {
             consistency,
             frozen,
             damaged_blocks,
+            encrypted,
+            unlocked_until,
         } = wire;
         Ok(Self {
             seq: PointSeq::new(seq),
@@ -199,6 +201,8 @@ impl TryFrom<v1::RecoveryPoint> for RecoveryPoint {
             consistency: consistency_from_wire(consistency),
             frozen: span_optional("frozen", frozen)?,
             damaged_blocks,
+            encrypted,
+            unlocked_until: time_optional("unlocked_until", unlocked_until)?,
         })
     }
 }
@@ -399,6 +403,8 @@ impl From<RecoveryPoint> for v1::RecoveryPoint {
             consistency,
             frozen,
             damaged_blocks,
+            encrypted,
+            unlocked_until,
         } = point;
         Self {
             seq: seq.get(),
@@ -419,6 +425,8 @@ impl From<RecoveryPoint> for v1::RecoveryPoint {
             consistency: consistency_to_wire(consistency),
             frozen: frozen.map(duration_to_wire),
             damaged_blocks,
+            encrypted,
+            unlocked_until: unlocked_until.map(time_to_wire),
         }
     }
 }
@@ -564,6 +572,8 @@ mod tests {
                     consistency: Consistency::Application,
                     frozen: Some(Duration::from_millis(40)),
                     damaged_blocks: 3,
+                    encrypted: true,
+                    unlocked_until: Some(time),
                 }],
                 scrub: ScrubFacts { last_end: Some(time), checked_blocks: 9, under_way_since: Some(time) },
             }],

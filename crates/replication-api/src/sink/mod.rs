@@ -24,6 +24,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use understudy_ids::{Consistency, DiskName, Generation, ItemName, PointSeq, UnixMicros};
 use understudy_replication::{BlockDigest, Encoding};
+use understudy_sealing::{LuksHeader, WrappedKey};
 
 pub use frames::RawBodies;
 pub use order::PartOrder;
@@ -39,6 +40,8 @@ pub const DIGEST_BYTES: usize = 32;
 pub struct SinkDisk {
     pub name: DiskName,
     pub size: u64,
+    /// Of an encrypted disk. Two disks are encrypted alike when it is the same.
+    pub luks: Option<LuksHeader>,
 }
 
 /// What the source asks before it decides what to send.
@@ -85,6 +88,7 @@ pub struct PartialDisk {
     pub size: u64,
     /// Everything before this offset is durable.
     pub durable: u64,
+    pub luks: Option<LuksHeader>,
 }
 
 /// Everything before this position, in (disk, offset) order, is durable at the target.
@@ -115,6 +119,8 @@ pub struct Begin {
     pub consistency: Consistency,
     /// For how long its file systems were frozen for it.
     pub frozen: Option<Duration>,
+    /// When the disks come encrypted, all of them do.
+    pub wrapped_key: Option<WrappedKey>,
 }
 
 /// One piece of a recovery point.

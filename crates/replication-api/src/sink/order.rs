@@ -109,7 +109,7 @@ mod tests {
     const B: u64 = BLOCK_SIZE;
 
     fn order() -> PartOrder {
-        let disk = |name: &str, size| SinkDisk { name: name.parse().unwrap(), size };
+        let disk = |name: &str, size| SinkDisk { name: name.parse().unwrap(), size, luks: None };
         PartOrder::new(&[disk("vda", 10 * B), disk("vdb", 2 * B + 512)])
     }
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use understudy_ids::{Generation, PointSeq};
 use understudy_replication::{BlockDigest, Encoding};
+use understudy_sealing::{LuksHeader, WrappedKey};
 use understudy_types_api::{consistency_from_wire, consistency_to_wire, duration_to_wire, time_to_wire};
 
 use super::{
@@ -18,6 +19,8 @@ use crate::{
 const MAX_CHECKPOINT: usize = 200;
 /// The description of a machine with the most disks and NICs stays far below.
 const MAX_MACHINE_JSON: usize = 256 * 1024;
+/// Of the most recipients, each with an RSA key of 8192 bits.
+const MAX_WRAPPED_KEY: usize = 64 * 1024;
 
 fn generation(value: u64) -> Result<Generation, Invalid> {
     if value == 0 {
@@ -27,11 +30,11 @@ fn generation(value: u64) -> Result<Generation, Invalid> {
 }
 
 fn disks(wire: Vec<v1::SinkDisk>) -> Result<Vec<SinkDisk>, Invalid> {
-    let disks = list("disks", wire, MAX_DISKS, |v1::SinkDisk { name, size_bytes }| {
+    let disks = list("disks", wire, MAX_DISKS, |v1::SinkDisk { name, size_bytes, luks_header }| {
         if size_bytes == 0 {
             return Err(Invalid::new("size_bytes", "is 0"));
         }
-        Ok(SinkDisk { name: parse("name", &name)?, size: size_bytes })
+        Ok(SinkDisk { name: parse("name", &name)?, size: size_bytes, luks: luks(&luks_header)? })
     })?;
     if disks.is_empty() {
         return Err(Invalid::new("disks", "is empty"));
@@ -47,8 +50,43 @@ fn disks(wire: Vec<v1::SinkDisk>) -> Result<Vec<SinkDisk>, Invalid> {
 fn disks_to_wire(disks: Vec<SinkDisk>) -> Vec<v1::SinkDisk> {
     disks
         .into_iter()
-        .map(|SinkDisk { name, size }| v1::SinkDisk { name: name.into(), size_bytes: size })
+        .map(|SinkDisk { name, size, luks }| v1::SinkDisk {
+            name: name.into(),
+            size_bytes: size,
+            luks_header: luks_to_wire(luks),
+        })
         .collect()
+}
+
+fn luks(bytes: &[u8]) -> Result<Option<LuksHeader>, Invalid> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    LuksHeader::decode(bytes).map(Some).map_err(|e| Invalid::new("luks_header", e))
+}
+
+fn luks_to_wire(luks: Option<LuksHeader>) -> Bytes {
+    luks.map(|header| header.encode().into()).unwrap_or_default()
+}
+
+/// The wrapped key of disks that come encrypted: all of them, or none and there is no key.
+fn wrapped_key(json: String, disks: &[SinkDisk]) -> Result<Option<WrappedKey>, Invalid> {
+    const FIELD: &str = "wrapped_key_json";
+    let encrypted = disks.iter().filter(|disk| disk.luks.is_some()).count();
+    if json.is_empty() && encrypted == 0 {
+        return Ok(None);
+    }
+    if json.is_empty() || encrypted != disks.len() {
+        return Err(Invalid::new(FIELD, "does not fit the disks: all are encrypted, with a key, or none is"));
+    }
+    let key: WrappedKey =
+        serde_json::from_str(&text(FIELD, json, MAX_WRAPPED_KEY)?).map_err(|e| Invalid::new(FIELD, e))?;
+    if key.is_sound() { Ok(Some(key)) } else { Err(Invalid::new(FIELD, "is no wrapped key")) }
+}
+
+fn wrapped_key_to_wire(key: Option<WrappedKey>) -> String {
+    // A wrapped key is made of texts and numbers, which are always JSON.
+    key.and_then(|key| serde_json::to_string(&key).ok()).unwrap_or_default()
 }
 
 /// A disk's index on the wire. There are at most [`MAX_DISKS`].
@@ -102,11 +140,12 @@ impl TryFrom<v1::Partial> for Partial {
     type Error = Invalid;
     fn try_from(wire: v1::Partial) -> Result<Self, Invalid> {
         let v1::Partial { seq, checkpoint, parent_seq, disks } = wire;
-        let disk = |v1::PartialDisk { name, size_bytes, durable_bytes }| {
+        let disk = |v1::PartialDisk { name, size_bytes, durable_bytes, luks_header }| {
             if durable_bytes > size_bytes {
                 return Err(Invalid::new("durable_bytes", "is beyond the disk's end"));
             }
-            Ok(PartialDisk { name: parse("name", &name)?, size: size_bytes, durable: durable_bytes })
+            let (name, luks) = (parse("name", &name)?, luks(&luks_header)?);
+            Ok(PartialDisk { name, size: size_bytes, durable: durable_bytes, luks })
         };
         Ok(Self {
             seq: PointSeq::new(seq),
@@ -141,10 +180,11 @@ impl From<Partial> for v1::Partial {
             parent_seq: parent.map_or(0, PointSeq::get),
             disks: disks
                 .into_iter()
-                .map(|PartialDisk { name, size, durable }| v1::PartialDisk {
+                .map(|PartialDisk { name, size, durable, luks }| v1::PartialDisk {
                     name: name.into(),
                     size_bytes: size,
                     durable_bytes: durable,
+                    luks_header: luks_to_wire(luks),
                 })
                 .collect(),
         }
@@ -166,10 +206,12 @@ impl TryFrom<v1::Begin> for Begin {
             machine_json,
             consistency,
             frozen,
+            wrapped_key_json,
         } = wire;
         if seq == 0 || parent_seq >= seq {
             return Err(Invalid::new("seq", format!("{seq} does not follow its parent {parent_seq}")));
         }
+        let disks = disks(list)?;
         Ok(Self {
             item: parse("item", &item)?,
             generation: generation(number)?,
@@ -177,7 +219,8 @@ impl TryFrom<v1::Begin> for Begin {
             parent: (parent_seq != 0).then(|| PointSeq::new(parent_seq)),
             checkpoint: text("checkpoint", checkpoint, MAX_CHECKPOINT)?,
             instant: time("instant", instant)?,
-            disks: disks(list)?,
+            wrapped_key: wrapped_key(wrapped_key_json, &disks)?,
+            disks,
             resume,
             machine_json: text("machine_json", machine_json, MAX_MACHINE_JSON)?,
             consistency: consistency_from_wire(consistency),
@@ -200,6 +243,7 @@ impl From<Begin> for v1::Begin {
             machine_json,
             consistency,
             frozen,
+            wrapped_key,
         } = begin;
         Self {
             item: item.into(),
@@ -213,6 +257,7 @@ impl From<Begin> for v1::Begin {
             machine_json,
             consistency: consistency_to_wire(consistency),
             frozen: frozen.map(duration_to_wire),
+            wrapped_key_json: wrapped_key_to_wire(wrapped_key),
         }
     }
 }

@@ -43,6 +43,7 @@ fn all() -> Vec<Action> {
                     freeze_limit: Duration::from_secs(5),
                 }),
                 bandwidth: Bandwidth { otherwise: "5MiB".parse().unwrap(), ..Bandwidth::default() },
+                encrypt_for: vec![include_str!("../../../types-api/tests/recipient.pem").to_owned()],
             },
             policy: Some("gold".parse().unwrap()),
         }),

@@ -89,6 +89,8 @@ fn item_view(
             is_base: point.is_base,
             consistency: point.consistency,
             damaged_blocks: point.damaged_blocks,
+            encrypted: point.encrypted,
+            unlocked_until: point.unlocked_until,
         })
     });
     let heard_now = active.is_some_and(|host| is_connected(host, now));

@@ -158,6 +158,10 @@ pub struct Point {
     pub frozen: Option<Duration>,
     #[serde(default)]
     pub damaged_blocks: u64,
+    #[serde(default)]
+    pub encrypted: bool,
+    #[serde(default)]
+    pub unlocked_until: Option<UnixMicros>,
 }
 
 impl Point {
@@ -328,6 +332,8 @@ impl From<facts::RecoveryPoint> for Point {
             consistency,
             frozen,
             damaged_blocks,
+            encrypted,
+            unlocked_until,
         } = told;
         let changed_bytes = disks.iter().map(|d| d.changed_bytes).sum();
         Self {
@@ -341,6 +347,8 @@ impl From<facts::RecoveryPoint> for Point {
             consistency,
             frozen,
             damaged_blocks,
+            encrypted,
+            unlocked_until,
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Sites, hosts, machines and policies.
 
-use understudy_ids::{HostName, PolicyName, SiteName};
+use understudy_ids::{HostName, PolicyName, Problem, SiteName, UnixMicros};
 use understudy_recovery_api::{
     Resource,
     request::{CreateHost, CreatePolicy, CreateSite, MachineParent},
     view::{Host, Machine, Policy, Site},
 };
 use understudy_rpc::ApiError;
+use understudy_sealing::Recipient;
 
 use super::{Runtime, call::Call, gather::is_connected, now, view};
 use crate::store::{Failure, hosts, policies, sites};
@@ -104,10 +105,20 @@ impl Runtime {
 
     pub async fn create_policy(&self, call: &Call, request: CreatePolicy) -> Result<Policy, ApiError> {
         let name = request.policy.clone();
+        let ended = ended_certificates(&request.settings.replication.encrypt_for, now());
         self.once(call, move |tx| {
+            let ended = ended.clone();
             let request = request.clone();
             Box::pin(async move {
                 let subject = request.policy.to_resource();
+                if !ended.is_empty() {
+                    return Err(ApiError::refused(
+                        "RECIPIENT_EXPIRED",
+                        "replicas cannot be encrypted for these certificates",
+                        ended,
+                    )
+                    .into());
+                }
                 if !policies::insert(tx, &request.policy, &request.settings).await? {
                     return Err(taken("POLICY_EXISTS", &subject));
                 }
@@ -126,6 +137,17 @@ impl Runtime {
     pub async fn list_policies(&self, after: &str, limit: i64) -> Result<Vec<Policy>, ApiError> {
         Ok(policies::list(&mut *self.reader().await?, after, limit).await?)
     }
+}
+
+/// What is encrypted for a certificate that has ended could not be opened by anybody (R-REP-10).
+fn ended_certificates(certificates: &[String], now: UnixMicros) -> Vec<Problem> {
+    let problem = |(n, pem): (usize, &String)| {
+        let recipient = Recipient::from_pem(pem).ok().filter(|recipient| recipient.not_after <= now)?;
+        let subject = format!("policy.replication.encrypt_for[{n}]");
+        let message = format!("the certificate of {} has ended", recipient.subject);
+        Some(Problem::new("RECIPIENT_EXPIRED", subject, message, "Give a certificate that is valid."))
+    };
+    certificates.iter().enumerate().filter_map(problem).collect()
 }
 
 fn taken(reason: &'static str, subject: &str) -> Failure {

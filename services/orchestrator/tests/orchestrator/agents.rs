@@ -340,6 +340,8 @@ impl Model {
             consistency: Consistency::Crash,
             frozen: None,
             damaged_blocks: 0,
+            encrypted: false,
+            unlocked_until: None,
         };
         let held = self.item(target, item, generation, ItemRole::Target);
         held.points.push(point.clone());

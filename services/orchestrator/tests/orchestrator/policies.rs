@@ -54,6 +54,27 @@ async fn unknown_and_unusable_policies_are_refused() {
     assert_eq!(fields, ["policy.keep_count", &format!("{within}.every"), &format!("{within}.freeze_limit")]);
 }
 
+/// R-REP-10: nothing is encrypted for somebody who could not open it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_that_have_ended_or_are_none_are_refused() {
+    let stage = Stage::set().await;
+    let instance = stage.orchestrator().await;
+    let create = async |certificates: &[&str]| {
+        let mut policy = CreatePolicy { policy: "sealed".parse().unwrap(), ..gold() };
+        policy.settings.replication.encrypt_for = certificates.iter().map(|pem| (*pem).to_owned()).collect();
+        instance.client.create_policy(policy).await
+    };
+    let (good, ended) = (include_str!("recipient.pem"), include_str!("expired_recipient.pem"));
+    let error = create(&[good, ended]).await.unwrap_err();
+    assert_eq!(error.reason.as_ref(), "RECIPIENT_EXPIRED");
+    assert_eq!(error.problems[0].subject, "policy.replication.encrypt_for[1]");
+    assert!(error.problems[0].message.contains("CN=expired recipient"), "{error:?}");
+    let error = create(&["none", good, "none either"]).await.unwrap_err();
+    let fields: Vec<_> = error.problems.iter().map(|p| p.subject.as_str()).collect();
+    assert_eq!(fields, ["policy.replication.encrypt_for[0]", "policy.replication.encrypt_for[2]"]);
+    assert_eq!(create(&[good]).await.unwrap().settings.replication.encrypt_for, [good]);
+}
+
 /// An orchestrator of the version before, beside this one during an upgrade, stores policies without these settings.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_policy_of_the_version_before_has_the_defaults() {

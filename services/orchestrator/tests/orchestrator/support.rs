@@ -310,6 +310,7 @@ pub fn gold() -> CreatePolicy {
                     windows: vec!["mon-fri 08:00-18:00 50MiB".parse().unwrap()],
                     ..Bandwidth::default()
                 },
+                encrypt_for: vec![include_str!("recipient.pem").to_owned()],
             },
         },
         request_id: fresh(),

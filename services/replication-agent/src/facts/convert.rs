@@ -1,8 +1,11 @@
 //! From what drivers and store know to what is told.
 
 use understudy_hypervisor::{self as hypervisor, TagRole};
-use understudy_replica_store::{PointInfo, PointKind, ScrubRecord};
+use understudy_ids::ItemName;
+use understudy_replica_store::{PointInfo, PointKind, ScrubRecord, Seal};
 use understudy_replication_api::{Disk, Machine, Nic, PointDisk, PowerState, RecoveryPoint, ScrubFacts};
+
+use crate::keyring::Keyring;
 
 pub fn machine(machine: &hypervisor::Machine) -> Machine {
     let hypervisor::Machine { name, uuid, power, hardware, tag, autostart: _ } = machine;
@@ -28,7 +31,7 @@ pub fn machine(machine: &hypervisor::Machine) -> Machine {
 }
 
 fn disk(disk: &hypervisor::DiskHardware) -> Disk {
-    let hypervisor::DiskHardware { name, bus: _, serial, size_bytes, file, format } = disk;
+    let hypervisor::DiskHardware { name, bus: _, serial, size_bytes, file, format, encrypted: _ } = disk;
     Disk {
         name: name.clone(),
         size: *size_bytes,
@@ -51,9 +54,11 @@ pub fn scrub(record: &ScrubRecord) -> ScrubFacts {
     }
 }
 
-pub fn point(point: PointInfo) -> RecoveryPoint {
+/// Whether it is unlocked is asked anew each time the facts are told.
+pub fn point(point: PointInfo) -> Point {
     let PointInfo { manifest, pins, damaged_blocks } = point;
-    RecoveryPoint {
+    let seal = manifest.seal;
+    let told = RecoveryPoint {
         seq: manifest.seq,
         instant: manifest.instant,
         received: manifest.received,
@@ -68,5 +73,22 @@ pub fn point(point: PointInfo) -> RecoveryPoint {
         consistency: manifest.consistency,
         frozen: manifest.frozen,
         damaged_blocks,
+        encrypted: seal.is_some(),
+        unlocked_until: None,
+    };
+    Point { told, seal }
+}
+
+/// A point, and how it is encrypted.
+#[derive(Debug, Clone)]
+pub struct Point {
+    told: RecoveryPoint,
+    seal: Option<Seal>,
+}
+
+impl Point {
+    pub fn told(&self, item: &ItemName, keyring: &Keyring) -> RecoveryPoint {
+        let unlocked_until = self.seal.as_ref().and_then(|seal| keyring.unlocked_until(item, seal));
+        RecoveryPoint { unlocked_until, ..self.told.clone() }
     }
 }

@@ -25,12 +25,11 @@ use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
 use understudy_hypervisor::{HostInventory, Hypervisor};
 use understudy_ids::{HostName, ItemName, NetworkName, UnixMicros};
-use understudy_replication_api::{
-    Facts, FactsSource, ItemFacts, ItemRole, PowerState, RecoveryPoint, ScrubFacts,
-};
+use understudy_replication_api::{Facts, FactsSource, ItemFacts, ItemRole, PowerState, ScrubFacts};
 use understudy_rpc::ApiError;
 
 use crate::{
+    keyring::Keyring,
     ledger::{ItemRecord, Ledger, Role},
     replica::Replica,
     scrub::Scrubber,
@@ -59,6 +58,7 @@ struct Inner {
     sources: Sources,
     sink: Sink,
     scrubber: Scrubber,
+    keyring: Keyring,
     shutdown: CancellationToken,
     told: watch::Sender<Option<Arc<Facts>>>,
     /// Raised by tasks that changed something that nobody else announces.
@@ -74,11 +74,12 @@ pub struct Origins {
     pub sources: Sources,
     pub sink: Sink,
     pub scrubber: Scrubber,
+    pub keyring: Keyring,
 }
 
 impl FactsHub {
     pub fn new(origins: Origins, shutdown: CancellationToken) -> Self {
-        let Origins { host, hypervisor, replica, ledger, sources, sink, scrubber } = origins;
+        let Origins { host, hypervisor, replica, ledger, sources, sink, scrubber, keyring } = origins;
         let (told, nudge) = (watch::Sender::new(None), watch::Sender::new(0));
         Self {
             inner: Arc::new(Inner {
@@ -89,6 +90,7 @@ impl FactsHub {
                 sources,
                 sink,
                 scrubber,
+                keyring,
                 shutdown,
                 told,
                 nudge,
@@ -111,6 +113,7 @@ impl FactsHub {
             inner.sources.changes(),
             inner.sink.changes(),
             inner.scrubber.changes(),
+            inner.keyring.changes(),
         ];
         let mut tick = tokio::time::interval(REFRESH);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -156,7 +159,7 @@ struct Gathering {
 /// What the store knows of one item.
 #[derive(Clone, Default)]
 struct ReplicaFacts {
-    points: Vec<RecoveryPoint>,
+    points: Vec<convert::Point>,
     scrub: ScrubFacts,
 }
 
@@ -237,7 +240,7 @@ impl Inner {
             generation: record.generation,
             role,
             replication: self.sources.status(&record.item),
-            points: replica.points,
+            points: replica.points.iter().map(|p| p.told(&record.item, &self.keyring)).collect(),
             scrub: replica.scrub,
             item: record.item,
         }

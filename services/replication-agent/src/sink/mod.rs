@@ -21,8 +21,8 @@ use std::sync::{
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::{mpsc, watch};
-use understudy_ids::{Generation, HostName, ItemName, UnixMicros};
-use understudy_replica_store::StoreError;
+use understudy_ids::{DiskName, Generation, HostName, ItemName, UnixMicros};
+use understudy_replica_store::{Seal, StoreError, TargetSeals};
 use understudy_replication::{
     BlockDigest, DigestTree,
     cycle::{TargetFacts, TargetHas},
@@ -238,8 +238,11 @@ impl SinkHandler for Sink {
         // Who negotiates sends nothing any more. A transfer that is still open here has lost its line, and what it brought is
         // to be made durable before it is told.
         drop(self.turns.take(&request.item).await);
-        let facts = self.replica.call(move |store| store.target_facts(&record.item)).await;
-        facts.map(negotiated).map_err(store_error)
+        let known = self
+            .replica
+            .call(move |store| Ok((store.target_facts(&record.item)?, store.target_seals(&record.item)?)));
+        let (facts, seals) = known.await.map_err(store_error)?;
+        Ok(negotiated(facts, &seals))
     }
 
     async fn push(
@@ -293,9 +296,11 @@ fn runs(tree: DigestTree) -> impl futures::Stream<Item = DigestRun> + Send + 'st
     stream::unfold((tree, 0), next_run)
 }
 
-fn negotiated(TargetFacts { has, partial }: TargetFacts) -> Negotiated {
+fn negotiated(TargetFacts { has, partial }: TargetFacts, seals: &TargetSeals) -> Negotiated {
+    let header = |seal: &Option<Seal>, disk: &DiskName| seal.as_ref()?.disks.get(disk).cloned();
     let disks = |disks: std::collections::BTreeMap<_, u64>| {
-        disks.into_iter().map(|(name, size)| SinkDisk { name, size }).collect()
+        let disk = |(name, size)| SinkDisk { luks: header(&seals.latest, &name), name, size };
+        disks.into_iter().map(disk).collect()
     };
     let latest = match has {
         TargetHas::Nothing => None,
@@ -314,7 +319,12 @@ fn negotiated(TargetFacts { has, partial }: TargetFacts) -> Negotiated {
         disks: p
             .disks
             .into_iter()
-            .map(|(name, d)| PartialDisk { name, size: d.size, durable: d.watermark })
+            .map(|(name, d)| PartialDisk {
+                luks: header(&seals.partial, &name),
+                name,
+                size: d.size,
+                durable: d.watermark,
+            })
             .collect(),
     });
     Negotiated { latest, partial }

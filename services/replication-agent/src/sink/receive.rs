@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::mpsc;
 use understudy_ids::DiskName;
-use understudy_replica_store::{self as store, DiskSpec, PointWriter, Store};
+use understudy_replica_store::{self as store, DiskSpec, PointWriter, Seal, Store};
 use understudy_replication::{BLOCK_SIZE, BlockDigest, CheckpointName, Encoding, extents::block_count};
 use understudy_replication_api::{
     PartStream,
@@ -128,6 +128,10 @@ fn open(store: &Store, begin: Begin) -> Result<PointWriter, Failure> {
         Failure::Refused(ApiError::invalid_argument("BAD_MACHINE", message, "send what the contract says"))
     })?;
     let resume = begin.resume;
+    let seal = begin.wrapped_key.map(|key| {
+        let disks = begin.disks.iter().filter_map(|d| Some((d.name.clone(), d.luks.clone()?))).collect();
+        Seal { key, disks }
+    });
     let begin = store::Begin {
         item: begin.item,
         generation: begin.generation,
@@ -139,6 +143,7 @@ fn open(store: &Store, begin: Begin) -> Result<PointWriter, Failure> {
         consistency: begin.consistency,
         frozen: begin.frozen,
         machine,
+        seal,
     };
     Ok(if resume { store.resume(begin)? } else { store.begin(begin)? })
 }

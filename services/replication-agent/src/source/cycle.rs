@@ -31,12 +31,14 @@ use understudy_replication_api::{
     ReplicationFacts, ReplicationState,
     sink::{Begin, Negotiate, Negotiated, ReadDigests, SinkDisk},
 };
+use understudy_sealing::LuksHeader;
 
 use super::{
     Source, State,
     error::CycleError,
     pace::Pace,
     progress::{Progress, Step},
+    seal::Sealing,
     ship::{DiskWork, ship},
     snapshot::{Frozen, Opener},
     untouched::Untouched,
@@ -151,7 +153,10 @@ impl Source {
         pace: Option<&Pace>,
     ) -> Result<Shipped, CycleError> {
         let sizes = self.sizes(machine);
-        let target = self.negotiate(&sizes).await.inspect_err(|_| self.expire(state))?;
+        let disks = self.assignment.disks.clone();
+        let sealing = self.keys.sealing(&self.item, &self.assignment.settings.encrypt_for, disks).await?;
+        let sealing = sealing.as_deref();
+        let target = self.negotiate(&sizes, sealing).await.inspect_err(|_| self.expire(state))?;
         self.check(Some(&present(machine)), target.has.disks())?;
         state.drop_expired().await;
         state.base = target.has.checkpoint().cloned();
@@ -184,7 +189,7 @@ impl Source {
         // Held while it is read, so that a stop in the middle closes it.
         state.held = Some(frozen);
         let Some(frozen) = state.held.as_ref() else { return Err(CycleError::Stopped) };
-        let sent = self.send(&plan, frozen, machine, pace).await;
+        let sent = self.send(&plan, frozen, machine, sealing, pace).await;
         match sent {
             Ok(sent_bytes) => {
                 let instant = frozen.snapshot.instant();
@@ -227,10 +232,15 @@ impl Source {
         disks.map(|d| (d.name.clone(), d.size_bytes)).collect()
     }
 
-    async fn negotiate(&self, sizes: &BTreeMap<DiskName, u64>) -> Result<TargetFacts, CycleError> {
-        let disks = sizes.iter().map(|(name, size)| SinkDisk { name: name.clone(), size: *size }).collect();
+    async fn negotiate(
+        &self,
+        sizes: &BTreeMap<DiskName, u64>,
+        sealing: Option<&Sealing>,
+    ) -> Result<TargetFacts, CycleError> {
+        let disks = sizes.iter().map(|(name, size)| sink_disk(name, *size, sealing)).collect();
         let asked = Negotiate { item: self.item.clone(), generation: self.generation, disks };
-        self.client.negotiate(asked).await.map(target_facts).map_err(CycleError::from_peer)
+        let answer = self.client.negotiate(asked).await.map_err(CycleError::from_peer)?;
+        Ok(target_facts(answer, sealing))
     }
 
     async fn send(
@@ -238,6 +248,7 @@ impl Source {
         plan: &CyclePlan,
         frozen: &Frozen,
         machine: &Machine,
+        sealing: Option<&Sealing>,
         pace: Option<&Pace>,
     ) -> Result<u64, CycleError> {
         let mut disks = Vec::with_capacity(plan.disks.len());
@@ -255,9 +266,10 @@ impl Source {
                 _ => None,
             };
             reads.push(to_read(&work, &known.zero));
-            disks.push(DiskWork { reader: disk.reader.clone(), work, zero: known.zero, target });
+            let cipher = sealing.and_then(|sealing| sealing.cipher(&wanted.disk));
+            disks.push(DiskWork { reader: disk.reader.clone(), work, zero: known.zero, target, cipher });
         }
-        let begin = self.begin(plan, frozen, machine)?;
+        let begin = self.begin(plan, frozen, machine, sealing)?;
         let progress = Mutex::new(Progress::new(&reads, Instant::now()));
         let told = |step: Step| {
             let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
@@ -277,7 +289,13 @@ impl Source {
         Ok(sent)
     }
 
-    fn begin(&self, plan: &CyclePlan, frozen: &Frozen, machine: &Machine) -> Result<Begin, CycleError> {
+    fn begin(
+        &self,
+        plan: &CyclePlan,
+        frozen: &Frozen,
+        machine: &Machine,
+        sealing: Option<&Sealing>,
+    ) -> Result<Begin, CycleError> {
         let descriptor = MachineDescriptor::of(machine, &self.assignment.disks);
         let machine_json = serde_json::to_string(&descriptor)
             .map_err(|e| CycleError::Protocol(format!("the machine: {e}")))?;
@@ -288,11 +306,12 @@ impl Source {
             parent: plan.parent,
             checkpoint: frozen.checkpoint.as_str().to_owned(),
             instant: frozen.snapshot.instant(),
-            disks: plan.disks.iter().map(|d| SinkDisk { name: d.disk.clone(), size: d.size }).collect(),
+            disks: plan.disks.iter().map(|d| sink_disk(&d.disk, d.size, sealing)).collect(),
             resume: plan.partial == PartialUse::Continue,
             machine_json,
             consistency: frozen.snapshot.guest().consistency(),
             frozen: frozen.snapshot.guest().frozen(),
+            wrapped_key: sealing.map(|sealing| sealing.wrapped.clone()),
         })
     }
 
@@ -358,10 +377,20 @@ fn present(machine: &Machine) -> Present {
     }
 }
 
-/// What the target said, as the algebra takes it.
-fn target_facts(Negotiated { latest, partial }: Negotiated) -> TargetFacts {
+fn sink_disk(name: &DiskName, size: u64, sealing: Option<&Sealing>) -> SinkDisk {
+    let luks = sealing.and_then(|sealing| sealing.header(name)).cloned();
+    SinkDisk { name: name.clone(), size, luks }
+}
+
+/// What the target said, as the algebra takes it. A disk that is encrypted otherwise than it is now to be sent is none to build upon:
+/// neither its blocks nor its digests can be compared with ours (R-REP-10).
+fn target_facts(Negotiated { latest, partial }: Negotiated, sealing: Option<&Sealing>) -> TargetFacts {
+    let alike = |name: &DiskName, luks: &Option<LuksHeader>| {
+        luks.as_ref() == sealing.and_then(|sealing| sealing.header(name))
+    };
     let has = latest.map_or(TargetHas::Nothing, |latest| {
-        let disks = latest.disks.into_iter().map(|d| (d.name, d.size)).collect();
+        let disks = latest.disks.into_iter().filter(|d| alike(&d.name, &d.luks));
+        let disks = disks.map(|d| (d.name, d.size)).collect();
         match latest.checkpoint.filter(|_| !latest.is_base) {
             Some(checkpoint) => {
                 TargetHas::Point { seq: latest.seq, checkpoint: CheckpointName::new(checkpoint), disks }
@@ -369,6 +398,7 @@ fn target_facts(Negotiated { latest, partial }: Negotiated) -> TargetFacts {
             None => TargetHas::Base { seq: latest.seq, disks },
         }
     });
+    let partial = partial.filter(|p| p.disks.iter().all(|d| alike(&d.name, &d.luks)));
     let partial = partial.map(|p| Partial {
         seq: p.seq,
         parent: p.parent,

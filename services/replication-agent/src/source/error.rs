@@ -6,6 +6,8 @@ use understudy_replication::change::Change;
 use understudy_replication_api::{GENERATION_KEY, STALE_GENERATION};
 use understudy_rpc::ApiError;
 
+use super::seal::KeyError;
+
 #[derive(Debug, thiserror::Error)]
 pub enum CycleError {
     /// The target has seen a higher generation: this side is not the active one any more.
@@ -28,6 +30,9 @@ pub enum CycleError {
     Stopped,
     #[error("the transfer broke its own rules: {0}")]
     Protocol(String),
+    /// Nothing is sent in the clear because of it.
+    #[error("the keys for encryption: {0}")]
+    Keys(#[from] KeyError),
 }
 
 impl CycleError {
@@ -66,6 +71,10 @@ impl CycleError {
             }
             Self::NotOff(_) => ("MACHINE_RUNS", "Shut the machine down first."),
             Self::Stopped => ("STOPPED", "Start replication again."),
+            Self::Keys(_) => (
+                "KEYS_NOT_USABLE",
+                "Look at the agent's state directory and at the certificates of the policy; it is tried again.",
+            ),
             Self::Protocol(_) => {
                 ("BROKEN_TRANSFER", "It is tried again; run the same version on both sides.")
             }

@@ -16,6 +16,7 @@ mod pace;
 mod parts;
 mod progress;
 mod rest;
+mod seal;
 mod ship;
 mod snapshot;
 mod untouched;
@@ -44,6 +45,7 @@ pub use error::CycleError;
 use history::History;
 use meter::Meter;
 use pace::{Pace, Paces};
+pub use seal::{KeyError, Keys, Sealing};
 use snapshot::Frozen;
 use untouched::Untouched;
 
@@ -66,6 +68,7 @@ pub struct Source {
     client: SinkClient,
     /// Unless there is no limit.
     pace: Option<Pace>,
+    keys: Keys,
     status: watch::Sender<ReplicationFacts>,
     history: History,
     state: Arc<tokio::sync::Mutex<State>>,
@@ -118,15 +121,17 @@ struct Inner {
     hypervisor: Arc<dyn Hypervisor>,
     ledger: Ledger,
     tls: TlsFiles,
+    keys: Keys,
     running: Mutex<HashMap<ItemName, Running>>,
     paces: Paces,
     changes: watch::Sender<u64>,
 }
 
 impl Sources {
-    pub fn new(hypervisor: Arc<dyn Hypervisor>, ledger: Ledger, tls: TlsFiles) -> Self {
+    pub fn new(hypervisor: Arc<dyn Hypervisor>, ledger: Ledger, keys: Keys, tls: TlsFiles) -> Self {
         let (running, changes) = (Mutex::default(), watch::Sender::new(0));
-        Self { inner: Arc::new(Inner { hypervisor, ledger, tls, running, paces: Paces::default(), changes }) }
+        let inner = Inner { hypervisor, ledger, tls, keys, running, paces: Paces::default(), changes };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Counts changes of any status, for whoever tells others.
@@ -162,6 +167,7 @@ impl Sources {
             assignment,
             hypervisor: self.inner.hypervisor.clone(),
             client,
+            keys: self.inner.keys.clone(),
             status: watch::Sender::new(idle(disks)),
             history: History::open(self.inner.ledger.state_dir(), item, generation, now()),
             state: Arc::default(),
@@ -187,6 +193,23 @@ impl Sources {
             let _ = task.await;
             self.changed();
         }
+    }
+
+    /// The item's secret is not needed here any more: this side does not send. Its recipients can read what has been sent.
+    pub async fn forget_keys(&self, item: &ItemName) {
+        if let Err(error) = self.inner.keys.forget(item).await {
+            tracing::warn!(%item, %error, "the keys of an item that is not sent any more are left behind");
+        }
+    }
+
+    /// The encryption of an item as its assignment asks for it.
+    pub async fn sealing(
+        &self,
+        item: &ItemName,
+        encrypt_for: &[String],
+        disks: Vec<DiskName>,
+    ) -> Result<Option<Arc<Sealing>>, KeyError> {
+        self.inner.keys.sealing(item, encrypt_for, disks).await
     }
 
     /// Ends all loops, bounded by what a broken-off cycle takes.
@@ -314,6 +337,9 @@ async fn fence(source: &Source, ledger: &Ledger, generation: Generation) {
         // again under it. So it is not touched; where the disk is at fault, the orchestrator's correction stops the old copy.
         tracing::error!(item = %source.item, %error, "the higher generation could not be written down");
         return;
+    }
+    if let Err(error) = source.keys.forget(&source.item).await {
+        tracing::warn!(item = %source.item, %error, "the keys of a fenced side are left behind");
     }
     if let Err(error) = source.hypervisor.power_off(&source.assignment.machine).await {
         tracing::error!(item = %source.item, machine = %source.assignment.machine, %error, "the old copy could not be stopped");

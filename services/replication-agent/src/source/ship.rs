@@ -1,7 +1,7 @@
 //! Sending one recovery point: reads in flight, digests beside them, a bounded queue, the target's answers.
 //!
 //! ```text
-//!   pieces ─▶ read (16 in flight) ─▶ digest, compare, encode (blocking threads) ─▶ queue of 8 parts ─▶ gRPC stream
+//!   pieces ─▶ read (16 in flight) ─▶ encrypt or encode, digest, compare (blocking threads) ─▶ queue of 8 parts ─▶ gRPC stream
 //!                                                                          full: reading waits      │
 //!   receipt ◀──────────────────────────────────────────────────────────────────────── answers ◀─────┘
 //! ```
@@ -13,11 +13,13 @@ use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use understudy_hypervisor::DiskReader;
-use understudy_replication::{DigestTree, RangeSet, cycle::Work};
+use understudy_replication::{DigestTree, Encoding, RangeSet, cycle::Work};
 use understudy_replication_api::{
     SinkClient,
     sink::{Answer, Begin, Part, Receipt},
 };
+
+use understudy_sealing::DiskCipher;
 
 use super::{
     error::CycleError,
@@ -25,6 +27,7 @@ use super::{
     pace::Pace,
     parts::{self, Outcome},
     progress::Step,
+    seal,
     work::{Piece, pieces},
 };
 
@@ -41,6 +44,8 @@ pub struct DiskWork {
     pub zero: RangeSet,
     /// What the target's parent has, where that is compared.
     pub target: Option<Arc<DigestTree>>,
+    /// For a disk whose blocks leave encrypted.
+    pub cipher: Option<Arc<DiskCipher>>,
 }
 
 /// Why production ended early.
@@ -104,11 +109,12 @@ async fn produce(
     let mut sent = 0;
     let mut before = Instant::now();
     for (index, disk) in disks.into_iter().enumerate() {
-        let DiskWork { reader, work, zero, target } = disk;
+        let DiskWork { reader, work, zero, target, cipher } = disk;
         let read = pieces(&work, &zero).map(move |piece| {
             let (reader, target) = (reader.clone(), target.clone().filter(|_| piece.compare));
-            let meter = meter.clone();
-            async move { Ok::<_, CycleError>((piece, outcome(index, piece, reader, target, meter).await?)) }
+            let (meter, cipher) = (meter.clone(), cipher.clone());
+            let made = outcome(index, piece, reader, target, meter, cipher);
+            async move { Ok::<_, CycleError>((piece, made.await?)) }
         });
         let mut outcomes = stream::iter(read).buffered(IN_FLIGHT);
         while let Some(next) = outcomes.next().await {
@@ -139,6 +145,7 @@ async fn outcome(
     reader: Arc<dyn DiskReader>,
     target: Option<Arc<DigestTree>>,
     meter: Arc<Meter>,
+    cipher: Option<Arc<DiskCipher>>,
 ) -> Result<Outcome, CycleError> {
     if piece.zero {
         return Ok(parts::of_zeros(disk, piece.range, target.as_deref()));
@@ -158,7 +165,12 @@ async fn outcome(
             let why = format!("{} bytes were read at {}", content.len(), piece.range);
             return Err(CycleError::Protocol(why));
         }
-        Ok(parts::of_content(disk, piece.range.start, content, target.as_deref(), meter.encoding()))
+        let (content, encoding) = match cipher {
+            // Ciphertext does not shrink.
+            Some(cipher) => (seal::encrypted(&cipher, piece.range.start, content), Encoding::Plain),
+            None => (content, meter.encoding()),
+        };
+        Ok(parts::of_content(disk, piece.range.start, content, target.as_deref(), encoding))
     });
     digested.await.map_err(|e| CycleError::Protocol(format!("digesting was cut off: {e}")))?
 }

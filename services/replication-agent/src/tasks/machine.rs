@@ -58,7 +58,9 @@ impl Tasks {
             }
             self.ledger.confirm(&scope.item, scope.generation).await?;
         }
-        self.hypervisor.start(name).await?;
+        self.unlock_machine(scope, &machine).await?;
+        let started = self.hypervisor.start(name).await.map_err(TaskError::from);
+        started.map_err(|error| self.not_started(scope, &machine, error))?;
         Ok(AgentTaskResult::MachineStarted { time: now() })
     }
 

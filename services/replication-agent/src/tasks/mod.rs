@@ -14,6 +14,7 @@ mod place;
 mod point;
 mod rehearsal;
 mod replication;
+mod sealed;
 
 use std::{
     collections::HashMap,
@@ -31,6 +32,7 @@ use understudy_replication_api::{Action, AgentTask, AgentTaskResult};
 
 use crate::{
     facts::FactsHub,
+    keyring::Keyring,
     ledger::{ItemRecord, Ledger, LedgerError, Role, Verb},
     replica::Replica,
     scrub::Scrubber,
@@ -48,6 +50,7 @@ pub struct Tasks {
     pub sources: Sources,
     pub facts: FactsHub,
     pub scrubber: Scrubber,
+    pub keyring: Keyring,
     locks: Arc<Mutex<HashMap<ItemName, Arc<tokio::sync::Mutex<()>>>>>,
 }
 
@@ -94,8 +97,9 @@ impl Tasks {
         sources: Sources,
         facts: FactsHub,
         scrubber: Scrubber,
+        keyring: Keyring,
     ) -> Self {
-        Self { hypervisor, replica, ledger, sources, facts, scrubber, locks: Arc::default() }
+        Self { hypervisor, replica, ledger, sources, facts, scrubber, keyring, locks: Arc::default() }
     }
 
     /// Does one task.
@@ -179,6 +183,9 @@ impl Tasks {
         if before.as_ref().map(place) != Some(place(&now)) {
             tracing::info!(item = %now.item, generation = %now.generation, role = ?now.role, "place");
             self.sources.stop(&scope.item).await;
+        }
+        if now.role != Role::Source {
+            self.sources.forget_keys(&scope.item).await;
         }
         let role = if now.role == Role::Source { store::Role::Active } else { store::Role::Standby };
         let (item, generation) = (now.item, now.generation);

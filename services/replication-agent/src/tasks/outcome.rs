@@ -120,6 +120,9 @@ impl From<StoreError> for TaskError {
             StoreError::Damaged { .. } => {
                 Self::failed("DAMAGED", text, "Choose another recovery point and resynchronise.")
             }
+            StoreError::Sealed { .. } => {
+                Self::failed("KEY_MISSING", text, "Unlock it with a recipient's private key.")
+            }
             StoreError::OtherBranch { .. } => Self::failed("OTHER_BRANCH", text, "Complete the test first."),
             StoreError::OtherPromotion { .. } => {
                 Self::failed("OTHER_PROMOTION", text, "Stop the promoted machine first.")
@@ -140,9 +143,11 @@ impl From<CycleError> for TaskError {
             ),
             CycleError::Changed(_) | CycleError::NotOff(_) => Self::Failed(problem),
             CycleError::Hypervisor(error) => Self::of_question(error),
-            CycleError::Peer(_) | CycleError::Stopped | CycleError::Protocol(_) | CycleError::Outdated(_) => {
-                Self::Retry(problem)
-            }
+            CycleError::Peer(_)
+            | CycleError::Stopped
+            | CycleError::Protocol(_)
+            | CycleError::Outdated(_)
+            | CycleError::Keys(_) => Self::Retry(problem),
         }
     }
 }

@@ -11,7 +11,12 @@ use understudy_replica_store::{
 use understudy_replication::{BLOCK_SIZE, BlockDigest, DigestTree, extents::block_range};
 use understudy_replication_api::{AgentTaskResult, DiskRoot};
 
-use super::{Result, Scope, TaskError, Tasks, no_machine, not_ours, now, replication::percent, stopped};
+use super::{
+    Result, Scope, TaskError, Tasks, no_machine, not_ours, now,
+    replication::percent,
+    sealed::{chains, overlay_headers},
+    stopped,
+};
 use crate::descriptor::MachineDescriptor;
 
 /// Progress of a long read is told once per so many blocks.
@@ -84,19 +89,27 @@ impl Tasks {
                 return self.promoted_and_running(scope, machine, &tag, &manifest).await;
             }
         }
+        let key = self.key_of(scope, &manifest)?;
+        let headers = overlay_headers(&manifest, key.as_ref())?;
         self.drop_other_promotion(scope, seq, present.as_ref()).await?;
         let (item, generation) = (scope.item.clone(), scope.generation);
-        let files = self.replica.call(move |store| store.promote(&item, seq, generation)).await?;
+        let promoted = move |store: &Store| store.promote_sealed(&item, seq, generation, &headers);
+        let files = self.replica.call(promoted).await?;
+        let encrypted = chains(&files, key.as_ref())?;
         self.hypervisor
             .define(&MachineDefinition {
                 name: descriptor.name.clone(),
                 uuid: descriptor.uuid,
                 hardware: descriptor.hardware,
                 disk_files: by_disk(files),
+                encrypted,
                 nic_networks: nics,
                 tag,
             })
             .await?;
+        if let Some(key) = key {
+            self.hypervisor.unlock(&descriptor.name, &key).await?;
+        }
         let replicated: Vec<DiskName> = manifest.disks.iter().map(|d| d.name.clone()).collect();
         self.ledger.update(&scope.item, move |r| r.disks = replicated).await?;
         self.ledger.confirm(&scope.item, scope.generation).await?;

@@ -6,11 +6,13 @@ use understudy_hypervisor::{
     MachineDefinition, MachineTag, PowerState, Reservation, TagRole, TestNetworkDefinition,
 };
 use understudy_ids::{MachineName, NetworkName, PointSeq, Uuid};
+use understudy_replica_store::Store;
 use understudy_replication_api::{AgentTaskResult, DhcpReservation, IsolationResult};
 
 use super::{
     Result, Scope, TaskError, Tasks, not_ours,
     point::{by_disk, check_nics, descriptor},
+    sealed::{chains, overlay_headers},
 };
 
 impl Tasks {
@@ -42,18 +44,26 @@ impl Tasks {
         if present.as_ref().is_some_and(|m| m.power != PowerState::ShutOff && m.tag.as_ref() == Some(&tag)) {
             return Ok(result);
         }
-        let item = scope.item.clone();
-        let files = self.replica.call(move |store| store.branch(&item, created, run)).await?;
+        let key = self.key_of(scope, &manifest)?;
+        let headers = overlay_headers(&manifest, key.as_ref())?;
+        let (item, run) = (scope.item.clone(), scope.run);
+        let branched = move |store: &Store| store.branch_sealed(&item, created, run, &headers);
+        let files = self.replica.call(branched).await?;
+        let encrypted = chains(&files, key.as_ref())?;
         self.hypervisor
             .define(&MachineDefinition {
+                encrypted,
                 uuid: Uuid::new_v5(&scope.run, scope.item.as_str().as_bytes()),
-                name,
+                name: name.clone(),
                 hardware: descriptor.hardware,
                 disk_files: by_disk(files),
                 nic_networks: nics,
                 tag,
             })
             .await?;
+        if let Some(key) = key {
+            self.hypervisor.unlock(&name, &key).await?;
+        }
         Ok(result)
     }
 

@@ -10,7 +10,7 @@ use understudy_replication_api::{AgentTaskResult, StartReplication};
 use super::{Result, Scope, TaskError, Tasks, no_machine, not_ours, stopped};
 use crate::{
     ledger::{Assignment, Role},
-    source::measure,
+    source::{CycleError, measure},
 };
 
 impl Tasks {
@@ -84,6 +84,7 @@ impl Tasks {
             }
             self.ledger.remove(&scope.item).await?;
             self.sources.forget(&scope.item);
+            self.sources.forget_keys(&scope.item).await;
         } else {
             self.ledger.update(&scope.item, |r| r.assignment = None).await?;
         }
@@ -143,13 +144,19 @@ impl Tasks {
         let wanted = |d: &understudy_hypervisor::DiskHardware| {
             d.file.is_some() && (replicated.is_empty() || replicated.contains(&d.name))
         };
-        let disks = machine.hardware.disks.iter().filter(|d| wanted(d)).map(|d| d.name.clone()).collect();
+        let disks: Vec<DiskName> =
+            machine.hardware.disks.iter().filter(|d| wanted(d)).map(|d| d.name.clone()).collect();
+        let assignment = self.ledger.get(&scope.item).and_then(|r| r.assignment);
+        let encrypt_for = assignment.map(|a| a.settings.encrypt_for).unwrap_or_default();
+        let sealing = self.sources.sealing(&scope.item, &encrypt_for, disks.clone()).await;
+        let sealing = sealing.map_err(CycleError::from)?;
         // One snapshot per machine at a time.
         let _quiet = self.sources.quiesce(&scope.item).await;
         let checkpoint = CheckpointName(format!("understudy-{}-{}-digest", scope.item, scope.generation));
         let told =
             |read, total| context.progress(percent(read, total), format!("digested {read} of {total} bytes"));
-        let roots = measure::roots(self.hypervisor.as_ref(), &name, disks, checkpoint, told);
+        let roots =
+            measure::roots(self.hypervisor.as_ref(), &name, disks, sealing.as_deref(), checkpoint, told);
         tokio::select! {
             roots = roots => Ok(AgentTaskResult::DiskDigests(roots?)),
             () = context.stopped().cancelled() => Err(stopped()),

@@ -32,7 +32,8 @@ use understudy_replication_agent::{
     tasks::{TaskError, Tasks},
 };
 use understudy_replication_api::{
-    Action, AgentTask, AgentTaskResult, DiskSize, Facts, FactsSource, ItemFacts, SinkClient, StartReplication,
+    Action, AgentTask, AgentTaskResult, DiskSize, Facts, FactsSource, ItemFacts, KeyClient, SinkClient,
+    StartReplication,
 };
 use understudy_rpc::TlsFiles;
 
@@ -154,6 +155,7 @@ struct Running {
     runtime: Runtime,
     tasks: Tasks,
     facts: FactsHub,
+    control: String,
     shutdown: CancellationToken,
     running: JoinHandle<anyhow::Result<()>>,
 }
@@ -212,9 +214,9 @@ impl Host {
         let agent = opened.unwrap();
         let port = agent.bulk_endpoint().rsplit(':').next().unwrap().parse().unwrap();
         *self.link.target.lock().unwrap() = Some(SocketAddr::from(([127, 0, 0, 1], port)));
-        let (tasks, facts) = (agent.tasks(), agent.facts());
+        let (tasks, facts, control) = (agent.tasks(), agent.facts(), agent.control_endpoint());
         let running = runtime.spawn(agent.run());
-        self.agent = Some(Running { runtime, tasks, facts, shutdown, running });
+        self.agent = Some(Running { runtime, tasks, facts, control, shutdown, running });
     }
 
     /// The agent's process is gone from one moment to the next; what its guests do goes on.
@@ -240,6 +242,17 @@ impl Host {
     pub fn sink_client(&self, of: &Host) -> SinkClient {
         let endpoint = format!("https://{}", of.link.address);
         self.block_on(async { SinkClient::new(&endpoint, self.tls.clone(), &of.name) }).unwrap()
+    }
+
+    /// A client that lends this host keys, with the certificate of `identity`.
+    pub fn key_client(&self, authority: &Authority, identity: &Identity) -> KeyClient {
+        let dir = self.dir.join("pki-of-callers").join(identity.to_string().replace(['/', ':'], "-"));
+        let validity = Validity::starting(std::time::SystemTime::now().into(), Validity::DEFAULT);
+        authority.issue_to(identity, validity, &dir, "caller").unwrap();
+        let file = |f: &str| dir.join(f);
+        let tls = TlsFiles { ca: file("ca.pem"), certificate: file("caller.pem"), key: file("caller.key") };
+        let control = &self.agent.as_ref().expect("the agent runs").control;
+        self.block_on(async { KeyClient::new(control, tls, &self.name) }).unwrap()
     }
 
     pub fn perform(&self, generation: u64, run: Uuid, action: Action) -> Result<AgentTaskResult, TaskError> {
@@ -398,6 +411,10 @@ impl World {
         self.alpha.twice(1, self.run, self.replicate(&self.bravo, interval));
     }
 
+    pub fn authority(&self) -> Authority {
+        Authority::load(&self.root.path().join("ca")).unwrap()
+    }
+
     /// A third host, with a certificate of the same authority.
     pub fn stranger(&self) -> Host {
         let authority = Authority::load(&self.root.path().join("ca")).unwrap();
@@ -473,6 +490,7 @@ pub fn disk_hardware(host: &Host, name: &str) -> DiskHardware {
         size_bytes: 0,
         file: Some(host.dir.join(format!("{name}.qcow2"))),
         format: "qcow2".to_owned(),
+        encrypted: false,
     }
 }
 
@@ -500,6 +518,7 @@ pub fn define(host: &Host, uuid: Uuid) {
             }],
         },
         disk_files: ["vda", "vdb"].map(|n| (disk(n), host.dir.join(format!("{n}.qcow2")))).into(),
+        encrypted: Default::default(),
         nic_networks: vec![None],
         tag: MachineTag { item: item(), generation: generation(1), role: TagRole::Active },
     };

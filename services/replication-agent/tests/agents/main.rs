@@ -9,3 +9,4 @@ mod health;
 mod lifecycle;
 mod replication;
 mod scrub;
+mod sealed;

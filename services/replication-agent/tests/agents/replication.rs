@@ -208,8 +208,11 @@ fn another_agent_can_neither_send_nor_fence_by_claiming_a_generation() {
     wait("a point", || Some(()).filter(|()| world.bravo.latest() > 0));
     let stranger = world.stranger();
     let client = stranger.sink_client(&world.bravo);
-    let disks =
-        world.sizes().into_iter().map(|d| SinkDisk { name: d.name, size: d.size }).collect::<Vec<_>>();
+    let disks = world
+        .sizes()
+        .into_iter()
+        .map(|d| SinkDisk { name: d.name, size: d.size, luks: None })
+        .collect::<Vec<_>>();
     let ask = |g| {
         let asked = Negotiate { item: item(), generation: generation(g), disks: disks.clone() };
         stranger.block_on(client.negotiate(asked)).unwrap_err()

@@ -4,6 +4,7 @@
 mod at_rest;
 mod changes;
 mod control_plane_away;
+mod encrypted;
 mod guest_at_rest;
 mod interrupted_copy;
 mod one_trace;

@@ -5,7 +5,7 @@ use std::{
     ptr::{self, NonNull},
 };
 
-use super::{CallError, Domain, Network, c_text, check, initialize, owned_array, raw};
+use super::{CallError, Domain, Network, Secret, c_text, check, initialize, owned_array, raw};
 
 pub struct Connection(NonNull<raw::VirConnect>);
 
@@ -101,6 +101,20 @@ impl Connection {
         // SAFETY: the connection is open, the description is a C string.
         let pointer = unsafe { raw::virNetworkDefineXML(self.0.as_ptr(), xml.as_ptr()) };
         Network::own(pointer).ok_or_else(CallError::last)
+    }
+
+    pub fn secret(&self, uuid: &str) -> Result<Option<Secret>, CallError> {
+        let uuid = c_text(uuid)?;
+        // SAFETY: the connection is open, the UUID is a C string.
+        found(Secret::own(unsafe { raw::virSecretLookupByUUIDString(self.0.as_ptr(), uuid.as_ptr()) }))
+    }
+
+    /// Defines a secret, or finds the one that is alike.
+    pub fn define_secret(&self, xml: &str) -> Result<Secret, CallError> {
+        let xml = c_text(xml)?;
+        // SAFETY: the connection is open, the description is a C string.
+        let pointer = unsafe { raw::virSecretDefineXML(self.0.as_ptr(), xml.as_ptr(), 0) };
+        Secret::own(pointer).ok_or_else(CallError::last)
     }
 }
 

@@ -9,6 +9,7 @@ mod connection;
 mod domain;
 mod network;
 mod raw;
+mod secret;
 
 use std::{
     ffi::{CStr, CString, c_char, c_int, c_void},
@@ -20,6 +21,7 @@ pub use checkpoint::Checkpoint;
 pub use connection::Connection;
 pub use domain::{AddressSource, Domain, ObservedAddress, State};
 pub use network::Network;
+pub use secret::Secret;
 
 /// What libvirt said about a call that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,7 +33,7 @@ pub struct CallError {
 
 impl CallError {
     pub fn is_missing(&self) -> bool {
-        matches!(self.code, raw::ERR_NO_DOMAIN | raw::ERR_NO_NETWORK)
+        matches!(self.code, raw::ERR_NO_DOMAIN | raw::ERR_NO_NETWORK | raw::ERR_NO_SECRET)
     }
 
     pub fn is_wrong_state(&self) -> bool {

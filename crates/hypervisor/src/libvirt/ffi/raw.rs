@@ -7,7 +7,7 @@ use std::ffi::{c_char, c_int, c_uint, c_ulong, c_void};
 macro_rules! opaque {
     ($($name:ident),*) => { $(#[repr(C)] pub struct $name { _private: [u8; 0] })* };
 }
-opaque!(VirConnect, VirDomain, VirNetwork, VirCheckpoint);
+opaque!(VirConnect, VirDomain, VirNetwork, VirCheckpoint, VirSecret);
 
 #[repr(C)]
 pub struct VirError {
@@ -169,6 +169,16 @@ unsafe extern "C" {
     pub fn virNetworkCreate(network: *mut VirNetwork) -> c_int;
     pub fn virNetworkDestroy(network: *mut VirNetwork) -> c_int;
     pub fn virNetworkUndefine(network: *mut VirNetwork) -> c_int;
+
+    pub fn virSecretLookupByUUIDString(connection: *mut VirConnect, uuid: *const c_char) -> *mut VirSecret;
+    pub fn virSecretDefineXML(
+        connection: *mut VirConnect,
+        xml: *const c_char,
+        flags: c_uint,
+    ) -> *mut VirSecret;
+    pub fn virSecretSetValue(secret: *mut VirSecret, value: *const u8, size: usize, flags: c_uint) -> c_int;
+    pub fn virSecretUndefine(secret: *mut VirSecret) -> c_int;
+    pub fn virSecretFree(secret: *mut VirSecret) -> c_int;
 }
 
 pub const STATE_RUNNING: c_int = 1;
@@ -203,6 +213,7 @@ pub const ERR_OPERATION_FAILED: c_int = 9;
 pub const ERR_NO_DOMAIN: c_int = 42;
 pub const ERR_NO_NETWORK: c_int = 43;
 pub const ERR_OPERATION_INVALID: c_int = 55;
+pub const ERR_NO_SECRET: c_int = 66;
 pub const ERR_OPERATION_TIMEOUT: c_int = 68;
 /// `VIR_ERR_ARGUMENT_UNSUPPORTED`: of calls to a guest agent that is not configured.
 pub const ERR_ARGUMENT_UNSUPPORTED: c_int = 74;

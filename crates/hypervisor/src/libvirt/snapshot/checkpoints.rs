@@ -6,7 +6,8 @@ use understudy_ids::MachineName;
 
 use super::{
     super::{LibvirtHypervisor, machines::look_up, session::failed, xml::Element},
-    TrackedDisk, image,
+    TrackedDisk,
+    image::{self, Image},
 };
 use crate::{CheckpointName, Error};
 
@@ -64,7 +65,8 @@ impl LibvirtHypervisor {
             let name = known.remove(index);
             let older = index.checked_sub(1).and_then(|older| known.get(older));
             for disk in disks.iter().filter(|disk| disk.is_trackable()) {
-                remove_bitmap(disk, &name, older).await?;
+                let image = self.image_of(machine, disk)?;
+                remove_bitmap(disk, &image, &name, older).await?;
             }
             // Last, so that a removal that was interrupted is seen and done again.
             self.forget(machine, &name).await?;
@@ -124,6 +126,7 @@ fn sum_of_sizes(description: &Element) -> Option<u64> {
 /// checkpoints all record at once; merging costs little and makes it so whoever wrote the file.
 async fn remove_bitmap(
     disk: &TrackedDisk,
+    image: &Image,
     name: &CheckpointName,
     older: Option<&CheckpointName>,
 ) -> Result<(), Error> {
@@ -133,12 +136,12 @@ async fn remove_bitmap(
         older.filter(|older| bitmaps.iter().any(|bitmap| bitmap.name == older.0 && bitmap.is_consistent));
     if let Some(older) = older {
         if bitmap.is_consistent {
-            image::merge(&disk.file, &name.0, &older.0).await?;
+            image.merge(&name.0, &older.0).await?;
         } else {
             // What it knew is lost. The older one must not be believed any more either.
             tracing::warn!(disk = %disk.name, checkpoint = name.0, "an inconsistent bitmap is removed together with the older one");
-            image::remove(&disk.file, &older.0).await?;
+            image.remove(&older.0).await?;
         }
     }
-    image::remove(&disk.file, &name.0).await
+    image.remove(&name.0).await
 }

@@ -1,10 +1,15 @@
 //! Bitmaps in the qcow2 file of a disk that nobody has open.
 
-use std::{ffi::OsString, path::Path};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use serde::Deserialize;
 
-use super::super::command;
+use understudy_sealing::Passphrase;
+
+use super::super::{command, disk_key};
 use crate::Error;
 
 /// Bytes that one bit stands for, the same that libvirt's checkpoints have.
@@ -24,24 +29,43 @@ pub async fn bitmaps(file: &Path) -> Result<Vec<Bitmap>, Error> {
         .map_err(|why| Error::Failed { what: format!("reading the bitmaps of {}", file.display()), why })
 }
 
-pub async fn add(file: &Path, bitmap: &str) -> Result<(), Error> {
-    change(file, &["--add", "-g", GRANULARITY], bitmap).await
+/// A file whose bitmaps are to be changed, with its key if it is encrypted.
+pub struct Image {
+    file: PathBuf,
+    key: Option<Passphrase>,
 }
 
-pub async fn remove(file: &Path, bitmap: &str) -> Result<(), Error> {
-    change(file, &["--remove"], bitmap).await
-}
+impl Image {
+    pub fn new(file: &Path, key: Option<Passphrase>) -> Self {
+        Self { file: file.to_owned(), key }
+    }
 
-/// Adds what `from` holds to what `into` holds.
-pub async fn merge(file: &Path, from: &str, into: &str) -> Result<(), Error> {
-    change(file, &["--merge", from], into).await
-}
+    pub async fn add(&self, bitmap: &str) -> Result<(), Error> {
+        self.change(&["--add", "-g", GRANULARITY], bitmap).await
+    }
 
-async fn change(file: &Path, action: &[&str], bitmap: &str) -> Result<(), Error> {
-    let mut arguments = arguments(&["bitmap", "-f", "qcow2"], &[]);
-    arguments.extend(action.iter().map(OsString::from));
-    arguments.extend([OsString::from("--"), file.into(), bitmap.into()]);
-    command::run("qemu-img", &arguments).await.map(drop)
+    pub async fn remove(&self, bitmap: &str) -> Result<(), Error> {
+        self.change(&["--remove"], bitmap).await
+    }
+
+    /// Adds what `from` holds to what `into` holds.
+    pub async fn merge(&self, from: &str, into: &str) -> Result<(), Error> {
+        self.change(&["--merge", from], into).await
+    }
+
+    async fn change(&self, action: &[&str], bitmap: &str) -> Result<(), Error> {
+        let action = action.iter().map(OsString::from);
+        let Some(key) = &self.key else {
+            let mut arguments = arguments(&["bitmap", "-f", "qcow2"], &[]);
+            arguments.extend(action.chain([OsString::from("--"), self.file.as_path().into(), bitmap.into()]));
+            return command::run("qemu-img", &arguments).await.map(drop);
+        };
+        let mut arguments = arguments(&["bitmap"], &[]);
+        arguments.extend(disk_key::from_stdin().map(OsString::from));
+        let image = format!("json:{}", disk_key::alone(&self.file));
+        arguments.extend(action.chain([OsString::from("--"), image.into(), bitmap.into()]));
+        command::run_with_input("qemu-img", &arguments, key.expose()).await.map(drop)
+    }
 }
 
 fn arguments(words: &[&str], files: &[&Path]) -> Vec<OsString> {

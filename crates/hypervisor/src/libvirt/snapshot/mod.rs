@@ -91,11 +91,12 @@ pub(crate) struct TrackedDisk {
     name: DiskName,
     file: PathBuf,
     format: String,
+    encrypted: bool,
 }
 
 impl TrackedDisk {
     pub fn new(name: DiskName, file: PathBuf, format: &str) -> Self {
-        Self { name, file, format: format.to_owned() }
+        Self { name, file, format: format.to_owned(), encrypted: false }
     }
 
     /// Only qcow2 files can hold a bitmap.
@@ -158,7 +159,10 @@ fn disks_of(domain: &Domain, wanted: &[DiskName]) -> Result<(Vec<TrackedDisk>, V
             what: format!("a snapshot of disk {name} of machine {}", domain.name()),
             why: "it is not a file; exclude it from protection".to_owned(),
         })?;
-        disks.push(TrackedDisk::new(name.clone(), file, &disk.format));
+        disks.push(TrackedDisk {
+            encrypted: disk.encrypted,
+            ..TrackedDisk::new(name.clone(), file, &disk.format)
+        });
     }
     let targets = description.find("devices").map(|devices| devices.all("disk").filter_map(target).collect());
     Ok((disks, targets.unwrap_or_default()))

@@ -8,16 +8,19 @@ use std::{collections::BTreeSet, path::Path, time::SystemTime};
 use async_trait::async_trait;
 use serde_json::json;
 use understudy_ids::{MachineName, UnixMicros};
+use understudy_sealing::Passphrase;
 
 use super::{
     super::{
-        LibvirtHypervisor, command, describe,
+        LibvirtHypervisor, command, describe, disk_key,
         ffi::{Connection, Domain},
         machines::look_up,
         session::failed,
         xml::Element,
     },
-    Place, TrackedDisk, disks_of, files, image, reader,
+    Place, TrackedDisk, disks_of, files,
+    image::{self, Image},
+    reader,
 };
 use crate::{CheckpointName, Error, GuestState, Snapshot, SnapshotDisk, SnapshotRequest};
 
@@ -49,7 +52,9 @@ impl LibvirtHypervisor {
             let bitmaps = usable(&disk, since.as_deref()).await?;
             served.push((disk, bitmaps));
         }
-        serve(&request.machine, &served, &place).await?;
+        let key =
+            served.iter().any(|(disk, _)| disk.encrypted).then(|| self.key(&request.machine)).transpose()?;
+        serve(&request.machine, &served, key.as_ref(), &place).await?;
 
         let mut opened = Vec::new();
         for (disk, bitmaps) in &served {
@@ -99,6 +104,12 @@ impl LibvirtHypervisor {
             .await
     }
 
+    /// A disk's file as its bitmaps are changed.
+    pub(super) fn image_of(&self, machine: &MachineName, disk: &TrackedDisk) -> Result<Image, Error> {
+        let key = disk.encrypted.then(|| self.key(machine)).transpose()?;
+        Ok(Image::new(&disk.file, key))
+    }
+
     /// Whether the checkpoint could be made: some disk can hold a bitmap.
     async fn checkpoint_shut_off(
         &self,
@@ -112,13 +123,14 @@ impl LibvirtHypervisor {
         }
         let trackable: Vec<&TrackedDisk> = disks.iter().filter(|disk| disk.is_trackable()).collect();
         for disk in &trackable {
+            let image = self.image_of(&request.machine, disk)?;
             for bitmap in image::bitmaps(&disk.file).await? {
                 let wanted = known.iter().any(|checkpoint| checkpoint.0 == bitmap.name);
                 if bitmap.name.starts_with(OURS) && !wanted || bitmap.name == request.checkpoint.0 {
-                    image::remove(&disk.file, &bitmap.name).await?;
+                    image.remove(&bitmap.name).await?;
                 }
             }
-            image::add(&disk.file, &request.checkpoint.0).await?;
+            image.add(&request.checkpoint.0).await?;
         }
         if trackable.is_empty() {
             return Ok(false);
@@ -190,16 +202,23 @@ async fn usable(disk: &TrackedDisk, since: Option<&[String]>) -> Result<Option<V
 pub(crate) async fn serve(
     machine: &MachineName,
     disks: &[(TrackedDisk, Option<Vec<String>>)],
+    key: Option<&Passphrase>,
     place: &Place,
 ) -> Result<(), Error> {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let mut arguments = vec!["--daemonize".to_owned(), "--pidfile".to_owned(), text(&place.pid_file())];
     let server = json!({ "addr": { "type": "unix", "path": text(&place.socket) }, "max-connections": 0 });
+    arguments.extend(key.into_iter().flat_map(|_| disk_key::from_stdin()));
     arguments.extend(["--nbd-server".to_owned(), server.to_string()]);
     for (index, (disk, bitmaps)) in disks.iter().enumerate() {
         let node = format!("disk{index}");
         let file = json!({ "driver": "file", "filename": text(&disk.file) });
-        let block = json!({ "driver": disk.format, "node-name": node, "read-only": true, "file": file });
+        let mut block = if disk.encrypted {
+            disk_key::with_backing(&disk.file)?
+        } else {
+            json!({ "driver": disk.format, "file": file })
+        };
+        (block["node-name"], block["read-only"]) = (json!(node), json!(true));
         let bitmaps = bitmaps.clone().unwrap_or_default();
         let export = json!({ "type": "nbd", "id": node, "node-name": node, "name": disk.name.as_str(), "bitmaps": bitmaps });
         arguments.extend([
@@ -209,7 +228,11 @@ pub(crate) async fn serve(
             export.to_string(),
         ]);
     }
-    command::run(SERVER, &arguments).await.map(drop).map_err(|error| Error::Failed {
+    let started = match key {
+        Some(key) => command::run_with_input(SERVER, &arguments, key.expose()).await,
+        None => command::run(SERVER, &arguments).await,
+    };
+    started.map(drop).map_err(|error| Error::Failed {
         what: format!("serving the disks of machine {machine}"),
         why: error.to_string(),
     })
