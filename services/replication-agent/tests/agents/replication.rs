@@ -2,16 +2,21 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use futures::StreamExt as _;
 use understudy_hypervisor::{Hypervisor, PowerState};
-use understudy_ids::Consistency;
-use understudy_replication::{Bandwidth, ReplicationSettings, RetentionPolicy, Tier, bandwidth::Rate};
+use understudy_ids::{Consistency, UnixMicros};
+use understudy_replication::{
+    Bandwidth, BlockDigest, Encoding, ReplicationSettings, RetentionPolicy, Tier, bandwidth::Rate,
+};
 use understudy_replication_agent::{ledger::Role, tasks::TaskError};
 use understudy_replication_api::{
     Action, ItemRole, ReplicationState, STALE_GENERATION,
-    sink::{Negotiate, SinkDisk},
+    sink::{Answer, Begin, Negotiate, Part, SinkDisk},
 };
+use understudy_rpc::ApiError;
 
-use crate::harness::{World, generation, item, machine, wait};
+use crate::harness::{BLOCK, World, generation, item, machine, wait};
 
 const SHORT: Duration = Duration::from_millis(150);
 
@@ -243,4 +248,68 @@ fn an_agent_that_is_stopped_in_the_middle_ends_in_time_and_goes_on_later() {
     wait("a point", || Some(()).filter(|()| world.bravo.latest() > 0));
     let seq = world.next_point();
     assert!(world.model.is_at(&world.bravo, seq), "point {seq} is not the machine");
+}
+
+/// R-REP-11: what arrives encoded is stored as what it was, and what cannot be decoded is refused with nothing stored.
+#[test]
+fn encoded_parts_become_the_blocks_that_they_were_made_of() {
+    let world = World::new(1);
+    let prepare = Action::PrepareReplica { disks: world.sizes(), retention: RetentionPolicy::default() };
+    world.bravo.twice(1, world.run, prepare);
+    let client = world.alpha.sink_client(&world.bravo);
+    let blocks: Vec<u8> = (0..4 * BLOCK).map(|n| (n / 100) as u8).collect();
+    let digests: Vec<u8> = blocks.chunks(BLOCK as usize).flat_map(|b| *BlockDigest::of(b).bytes()).collect();
+    let part = |index: u64, payload: Vec<u8>, encoding| Part::Data {
+        disk: 0,
+        offset: index * 4 * BLOCK,
+        payload: Bytes::from(payload).into(),
+        digests: digests.clone().into(),
+        encoding,
+    };
+    let zstd = zstd::bulk::compress(&blocks, 1).unwrap();
+    let lz4 = lz4_flex::block::compress(&blocks);
+    let push = |seq: u64, parts: Vec<Part>| {
+        let disks = world.sizes().into_iter();
+        let begin = Begin {
+            item: item(),
+            generation: generation(1),
+            seq: World::seq(seq),
+            parent: None,
+            checkpoint: format!("understudy-web1-1-{seq}"),
+            instant: UnixMicros::new(1),
+            disks: disks.map(|d| SinkDisk { name: d.name, size: d.size, luks: None }).collect(),
+            resume: false,
+            machine_json: "{}".to_owned(),
+            consistency: Consistency::Crash,
+            frozen: None,
+            wrapped_key: None,
+        };
+        world.alpha.block_on(async {
+            let mut answers = client.push(begin, futures::stream::iter(parts)).await?;
+            while let Some(answer) = answers.next().await {
+                if let Answer::Receipt(receipt) = answer? {
+                    return Ok(receipt.seq);
+                }
+            }
+            panic!("no receipt");
+        })
+    };
+    let broken = vec![part(0, zstd[..zstd.len() / 2].to_vec(), Encoding::Zstd)];
+    let refused: ApiError = push(1, broken).unwrap_err();
+    assert_eq!(refused.reason, "BROKEN_PAYLOAD", "{refused:?}");
+    assert_eq!(world.bravo.points(), Vec::<u64>::new());
+
+    let sent_bytes = (zstd.len() + lz4.len() + blocks.len()) as u64;
+    let parts = vec![
+        part(0, zstd, Encoding::Zstd),
+        part(1, lz4, Encoding::Lz4),
+        part(2, blocks.clone(), Encoding::Plain),
+        Part::Finish { sent_bytes },
+    ];
+    assert_eq!(push(2, parts).unwrap(), World::seq(2));
+    let content = world.bravo.content(2, "vda");
+    for (index, found) in content.chunks(blocks.len()).take(3).enumerate() {
+        assert!(found == blocks, "part {index} is not what was encoded");
+    }
+    assert!(content[3 * blocks.len()..].iter().all(|byte| *byte == 0));
 }
