@@ -156,7 +156,9 @@ mod tests {
         assert_eq!(why("understudy-orchestrator", "understudy-recovery"), None);
         assert_eq!(why("understudy-orchestrator", "understudy-network-api"), None);
         assert!(why("understudy-recovery", "understudy-recovery-api").is_some(), "pure on api");
-        assert!(why("understudy-recovery", "understudy-jobs").is_some(), "pure on pure");
+        assert_eq!(why("understudy-recovery", "understudy-replication"), None);
+        assert!(why("understudy-replication", "understudy-recovery").is_some(), "pure on planning");
+        assert!(why("understudy-netplan", "understudy-jobs").is_some(), "pure on pure");
         assert!(why("understudy-orchestrator", "understudy-job-tracker").is_some(), "service on service");
         assert!(
             why("understudy-orchestrator", "understudy-hypervisor").is_some(),
