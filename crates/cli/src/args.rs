@@ -186,6 +186,12 @@ pub enum Policy {
         #[command(flatten)]
         replication: ReplicationArgs,
     },
+    /// Changes what is named and leaves the rest; all items of the policy follow from their next cycle on
+    Update {
+        policy: PolicyName,
+        #[command(flatten)]
+        changes: Box<PolicyChanges>,
+    },
     List,
     Show {
         policy: PolicyName,
@@ -216,6 +222,63 @@ pub struct ReplicationArgs {
     /// Certificate (PEM) of somebody for whom replicas are encrypted; again for each further one. Without: they are not encrypted
     #[arg(long, value_name = "FILE")]
     pub encrypt_for: Vec<PathBuf>,
+}
+
+/// What of a policy is to be otherwise.
+#[derive(clap::Args)]
+#[group(required = true, multiple = true)]
+pub struct PolicyChanges {
+    /// Between the starts of two cycles: 5s, 15m
+    #[arg(long, value_parser = span)]
+    pub interval: Option<Duration>,
+    /// Recovery point objective, for health
+    #[arg(long, value_parser = span)]
+    pub rpo: Option<Duration>,
+    /// How many points are kept
+    #[arg(long)]
+    pub keep: Option<u32>,
+    /// How long points are kept
+    #[arg(long, value_parser = span)]
+    pub keep_age: Option<Duration>,
+    /// Instead of the tiers there are: 1h:7d; may be repeated
+    #[arg(long, value_name = "EVERY:AGE", value_parser = tier, conflicts_with = "no_keep_tier")]
+    pub keep_tier: Vec<Tier>,
+    #[arg(long)]
+    pub no_keep_tier: bool,
+    /// How long a guest may take to shut down
+    #[arg(long, value_parser = span)]
+    pub shutdown_grace: Option<Duration>,
+    /// After that, power it off (true), or stop a planned failover (false)
+    #[arg(long)]
+    pub power_off: Option<bool>,
+    /// On the wire: auto or off
+    #[arg(long)]
+    pub compression: Option<Compression>,
+    /// Freeze the guest through its agent for a point this often: 1h
+    #[arg(long, value_parser = span, conflicts_with = "no_app_consistency")]
+    pub app_consistent_every: Option<Duration>,
+    #[arg(long)]
+    pub no_app_consistency: bool,
+    /// Thaw the guest after this long
+    #[arg(long, value_parser = span, conflicts_with = "no_app_consistency")]
+    pub freeze_limit: Option<Duration>,
+    /// What the policy's items may send together from one host to another, a second: 20MiB, 100Mbit, unlimited
+    #[arg(long)]
+    pub bandwidth: Option<Rate>,
+    /// Instead of the windows there are: "mon-fri 08:00-18:00 5MiB"; may be repeated
+    #[arg(long, value_name = "WINDOW", conflicts_with = "no_bandwidth_window")]
+    pub bandwidth_window: Vec<Window>,
+    #[arg(long)]
+    pub no_bandwidth_window: bool,
+    /// The clock of the windows: minutes ahead of UTC
+    #[arg(long, allow_negative_numbers = true)]
+    pub bandwidth_utc_offset: Option<i32>,
+    /// Instead of the certificates (PEM) there are. Whoever is left out cannot read what comes from now on, and everything is copied anew
+    #[arg(long, value_name = "FILE", conflicts_with = "no_encryption")]
+    pub encrypt_for: Vec<PathBuf>,
+    /// Replicas are not encrypted any more, and everything is copied anew
+    #[arg(long)]
+    pub no_encryption: bool,
 }
 
 #[derive(Subcommand)]
@@ -278,6 +341,24 @@ pub enum Item {
         /// Points go on without it
         #[arg(long)]
         exclude: Vec<DiskName>,
+    },
+    /// The item follows another policy from its next cycle on
+    SetPolicy {
+        item: ItemName,
+        policy: PolicyName,
+    },
+    /// Nothing is sent until it is resumed; what the guest writes goes on being tracked
+    Pause {
+        item: ItemName,
+        /// Why, for whoever asks later
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Ends a pause; what was written meanwhile is shipped
+    Resume {
+        item: ItemName,
+        #[arg(long, default_value = "")]
+        reason: String,
     },
     /// Has the recovery points read again and compared with their digests, beside everything else
     Scrub {

@@ -8,7 +8,7 @@ use crate::{
     check::{Checks, Invalid},
     request::{
         ChangeDisks, CompleteTest, CreateHost, CreatePolicy, CreateSite, MachineParent, Page, ProtectMachine,
-        RunSpec, RunVerb, ScrubItem, StartRun, Unprotect,
+        RunSpec, RunVerb, ScrubItem, SetItemPolicy, StartRun, Steer, Unprotect, UpdatePolicy,
     },
     v1::{
         self, audit_service_client::AuditServiceClient, failover_service_client::FailoverServiceClient,
@@ -100,6 +100,12 @@ impl RecoveryClient {
         Policy::from_wire(answer.into_inner()).map_err(not_understood)
     }
 
+    /// Its items follow from their next cycle on.
+    pub async fn update_policy(&self, request: UpdatePolicy) -> Result<Policy, ApiError> {
+        let answer = self.protection.clone().update_policy(request.into_wire()).await?;
+        Policy::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
     pub async fn get_policy(&self, policy: &PolicyName) -> Result<Policy, ApiError> {
         let request = v1::GetPolicyRequest { name: policy.to_resource() };
         let answer = self.protection.clone().get_policy(request).await?;
@@ -148,6 +154,28 @@ impl RecoveryClient {
     /// All that stands against it, at once.
     pub async fn change_disks(&self, request: ChangeDisks) -> Result<ProtectedItem, ApiError> {
         let answer = self.protection.clone().change_item_disks(request.into_wire()).await?;
+        ProtectedItem::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    pub async fn set_item_policy(&self, request: SetItemPolicy) -> Result<ProtectedItem, ApiError> {
+        let answer = self.protection.clone().set_item_policy(request.into_wire()).await?;
+        ProtectedItem::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    /// Nothing is sent until it is resumed.
+    pub async fn pause_replication(&self, request: Steer) -> Result<ProtectedItem, ApiError> {
+        let Steer { item, reason, request_id } = request;
+        let (name, request_id) = (item.to_resource(), request_id.to_string());
+        let request = v1::PauseReplicationRequest { name, reason, request_id };
+        let answer = self.protection.clone().pause_replication(request).await?;
+        ProtectedItem::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    pub async fn resume_replication(&self, request: Steer) -> Result<ProtectedItem, ApiError> {
+        let Steer { item, reason, request_id } = request;
+        let (name, request_id) = (item.to_resource(), request_id.to_string());
+        let request = v1::ResumeReplicationRequest { name, reason, request_id };
+        let answer = self.protection.clone().resume_replication(request).await?;
         ProtectedItem::from_wire(answer.into_inner()).map_err(not_understood)
     }
 

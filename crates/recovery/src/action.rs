@@ -23,7 +23,7 @@ pub use resolve::{
 use serde::{Deserialize, Serialize};
 use understudy_ids::{
     DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq, PolicyName,
-    StepName, UnixMicros,
+    StepName, UnixMicros, Uuid,
 };
 use understudy_replication::{ReplicationSettings, RetentionPolicy};
 
@@ -131,6 +131,22 @@ pub struct StartReplication {
     pub settings: ReplicationSettings,
     #[serde(default)]
     pub policy: Option<PolicyName>,
+    /// Nothing is sent until this is taken back.
+    #[serde(default)]
+    pub paused: bool,
+    #[serde(default)]
+    pub rpo_objective: Option<Duration>,
+}
+
+impl StartReplication {
+    /// A short name of exactly this assignment. The agent tells it back, so that what it follows can be compared with what it is to follow.
+    pub fn revision(&self) -> String {
+        let mut whole = self.clone();
+        whole.disks.sort();
+        let json = serde_json::to_vec(&whole)
+            .unwrap_or_else(|error| unreachable!("assignments hold no maps: {error}"));
+        Uuid::new_v5(&Uuid::nil(), &json).simple().to_string()
+    }
 }
 
 /// One replicated disk.

@@ -12,6 +12,7 @@
 use std::{fmt, fmt::Write};
 
 use serde::{Deserialize, Serialize};
+use understudy_ids::{ItemName, Problem};
 
 /// Where a protected item stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -45,6 +46,9 @@ pub enum Verb {
     Commit,
     ReverseReplicate,
     Unprotect,
+    /// Replication sends nothing until it is resumed.
+    Pause,
+    Resume,
     // Happened.
     /// The first whole point of the item's present direction is at the standby side.
     FirstPoint,
@@ -79,6 +83,9 @@ pub const TRANSITIONS: &[(ItemState, Verb, ItemState)] = &[
     (Protected,          Verb::PlannedFailover,          PlannedFailover),
     (Protected,          Verb::UnplannedFailover,        UnplannedFailover),
     (Protected,          Verb::Unprotect,                Unprotecting),
+    // Like a test, a pause is recorded apart from the state.
+    (Protected,          Verb::Pause,                    Protected),
+    (Protected,          Verb::Resume,                   Protected),
 
     (PlannedFailover,    Verb::FailedOver,               CommitPending),
     (PlannedFailover,    Verb::RunFailed,                Failed),
@@ -165,6 +172,8 @@ impl Verb {
                 | Self::Commit
                 | Self::ReverseReplicate
                 | Self::Unprotect
+                | Self::Pause
+                | Self::Resume
         )
     }
 
@@ -176,6 +185,8 @@ impl Verb {
             Self::Commit => "commit",
             Self::ReverseReplicate => "reverse-replicate",
             Self::Unprotect => "unprotect",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
             Self::FirstPoint => "first-point",
             Self::FailedOver => "failed-over",
             Self::RunFailed => "run-failed",
@@ -223,6 +234,52 @@ pub fn allowed_actions(state: ItemState) -> Vec<Verb> {
     of_state.map(|(_, verb, _)| *verb).collect()
 }
 
+/// What has an item in hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeldBy {
+    Run,
+    /// It runs beside replication (R-TF-7).
+    Test,
+}
+
+/// Which of them make sense now: what a run holds is moved on by the run's own verbs, except that a test runs beside replication.
+pub fn allowed_now(state: ItemState, hold: Option<HeldBy>, paused: bool) -> Vec<Verb> {
+    let mut verbs = allowed_actions(state);
+    match hold {
+        None => {}
+        Some(HeldBy::Test) => verbs.retain(|verb| matches!(verb, Verb::Pause | Verb::Resume)),
+        Some(HeldBy::Run) => verbs.clear(),
+    }
+    verbs.retain(|verb| match verb {
+        Verb::Pause => !paused,
+        Verb::Resume => paused,
+        // Its last delta would not come.
+        Verb::PlannedFailover => !paused,
+        _ => true,
+    });
+    verbs
+}
+
+/// Everything that stands against pausing or resuming replication of an item, or having it follow another policy (R-REP-8).
+pub fn against_steering(
+    item: &ItemName,
+    state: ItemState,
+    hold: Option<HeldBy>,
+    verb: Option<Verb>,
+) -> Vec<Problem> {
+    let mut found = Vec::new();
+    let mut stands = |reason: &str, message: String, remedy: &str| {
+        found.push(Problem::new(reason, format!("protectedItems/{item}"), message, remedy));
+    };
+    if hold == Some(HeldBy::Run) {
+        let message = "a run has the item in hand".to_owned();
+        stands("ITEM_HELD", message, "Wait for the run's end, or end it.");
+    } else if let Some(Err(not_listed)) = verb.map(|verb| next(state, verb)) {
+        stands("WRONG_STATE", not_listed.to_string(), "Do so while the item is protected.");
+    }
+    found
+}
+
 /// The table as a Mermaid state diagram, for the documentation.
 pub fn mermaid() -> String {
     let mut text = String::from("stateDiagram-v2\n    [*] --> initial-replication\n");
@@ -251,6 +308,8 @@ mod tests {
         ("protecting fails and is cancelled", InitialReplication, &[
             (Verb::RunFailed, Failed), (Verb::ProtectCancelled, Removed)]),
         ("R-TF-1: a test changes nothing", Protected, &[(Verb::TestFailover, Protected)]),
+        ("R-REP-8: replication is paused and resumed", Protected, &[
+            (Verb::Pause, Protected), (Verb::Resume, Protected)]),
         ("R-PF, R-FO-4, R-FO-5: planned failover, then protected in reverse", Protected, &[
             (Verb::PlannedFailover, PlannedFailover), (Verb::FailedOver, CommitPending), (Verb::Commit, NotProtected),
             (Verb::ReverseReplicate, ReverseReplication), (Verb::FirstPoint, Protected)]),
@@ -337,7 +396,17 @@ mod tests {
         use Verb as V;
         let expected: [(ItemState, &[V]); 10] = [
             (InitialReplication, &[]),
-            (Protected, &[V::TestFailover, V::PlannedFailover, V::UnplannedFailover, V::Unprotect]),
+            (
+                Protected,
+                &[
+                    V::TestFailover,
+                    V::PlannedFailover,
+                    V::UnplannedFailover,
+                    V::Unprotect,
+                    V::Pause,
+                    V::Resume,
+                ],
+            ),
             (PlannedFailover, &[]),
             (UnplannedFailover, &[]),
             (CommitPending, &[V::Commit]),

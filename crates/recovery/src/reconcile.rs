@@ -1,24 +1,21 @@
 //! What is put right without a run: hosts that come back with an old idea of who is active, machines that a host's restart left
-//! off, leftovers of tests, replication that its source has forgotten.
+//! off, leftovers of tests, replication that its source has forgotten or goes on otherwise than its policy says.
 //!
 //! Takes facts, returns what to ask for; takes no decision that a person has to take. A correction has a stable key, so
 //! that the same fact, told again, asks for nothing twice. An open run owns its items: nothing is corrected behind its back.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use understudy_ids::{
-    DiskName, Generation, HostName, ItemName, MachineName, NetworkName, PointSeq, PolicyName, RunId, Uuid,
+    DiskName, Generation, HostName, ItemName, MachineName, NetworkName, PointSeq, RunId, Uuid,
 };
-use understudy_replication::ReplicationSettings;
+use understudy_replication::RetentionPolicy;
 
 use crate::{
-    action::{Action, AgentWork, MachineRef, NetworkRef, StartReplication, is_test_network_of},
+    action::{Action, AgentWork, DiskSize, MachineRef, NetworkRef, is_test_network_of},
     conflict::OpenRun,
     item::ItemState,
-    plan::{Operation, Power},
+    plan::{Operation, PolicyView, Power},
 };
 
 /// A protected item as the orchestrator has it on record.
@@ -32,10 +29,11 @@ pub struct ItemRecord {
     pub machine: MachineName,
     /// The disks that are replicated.
     pub disks: Vec<DiskName>,
-    /// Between the starts of two replication cycles.
-    pub policy: PolicyName,
-    pub interval: Duration,
-    pub settings: ReplicationSettings,
+    /// Of those of them that the machine has.
+    pub sizes: Vec<DiskSize>,
+    pub policy: PolicyView,
+    /// Replication is paused.
+    pub paused: bool,
     /// Of the standby host's sink.
     pub peer_endpoint: String,
 }
@@ -71,6 +69,10 @@ pub struct ItemFact {
     pub replicating: bool,
     /// The disks that are replicated; empty where the agent does not say.
     pub disks: Vec<DiskName>,
+    /// As source: of the assignment that it follows; `None` where the agent does not say.
+    pub revision: Option<String>,
+    /// As target: how points are kept; `None` where the agent does not say.
+    pub retention: Option<RetentionPolicy>,
     pub latest_point: Option<PointSeq>,
 }
 
@@ -101,6 +103,7 @@ pub enum CorrectionKind {
     RemoveOrphanTestMachine,
     RemoveOrphanTestNetwork,
     EnsureReplication,
+    KeepPoints,
 }
 
 /// Everything that is to be put right now, in a stable order.
@@ -136,7 +139,7 @@ impl AtHost<'_> {
         if self.fact.is_some_and(|fact| fact.generation > self.item.generation) {
             return Vec::new();
         }
-        [self.fence(), self.start(), self.replicate()].into_iter().flatten().collect()
+        [self.fence(), self.start(), self.replicate(), self.keep()].into_iter().flatten().collect()
     }
 
     fn is_active(&self) -> bool {
@@ -191,29 +194,47 @@ impl AtHost<'_> {
     }
 
     fn replicate(&self) -> Option<Correction> {
-        use Operation::*;
-        let assigned = self.fact.is_some_and(|fact| fact.replicating && self.has_the_disks(fact));
-        let held =
-            self.is_in_run_of(&[Protect, Unprotect, PlannedFailover, UnplannedFailover, ReverseReplicate]);
-        if !self.is_active() || self.item.state != ItemState::Protected || assigned || held {
+        if !self.is_active() || !self.rests_protected() {
             return None;
         }
-        let work = AgentWork::StartReplication(Box::new(StartReplication {
-            machine: self.item.machine.clone(),
-            disks: self.item.disks.clone(),
-            peer_host: self.item.standby_host.clone(),
-            peer_endpoint: self.item.peer_endpoint.clone(),
-            interval: self.item.interval,
-            settings: self.item.settings.clone(),
-            policy: Some(self.item.policy.clone()),
-        }));
-        let disks: Vec<&str> = self.item.disks.iter().map(DiskName::as_str).collect();
-        // Names of disks may be many, and keys are short.
-        let disks = Uuid::new_v5(&Uuid::nil(), disks.join("/").as_bytes()).simple().to_string();
-        let detail = format!("g{}.{}.{}", self.item.generation, self.host.boot_id, &disks[..12]);
+        let ItemRecord { machine, disks, standby_host, peer_endpoint, policy, paused, .. } = self.item;
+        let wanted = policy.assignment(machine, disks, standby_host, peer_endpoint, *paused);
+        let revision = wanted.revision();
+        let follows = |fact: &ItemFact| fact.revision.as_ref().is_none_or(|told| *told == revision);
+        let assigned = |fact: &ItemFact| fact.replicating && self.has_the_disks(fact) && follows(fact);
+        if self.fact.is_some_and(assigned) {
+            return None;
+        }
+        let detail = format!("g{}.{}.{}", self.item.generation, self.host.boot_id, &revision[..12]);
         let reason =
             format!("{} is protected, and its host does not replicate it as it should", self.item.name);
+        let work = AgentWork::StartReplication(Box::new(wanted));
         Some(self.correction(CorrectionKind::EnsureReplication, &detail, work, reason))
+    }
+
+    /// Points are kept by another policy than the item's, or by what that said before (R-REP-4).
+    fn keep(&self) -> Option<Correction> {
+        let fact = self.fact?;
+        let told = fact.retention.as_ref()?;
+        let receives = fact.role == Role::Target && fact.generation == self.item.generation;
+        let wanted = &self.item.policy.retention;
+        if self.is_active() || !receives || !self.rests_protected() || told == wanted {
+            return None;
+        }
+        let work = AgentWork::PrepareReplica { disks: self.item.sizes.clone(), retention: wanted.clone() };
+        // What is kept may be told in many words, and keys are short.
+        let name = Uuid::new_v5(&Uuid::nil(), format!("{wanted:?}").as_bytes()).simple().to_string();
+        let detail = format!("g{}.{}", self.item.generation, &name[..12]);
+        let reason = format!("points of {} are kept otherwise than its policy says", self.item.name);
+        Some(self.correction(CorrectionKind::KeepPoints, &detail, work, reason))
+    }
+
+    /// Replication is meant to go on, and no run has it in hand.
+    fn rests_protected(&self) -> bool {
+        use Operation::*;
+        let held =
+            self.is_in_run_of(&[Protect, Unprotect, PlannedFailover, UnplannedFailover, ReverseReplicate]);
+        self.item.state == ItemState::Protected && !held
     }
 
     /// Disks were included or excluded since replication was assigned (R-REP-8).
@@ -303,6 +324,7 @@ impl CorrectionKind {
             Self::RemoveOrphanTestMachine => "remove-orphan-test-machine",
             Self::RemoveOrphanTestNetwork => "remove-orphan-test-network",
             Self::EnsureReplication => "ensure-replication",
+            Self::KeepPoints => "keep-points",
         }
     }
 }

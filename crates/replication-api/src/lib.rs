@@ -51,6 +51,8 @@ pub mod method {
 pub const MAX_DISKS: usize = 64;
 /// The most NICs of one machine.
 pub const MAX_NICS: usize = 64;
+/// The longest name of an assignment, in bytes.
+pub const MAX_REVISION: usize = 64;
 
 pub use client::{FactsClient, KeyClient, SinkClient};
 pub use facts::{

@@ -23,6 +23,8 @@ fn patience(code: &str) -> (u64, u64) {
         "RPO_NEAR" | "CLOCK_AHEAD" => (30, 60),
         // One lost connection is repeated within a second and is nobody's business.
         "CYCLES_FAILING" => (10, 120),
+        // A correction puts it right, mostly.
+        "STOPPED" => (30, 0),
         // Silence has been waited for before it is a reason.
         "NO_ANSWER" => (0, 30),
         _ => (0, 0),

@@ -83,6 +83,11 @@ impl RpoHistory {
         Self { latest: None, until: now, hour: BTreeMap::new(), day: BTreeMap::new() }
     }
 
+    /// Instant of the latest point that is durable.
+    pub const fn latest(&self) -> Option<UnixMicros> {
+        self.latest
+    }
+
     /// A point of `instant` is durable since `now`.
     pub fn point(&mut self, instant: UnixMicros, now: UnixMicros) {
         self.count(now);

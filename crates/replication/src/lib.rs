@@ -5,6 +5,7 @@
 //!   facts ──▶ cycle::plan ──▶ CyclePlan ──▶ DiskPlan::work(bitmap) ──▶ extents to ship, extents to compare
 //!   digests of shipped blocks ──▶ digest::DigestTree ──▶ root ──▶ equal on both sides, or no point
 //!   points + policy ──▶ retention::expired ──▶ points to merge away
+//!   who waits + limits ──▶ admission::Admission ──▶ whose cycle is next
 //!   machine as protected, as it is ──▶ change::changes ──▶ go on, or a state that a person ends
 //!   rate of a stream ──▶ encoding::Chooser ──▶ what blocks travel as
 //!   clock + last point ──▶ rpo::assess ──▶ health and its reasons ──▶ alert::Alerts ──▶ what is raised, without flapping
@@ -17,6 +18,7 @@
 //! matters most is [`cycle`]'s: whatever is interrupted when, the point that is finally complete equals the source at
 //! one instant.
 
+pub mod admission;
 pub mod alert;
 pub mod at_rest;
 pub mod bandwidth;

@@ -30,6 +30,8 @@ pub enum Reason {
     BeyondObjective {
         current: Duration,
         objective: Duration,
+        /// Because replication is paused.
+        paused: bool,
     },
     NearObjective {
         current: Duration,
@@ -53,7 +55,9 @@ pub enum Reason {
     NotAtRest {
         error: Problem,
     },
-    Paused,
+    Paused(Pause),
+    /// Nobody replicates the item at this moment.
+    Stopped,
     /// A scrub found damage in this many points.
     Damaged {
         points: u32,
@@ -73,11 +77,12 @@ impl fmt::Display for Reason {
                 f.write_str("the first copy is not complete, so there is nothing to fail over to")
             }
             Self::NoPoint => f.write_str("there is no verified recovery point"),
-            Self::BeyondObjective { current, objective } => write!(
+            Self::BeyondObjective { current, objective, paused } => write!(
                 f,
-                "the latest point is {:.1} s old, beyond the objective of {:.1} s",
+                "the latest point is {:.1} s old, beyond the objective of {:.1} s{}",
                 current.as_secs_f64(),
-                objective.as_secs_f64()
+                objective.as_secs_f64(),
+                if *paused { ", because replication is paused" } else { "" }
             ),
             Self::NearObjective { current, objective } => write!(
                 f,
@@ -94,7 +99,11 @@ impl fmt::Display for Reason {
                 write!(f, "{} of the machine is not protected", disks.join(", "))
             }
             Self::NotAtRest { error } => write!(f, "points are crash-consistent only: {}", error.message),
-            Self::Paused => f.write_str("replication is paused"),
+            Self::Paused(Pause { since: _, by, why }) => {
+                write!(f, "replication is paused by {by}")?;
+                if why.is_empty() { Ok(()) } else { write!(f, ": {why}") }
+            }
+            Self::Stopped => f.write_str("the item is not replicated at this moment"),
             Self::Damaged { points } => {
                 write!(f, "{points} recovery points are damaged and not offered")
             }
@@ -121,7 +130,8 @@ impl Reason {
             Self::Failing { .. } => "CYCLES_FAILING",
             Self::Changed { error } | Self::NotAtRest { error } => &error.reason,
             Self::DiskNotProtected { .. } => "DISK_NOT_PROTECTED",
-            Self::Paused => "PAUSED",
+            Self::Paused(_) => "PAUSED",
+            Self::Stopped => "STOPPED",
             Self::Damaged { .. } => "POINTS_DAMAGED",
             Self::ClockAhead { .. } => "CLOCK_AHEAD",
         }
@@ -135,6 +145,12 @@ impl Reason {
             }
             Self::InitialCopy => "Wait for the first copy; the item's progress shows how far it is.",
             Self::NoPoint => "Look at the last error of the item, then start or resynchronise replication.",
+            Self::Paused(_) | Self::BeyondObjective { paused: true, .. } => {
+                "Resume replication when the reason for the pause is gone: understudy item resume ITEM."
+            }
+            Self::Stopped => {
+                "It is assigned again by itself; if it stays so, look at the agent of its active host."
+            }
             Self::BeyondObjective { .. } | Self::NearObjective { .. } => {
                 "Look at backlog and throughput: a longer interval, more bandwidth or less load on the link helps."
             }
@@ -144,11 +160,18 @@ impl Reason {
             Self::DiskNotProtected { .. } => {
                 "Include it or leave it out: understudy item disks ITEM --add DISK or --exclude DISK."
             }
-            Self::Paused => "Resume replication when the reason for the pause is gone.",
             Self::Damaged { .. } => "Resynchronise the item.",
             Self::ClockAhead { .. } => "Correct the clocks of the hosts.",
         }
     }
+}
+
+/// Who paused replication, when and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pause {
+    pub since: UnixMicros,
+    pub by: String,
+    pub why: String,
 }
 
 /// One reason and how bad it is.
@@ -170,7 +193,10 @@ pub struct RpoFacts {
     pub latest: Option<UnixMicros>,
     pub objective: Duration,
     pub initial_copy: bool,
-    pub paused: bool,
+    /// An operator has paused replication. The age of the latest point goes on being judged.
+    pub paused: Option<Pause>,
+    /// Replication is not going on, though nobody has paused it.
+    pub stopped: bool,
     /// The machine is off and everything that it wrote is at the target, so the latest point does not age.
     pub covered: bool,
     /// Cycles that have failed in a row, and what the last one failed with.
@@ -213,8 +239,10 @@ pub fn assess(facts: &RpoFacts) -> Assessment {
     if let Some(error) = facts.not_at_rest.clone() {
         found.push((Health::Warning, Reason::NotAtRest { error }));
     }
-    if facts.paused {
-        found.push((Health::Warning, Reason::Paused));
+    if let Some(pause) = facts.paused.clone() {
+        found.push((Health::Warning, Reason::Paused(pause)));
+    } else if facts.stopped {
+        found.push((Health::Warning, Reason::Stopped));
     }
     if facts.damaged_points > 0 {
         found.push((Health::Critical, Reason::Damaged { points: facts.damaged_points }));
@@ -249,7 +277,8 @@ fn lag(facts: &RpoFacts, rpo: Option<Duration>) -> Option<(Health, Reason)> {
         None if facts.initial_copy => Some((Health::Warning, Reason::InitialCopy)),
         None => Some((Health::Critical, Reason::NoPoint)),
         Some(current) if current > objective => {
-            Some((Health::Critical, Reason::BeyondObjective { current, objective }))
+            let paused = facts.paused.is_some();
+            Some((Health::Critical, Reason::BeyondObjective { current, objective, paused }))
         }
         Some(current) if current > objective.mul_f64(0.8) => {
             Some((Health::Warning, Reason::NearObjective { current, objective }))
@@ -271,7 +300,8 @@ mod tests {
             latest: Some(second(996)),
             objective: Duration::from_secs(15),
             initial_copy: false,
-            paused: false,
+            paused: None,
+            stopped: false,
             covered: false,
             failures: 0,
             last_error: None,
@@ -279,6 +309,11 @@ mod tests {
             not_at_rest: None,
             damaged_points: 0,
         }
+    }
+
+    fn pause() -> Pause {
+        let since = UnixMicros::new(900_000_000);
+        Pause { since, by: "user/ada".to_owned(), why: "the link is full".to_owned() }
     }
 
     #[test]
@@ -307,7 +342,9 @@ mod tests {
                 Health::Warning,
             ),
             (RpoFacts { unprotected: vec!["vdb".parse().unwrap()], ..base.clone() }, Health::Warning),
-            (RpoFacts { paused: true, ..base.clone() }, Health::Warning),
+            (RpoFacts { paused: Some(pause()), ..base.clone() }, Health::Warning),
+            (RpoFacts { paused: Some(pause()), latest: at(980), ..base.clone() }, Health::Critical),
+            (RpoFacts { stopped: true, ..base.clone() }, Health::Warning),
             (RpoFacts { damaged_points: 1, ..base.clone() }, Health::Critical),
             (RpoFacts { heard: at(900), ..base.clone() }, Health::Unknown),
             (RpoFacts { heard: None, latest: at(980), ..base.clone() }, Health::Unknown),
@@ -324,15 +361,22 @@ mod tests {
 
     #[test]
     fn r_rep_9_reasons_say_what_to_do_and_the_worst_comes_first() {
-        let facts = RpoFacts { paused: true, damaged_points: 2, ..facts() };
+        let facts = RpoFacts { paused: Some(pause()), damaged_points: 2, ..facts() };
         let said = |f: &Finding| format!("{}. {}", f.reason, f.reason.remedy());
         let texts: Vec<_> = assess(&facts).findings.iter().map(said).collect();
         assert_eq!(
             texts,
             [
                 "2 recovery points are damaged and not offered. Resynchronise the item.",
-                "replication is paused. Resume replication when the reason for the pause is gone."
+                "replication is paused by user/ada: the link is full. \
+                 Resume replication when the reason for the pause is gone: understudy item resume ITEM."
             ]
         );
+        // The age goes on being judged, and says why it grows.
+        let late = RpoFacts { latest: Some(UnixMicros::new(900_000_000)), ..facts };
+        let worst = assess(&late).findings.remove(0).reason;
+        assert_eq!(worst.code(), "RPO_EXCEEDED");
+        assert!(worst.to_string().ends_with("because replication is paused"), "{worst}");
+        assert!(worst.remedy().contains("item resume"));
     }
 }

@@ -83,7 +83,8 @@ impl Agent {
         let keys = Keys::new(&config.state_dir);
         let sink = Sink::new(ledger.clone(), replica.clone());
         let scrubber = Scrubber::new(replica.clone(), sink.clone(), config.scrub);
-        let sources = Sources::new(hypervisor.clone(), ledger.clone(), keys, config.tls.clone());
+        let sources =
+            Sources::new(hypervisor.clone(), ledger.clone(), keys, config.tls.clone(), config.cycles);
         let keyring = Keyring::new(replica.clone(), hypervisor.clone());
         let origins = Origins {
             host,
@@ -107,7 +108,7 @@ impl Agent {
         };
         let bulk = Server::bind(bulk)
             .await?
-            .add_service(sink_service(Arc::new(sink)), BULK_RULES)
+            .add_service(sink_service(Arc::new(sink.clone())), BULK_RULES)
             .descriptors(FILE_DESCRIPTOR_SET);
         let tasks = Tasks::new(
             hypervisor.clone(),
@@ -115,6 +116,7 @@ impl Agent {
             ledger.clone(),
             sources.clone(),
             facts.clone(),
+            sink.clone(),
             scrubber.clone(),
             keyring,
         );

@@ -9,7 +9,7 @@ use understudy_rpc::TlsFiles;
 use understudy_service::ServiceConfig;
 use understudy_telemetry as telemetry;
 
-use crate::scrub::ScrubConfig;
+use crate::{scrub::ScrubConfig, source::CycleLimits};
 
 /// 1 MiB in a second; a terabyte takes twelve days.
 const SLOWEST_SCRUB: u64 = 1 << 20;
@@ -42,6 +42,9 @@ pub struct Config {
     /// How long cycles and transfers may go on after a shutdown was asked for.
     #[serde(default = "defaults::shutdown_grace_s")]
     pub shutdown_grace_s: u64,
+    /// How many items are replicated from here at once; the others wait for their turn.
+    #[serde(default)]
+    pub cycles: CycleLimits,
     /// How replicas are read again.
     #[serde(default)]
     pub scrub: ScrubConfig,
@@ -88,6 +91,7 @@ impl ServiceConfig for Config {
         if !self.job_tracker.starts_with("https://") {
             problems.push("job_tracker: write https://address:port".to_owned());
         }
+        problems.extend(self.cycles.problems());
         if self.scrub.rate_bytes_per_s < SLOWEST_SCRUB {
             problems.push(format!("scrub.rate_bytes_per_s: must be {SLOWEST_SCRUB} or more"));
         }

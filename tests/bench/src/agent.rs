@@ -192,6 +192,9 @@ impl Side {
             // No second cycle by itself.
             interval: Duration::from_secs(24 * 60 * 60),
             settings: ReplicationSettings { compression, ..ReplicationSettings::default() },
+            paused: false,
+            rpo_objective: None,
+            revision: String::new(),
             policy: None,
         };
         let begun = Instant::now();

@@ -3,8 +3,8 @@ use std::{process::ExitCode, time::Duration};
 use understudy_ids::{ItemName, PointSeq};
 use understudy_recovery_api::{
     RecoveryClient,
-    request::{ChangeDisks, ProtectMachine, ScrubItem, Unprotect},
-    view::{Alert, ProtectedItem, ReplicationHealth, RpoPercentiles, Scrub},
+    request::{ChangeDisks, ProtectMachine, ScrubItem, SetItemPolicy, Steer, Unprotect},
+    view::{Alert, Pause, ProtectedItem, ReplicationHealth, RpoPercentiles, Scrub},
 };
 use understudy_rpc::retry;
 
@@ -77,6 +77,21 @@ pub async fn run(connection: &ConnectionArgs, format: Format, verb: Item) -> any
                 request_id: request_id(),
             };
             let item = client.change_disks(request).await?;
+            output::print(format, &item, || details(&item))?;
+        }
+        Item::SetPolicy { item, policy } => {
+            let request = SetItemPolicy { item, policy, request_id: request_id() };
+            let item = client.set_item_policy(request).await?;
+            output::print(format, &item, || details(&item))?;
+        }
+        Item::Pause { item, reason } => {
+            let request = Steer { item, reason, request_id: request_id() };
+            let item = client.pause_replication(request).await?;
+            output::print(format, &item, || details(&item))?;
+        }
+        Item::Resume { item, reason } => {
+            let request = Steer { item, reason, request_id: request_id() };
+            let item = client.resume_replication(request).await?;
             output::print(format, &item, || details(&item))?;
         }
         Item::Health { item, watch: false } => {
@@ -237,12 +252,18 @@ fn details(item: &ProtectedItem) -> comfy_table::Table {
     ];
     facts.extend(health_facts(&item.health));
     facts.extend([
+        ("paused", item.pause.as_ref().map(pause).unwrap_or_default()),
         ("held by run", output::maybe(&item.run)),
         ("test run", output::maybe(&item.test_run)),
         ("last scrub", scrub(&item.scrub)),
         ("allowed now", item.allowed_actions.join(", ")),
     ]);
     output::facts(&facts)
+}
+
+fn pause(Pause { since, by, reason }: &Pause) -> String {
+    let since = format!("since {} by {by}", output::time(*since));
+    if reason.is_empty() { since } else { format!("{since}: {reason}") }
 }
 
 fn scrub(scrub: &Scrub) -> String {

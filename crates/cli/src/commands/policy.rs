@@ -1,9 +1,9 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use understudy_recovery_api::{
     RecoveryClient,
-    request::{CreatePolicy, PolicySettings},
+    request::{CreatePolicy, PolicySettings, UpdatePolicy},
     view::Policy as View,
 };
 use understudy_replication::{AppConsistency, Bandwidth, ReplicationSettings, Tier};
@@ -11,7 +11,7 @@ use understudy_sealing::Recipient;
 
 use super::{all, request_id};
 use crate::{
-    args::{Policy, ReplicationArgs},
+    args::{Policy, PolicyChanges, ReplicationArgs},
     output::{self, Format},
 };
 
@@ -40,6 +40,10 @@ pub async fn run(client: &RecoveryClient, format: Format, verb: Policy) -> anyho
             };
             client.create_policy(CreatePolicy { policy, settings, request_id: request_id() }).await?
         }
+        Policy::Update { policy, changes } => {
+            let settings = changed(client.get_policy(&policy).await?.settings, *changes)?;
+            client.update_policy(UpdatePolicy { policy, settings, request_id: request_id() }).await?
+        }
         Policy::Show { policy } => client.get_policy(&policy).await?,
         Policy::List => {
             let policies = all(usize::MAX, |page| client.list_policies(page)).await?;
@@ -65,8 +69,72 @@ fn settings(args: ReplicationArgs) -> anyhow::Result<ReplicationSettings> {
         windows: bandwidth_window,
         utc_offset_minutes: bandwidth_utc_offset,
     };
-    let encrypt_for = encrypt_for.iter().map(|file| certificate(file)).collect::<anyhow::Result<_>>()?;
+    let encrypt_for = certificates(&encrypt_for)?;
     Ok(ReplicationSettings { compression, app_consistency, bandwidth, encrypt_for })
+}
+
+/// The settings with what is named otherwise.
+fn changed(before: PolicySettings, changes: PolicyChanges) -> anyhow::Result<PolicySettings> {
+    let PolicyChanges {
+        interval,
+        rpo,
+        keep,
+        keep_age,
+        keep_tier,
+        no_keep_tier,
+        shutdown_grace,
+        power_off,
+        compression,
+        app_consistent_every,
+        no_app_consistency,
+        freeze_limit,
+        bandwidth,
+        bandwidth_window,
+        no_bandwidth_window,
+        bandwidth_utc_offset,
+        encrypt_for,
+        no_encryption,
+    } = changes;
+    let old = before.replication;
+    let every = app_consistent_every.or(old.app_consistency.map(|app| app.every));
+    let app_consistency = every.filter(|_| !no_app_consistency).map(|every| AppConsistency {
+        every,
+        freeze_limit: freeze_limit
+            .or(old.app_consistency.map(|app| app.freeze_limit))
+            .unwrap_or(AppConsistency::FREEZE_LIMIT),
+    });
+    if freeze_limit.is_some() && app_consistency.is_none() {
+        anyhow::bail!("the policy has no app-consistent points; say how often: --app-consistent-every 1h");
+    }
+    let bandwidth = Bandwidth {
+        otherwise: bandwidth.unwrap_or(old.bandwidth.otherwise),
+        windows: replaced(old.bandwidth.windows, bandwidth_window, no_bandwidth_window),
+        utc_offset_minutes: bandwidth_utc_offset.unwrap_or(old.bandwidth.utc_offset_minutes),
+    };
+    Ok(PolicySettings {
+        interval: interval.unwrap_or(before.interval),
+        rpo_objective: rpo.unwrap_or(before.rpo_objective),
+        keep_count: keep.unwrap_or(before.keep_count),
+        keep_age: keep_age.unwrap_or(before.keep_age),
+        keep_tiers: replaced(before.keep_tiers, keep_tier, no_keep_tier),
+        shutdown_grace: shutdown_grace.unwrap_or(before.shutdown_grace),
+        power_off_after_grace: power_off.unwrap_or(before.power_off_after_grace),
+        replication: ReplicationSettings {
+            compression: compression.unwrap_or(old.compression),
+            app_consistency,
+            bandwidth,
+            encrypt_for: replaced(old.encrypt_for, certificates(&encrypt_for)?, no_encryption),
+        },
+    })
+}
+
+/// The new list where there is one, none where none is wanted, and otherwise what there was.
+fn replaced<T>(before: Vec<T>, given: Vec<T>, none: bool) -> Vec<T> {
+    if given.is_empty() && !none { before } else { given }
+}
+
+fn certificates(files: &[PathBuf]) -> anyhow::Result<Vec<String>> {
+    files.iter().map(|file| certificate(file)).collect()
 }
 
 fn certificate(file: &Path) -> anyhow::Result<String> {

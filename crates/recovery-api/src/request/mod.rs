@@ -4,7 +4,10 @@ mod protection;
 mod run;
 mod site;
 
-pub use protection::{ChangeDisks, CreatePolicy, PolicySettings, ProtectMachine, ScrubItem, Unprotect};
+pub use protection::{
+    ChangeDisks, CreatePolicy, PolicySettings, ProtectMachine, ScrubItem, SetItemPolicy, Steer, Unprotect,
+    UpdatePolicy,
+};
 pub(crate) use protection::{policy_to_wire, settings};
 pub use run::{CompleteTest, RunSpec, RunVerb, StartRun};
 pub use site::{CreateHost, CreateSite};

@@ -21,6 +21,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const SECOND: Duration = Duration::from_secs(1);
 /// The most disks that a request may exclude.
 const MAX_DISKS: usize = 256;
+/// The longest reason that a caller may give, in bytes.
+const MAX_REASON: usize = 500;
 
 /// How items are replicated and shut down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -79,6 +81,39 @@ impl CreatePolicy {
             policy: Some(policy_to_wire(&settings)),
             request_id: request_id.to_string(),
         }
+    }
+}
+
+/// Replaces the settings of a policy; its items follow (R-REP-8).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpdatePolicy {
+    pub policy: PolicyName,
+    pub settings: PolicySettings,
+    pub request_id: RequestId,
+}
+
+impl UpdatePolicy {
+    /// # Errors
+    /// With every field that is missing, malformed or out of its range.
+    pub fn from_wire(wire: v1::UpdatePolicyRequest) -> Result<Self, Invalid> {
+        let v1::UpdatePolicyRequest { policy, request_id } = wire;
+        let mut checks = Checks::default();
+        let (name, settings) = match policy {
+            Some(policy) => (checks.resource("policy.name", &policy.name), settings(&mut checks, policy)),
+            None => {
+                checks.refuse("policy", "is not set");
+                (None, None)
+            }
+        };
+        let request_id = checks.request_id(&request_id);
+        let whole = (|| Some(Self { policy: name?, settings: settings?, request_id: request_id? }))();
+        checks.finish(whole)
+    }
+
+    pub fn into_wire(self) -> v1::UpdatePolicyRequest {
+        let Self { policy, settings, request_id } = self;
+        let policy = v1::Policy { name: policy.to_resource(), ..policy_to_wire(&settings) };
+        v1::UpdatePolicyRequest { policy: Some(policy), request_id: request_id.to_string() }
     }
 }
 
@@ -253,6 +288,59 @@ fn disks(checks: &mut Checks, field: &str, names: &[String]) -> BTreeSet<DiskNam
     named.filter_map(|(index, name)| checks.parse(format_args!("{field}[{index}]"), name)).collect()
 }
 
+/// The item follows another policy from now on (R-REP-8).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetItemPolicy {
+    pub item: ItemName,
+    pub policy: PolicyName,
+    pub request_id: RequestId,
+}
+
+impl SetItemPolicy {
+    /// # Errors
+    /// With every field that is missing or malformed.
+    pub fn from_wire(wire: v1::SetItemPolicyRequest) -> Result<Self, Invalid> {
+        let v1::SetItemPolicyRequest { name, policy, request_id } = wire;
+        let mut checks = Checks::default();
+        let item = checks.resource("name", &name);
+        let policy = checks.resource("policy", &policy);
+        let request_id = checks.request_id(&request_id);
+        let whole = (|| Some(Self { item: item?, policy: policy?, request_id: request_id? }))();
+        checks.finish(whole)
+    }
+
+    pub fn into_wire(self) -> v1::SetItemPolicyRequest {
+        let Self { item, policy, request_id } = self;
+        v1::SetItemPolicyRequest {
+            name: item.to_resource(),
+            policy: policy.to_resource(),
+            request_id: request_id.to_string(),
+        }
+    }
+}
+
+/// Pauses or resumes replication of an item (R-REP-8).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Steer {
+    pub item: ItemName,
+    /// In the caller's words; may be empty.
+    pub reason: String,
+    pub request_id: RequestId,
+}
+
+impl Steer {
+    /// # Errors
+    /// With every field that is missing or malformed.
+    pub fn from_wire(name: &str, reason: String, request_id: &str) -> Result<Self, Invalid> {
+        let mut checks = Checks::default();
+        let item = checks.resource("name", name);
+        let reason = checks.text("reason", reason, MAX_REASON);
+        let request_id = checks.request_id(request_id);
+        let whole = (|| Some(Self { item: item?, reason: reason?, request_id: request_id? }))();
+        checks.finish(whole)
+    }
+}
+
 /// Turns replication of an item off.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unprotect {
@@ -350,6 +438,25 @@ mod tests {
     fn policies_go_out_and_come_in_alike() {
         let policy = create(policy());
         assert_eq!(CreatePolicy::from_wire(policy.clone().into_wire()), Ok(policy));
+    }
+
+    #[test]
+    fn changed_policies_go_out_and_come_in_alike_and_are_checked_like_new_ones() {
+        let update = |settings| UpdatePolicy {
+            policy: "gold".parse().unwrap(),
+            settings,
+            request_id: "r".parse().unwrap(),
+        };
+        let policy = update(policy());
+        assert_eq!(UpdatePolicy::from_wire(policy.clone().into_wire()), Ok(policy));
+        let bad =
+            update(PolicySettings { keep_count: 0, keep_age: Duration::ZERO, ..super::tests::policy() });
+        let Invalid(problems) = UpdatePolicy::from_wire(bad.into_wire()).unwrap_err();
+        let fields: Vec<_> = problems.iter().map(|p| p.subject.as_str()).collect();
+        assert_eq!(fields, ["policy.keep_count", "policy.keep_age"]);
+        let Invalid(problems) = UpdatePolicy::from_wire(Default::default()).unwrap_err();
+        let fields: Vec<_> = problems.iter().map(|p| p.subject.as_str()).collect();
+        assert_eq!(fields, ["policy", "request_id"]);
     }
 
     #[test]

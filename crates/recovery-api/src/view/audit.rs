@@ -23,11 +23,13 @@ pub struct AuditRecord {
     pub decision: Decision,
     /// "ok", or the reason of the error.
     pub result: String,
+    /// The reason that the caller gave, of calls that take one.
+    pub why: String,
 }
 
 impl AuditRecord {
     pub fn into_wire(self) -> v1::AuditRecord {
-        let Self { time, who, what, target, decision, result } = self;
+        let Self { time, who, what, target, decision, result, why } = self;
         v1::AuditRecord {
             time: Some(time_to_wire(time)),
             who,
@@ -35,17 +37,18 @@ impl AuditRecord {
             target,
             decision: decision.as_str().to_owned(),
             result,
+            why,
         }
     }
 
     /// # Errors
     /// When time or decision cannot be understood.
     pub fn from_wire(wire: v1::AuditRecord) -> Result<Self, Invalid> {
-        let v1::AuditRecord { time, who, what, target, decision, result } = wire;
+        let v1::AuditRecord { time, who, what, target, decision, result, why } = wire;
         let mut checks = Checks::default();
         let time = checks.time("time", time);
         let decision = checks.word("decision", Decision::parse(&decision));
-        let whole = (|| Some(Self { time: time?, who, what, target, decision: decision?, result }))();
+        let whole = (|| Some(Self { time: time?, who, what, target, decision: decision?, result, why }))();
         checks.finish(whole)
     }
 }

@@ -10,7 +10,7 @@ mod site;
 
 pub use audit::AuditRecord;
 pub use protection::{
-    Alert, Policy, ProtectedItem, Protection, RecoveryPoint, ReplicationHealth, RpoPercentiles, Scrub,
+    Alert, Pause, Policy, ProtectedItem, Protection, RecoveryPoint, ReplicationHealth, RpoPercentiles, Scrub,
 };
 pub use run::{
     DiskComparison, ItemOutcome, PlannedConnection, PlannedItem, PlannedStep, Run, RunPreview, RunStep,

@@ -64,7 +64,7 @@ pub struct ReplicationHealth {
     pub rpo: Option<Duration>,
     #[serde(serialize_with = "encode::maybe_seconds")]
     pub rpo_objective: Option<Duration>,
-    /// "initial", "steady", "resync", "error", "stopped"; empty when nothing is known.
+    /// "initial", "steady", "resync", "error", "stopped", "paused", "queued"; empty when nothing is known.
     pub activity: String,
     pub sent_bytes: u64,
     pub total_bytes: u64,
@@ -289,6 +289,29 @@ pub struct ProtectedItem {
     #[serde(serialize_with = "encode::when")]
     pub create_time: UnixMicros,
     pub scrub: Scrub,
+    /// While replication is paused.
+    pub pause: Option<Pause>,
+}
+
+/// Who paused replication of an item, when and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Pause {
+    #[serde(serialize_with = "encode::when")]
+    pub since: UnixMicros,
+    pub by: String,
+    pub reason: String,
+}
+
+impl Pause {
+    fn into_wire(self) -> v1::Pause {
+        let Self { since, by, reason } = self;
+        v1::Pause { since: Some(time_to_wire(since)), by, reason }
+    }
+
+    fn from_wire(checks: &mut Checks, wire: v1::Pause) -> Option<Self> {
+        let v1::Pause { since, by, reason } = wire;
+        Some(Self { since: checks.time("pause.since", since)?, by, reason })
+    }
 }
 
 /// How the replica was read again and compared with its digests (R-REP-5).
@@ -341,6 +364,7 @@ impl ProtectedItem {
             latest_point,
             create_time,
             scrub,
+            pause,
         } = self;
         v1::ProtectedItem {
             name: name.to_resource(),
@@ -359,6 +383,7 @@ impl ProtectedItem {
             latest_point: latest_point.map_or(0, PointSeq::get),
             create_time: Some(time_to_wire(create_time)),
             scrub: Some(scrub.into_wire()),
+            pause: pause.map(Pause::into_wire),
         }
     }
 
@@ -382,6 +407,7 @@ impl ProtectedItem {
             latest_point,
             create_time,
             scrub,
+            pause,
         } = wire;
         let mut checks = Checks::default();
         let name = checks.resource("name", &name);
@@ -398,6 +424,7 @@ impl ProtectedItem {
         let health = checks.word("health", health).and_then(|h| ReplicationHealth::from_wire(&mut checks, h));
         let create_time = checks.time("create_time", create_time);
         let scrub = scrub.map(|s| Scrub::from_wire(&mut checks, s)).unwrap_or_default();
+        let pause = pause.and_then(|p| Pause::from_wire(&mut checks, p));
         let whole = (|| {
             Some(Self {
                 name: name?,
@@ -416,6 +443,7 @@ impl ProtectedItem {
                 latest_point: Some(latest_point).filter(|p| *p > 0).map(PointSeq::new),
                 create_time: create_time?,
                 scrub,
+                pause,
             })
         })();
         checks.finish(whole)

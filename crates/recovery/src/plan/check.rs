@@ -163,6 +163,7 @@ impl<'a> ItemCheck<'a> {
         found.extend(self.direction());
         found.extend(self.points());
         found.extend(self.key());
+        found.extend(self.pause());
         found.extend(self.primary_down());
         found.extend(self.machine_state());
         found.extend(self.disks());
@@ -339,6 +340,15 @@ impl<'a> ItemCheck<'a> {
             None => "Choose no point for the latest whole one.".to_owned(),
         };
         Some(self.problem("POINT_DAMAGED", message, remedy))
+    }
+
+    /// The last delta of an item that sends nothing would not come. Whoever fails over without it says so with an unplanned failover.
+    fn pause(&self) -> Option<Problem> {
+        if !self.item.paused || !self.is(&[Operation::PlannedFailover]) {
+            return None;
+        }
+        let remedy = format!("Resume it first: understudy item resume {}.", self.item.name);
+        Some(self.problem("REPLICATION_PAUSED", "replication of the item is paused", remedy))
     }
 
     /// Nobody may take silence for *off* (invariant 16): either it is known, or a person says so on record.

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     action::{
         Action, AgentWork, DiskSize, Internal, MachineRef, NetworkRef, NetworkWork, OperatorWait,
-        ReservedNic, ReservedTestNetwork, StartReplication,
+        ReservedNic, ReservedTestNetwork,
     },
     item::{ItemState, Verb},
 };
@@ -142,16 +142,11 @@ impl<'a> Subject<'a> {
         AgentWork::PrepareReplica { disks, retention: self.view.policy.retention.clone() }
     }
 
+    /// A run that starts replication is a beginning: it is never paused from before.
     pub fn start_replication(&self, peer: &HostName, peer_endpoint: &str) -> AgentWork {
-        AgentWork::StartReplication(Box::new(StartReplication {
-            machine: self.view.machine.name.clone(),
-            disks: self.view.disks.clone(),
-            peer_host: peer.clone(),
-            peer_endpoint: peer_endpoint.to_owned(),
-            interval: self.view.policy.interval,
-            settings: self.view.policy.settings.clone(),
-            policy: Some(self.view.policy.name.clone()),
-        }))
+        let ItemView { machine, disks, policy, .. } = self.view;
+        let assignment = policy.assignment(&machine.name, disks, peer, peer_endpoint, false);
+        AgentWork::StartReplication(Box::new(assignment))
     }
 
     pub fn await_first_point(&self, standby: &HostName, generation: Generation, phase: Phase) -> Step {

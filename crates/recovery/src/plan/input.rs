@@ -13,7 +13,7 @@ use understudy_ids::{
 };
 use understudy_replication::{ReplicationSettings, RetentionPolicy};
 
-use crate::{conflict::OpenRun, direction::SiteKind, item::ItemState};
+use crate::{action::StartReplication, conflict::OpenRun, direction::SiteKind, item::ItemState};
 
 /// Everything that matters to one plan, as of `now`.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +41,8 @@ pub struct ItemView {
     pub disks: Vec<DiskName>,
     pub policy: PolicyView,
     pub state: ItemState,
+    /// Replication is paused.
+    pub paused: bool,
     pub generation: Generation,
     /// Whole points at either side.
     pub points: Vec<PointView>,
@@ -87,10 +89,35 @@ pub struct NicView {
 pub struct PolicyView {
     pub name: PolicyName,
     pub interval: Duration,
+    pub rpo_objective: Duration,
     pub settings: ReplicationSettings,
     pub retention: RetentionPolicy,
     pub shutdown_grace: Duration,
     pub power_off_after_grace: bool,
+}
+
+impl PolicyView {
+    /// What the side of `machine` is to follow: the same for the run that begins replication and for whoever looks after it.
+    pub fn assignment(
+        &self,
+        machine: &MachineName,
+        disks: &[DiskName],
+        peer_host: &HostName,
+        peer_endpoint: &str,
+        paused: bool,
+    ) -> StartReplication {
+        StartReplication {
+            machine: machine.clone(),
+            disks: disks.to_vec(),
+            peer_host: peer_host.clone(),
+            peer_endpoint: peer_endpoint.to_owned(),
+            interval: self.interval,
+            settings: self.settings.clone(),
+            policy: Some(self.name.clone()),
+            paused,
+            rpo_objective: Some(self.rpo_objective),
+        }
+    }
 }
 
 /// A point that is whole and was verified on arrival.

@@ -1,11 +1,12 @@
 //! What reconciliation asks for, and what it leaves alone.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
+use crate::world::{RUN, alpha, bravo, input, item};
 use understudy_ids::{Generation, RunId};
 use understudy_recovery::{
     Operation,
-    action::{Action, AgentWork, test_network_name},
+    action::{Action, AgentWork, DiskSize, StartReplication, test_network_name},
     conflict::OpenRun,
     item::ItemState,
     plan::Power,
@@ -13,9 +14,6 @@ use understudy_recovery::{
         Correction, CorrectionKind, HostFacts, ItemFact, ItemRecord, MachineFact, Role, corrections,
     },
 };
-use understudy_replication::{Compression, ReplicationSettings};
-
-use crate::world::{RUN, alpha, bravo, item};
 
 /// web1 after an unplanned failover to bravo, and both hosts in order.
 struct Scene {
@@ -32,6 +30,8 @@ fn scene() -> Scene {
         role,
         replicating,
         disks: Vec::new(),
+        revision: None,
+        retention: None,
         latest_point: None,
     };
     let facts = |host, machines, fact| HostFacts {
@@ -58,9 +58,9 @@ fn scene() -> Scene {
             standby_host: alpha(),
             machine: "web1".parse().unwrap(),
             disks: vec!["vda".parse().unwrap()],
-            policy: "gold".parse().unwrap(),
-            interval: Duration::from_secs(5),
-            settings: ReplicationSettings { compression: Compression::Off, ..ReplicationSettings::default() },
+            sizes: vec![DiskSize { name: "vda".parse().unwrap(), size_bytes: 1 << 30 }],
+            policy: input(Operation::Protect).items[0].policy.clone(),
+            paused: false,
             peer_endpoint: "https://10.0.0.1:7443".to_owned(),
         },
         alpha: facts(alpha(), Vec::new(), fact(Role::Target, false)),
@@ -241,5 +241,72 @@ fn replication_that_its_source_forgot_is_assigned_again() {
     assert_eq!(scene.kinds(), []);
     scene.open.clear();
     scene.record.state = ItemState::NotProtected;
+    assert_eq!(scene.kinds(), []);
+}
+
+/// R-REP-8: what the source follows is compared by its revision; a changed policy or a pause is told to it, once for each change.
+#[test]
+fn a_source_that_follows_something_else_is_told_what_to_follow() {
+    let asked = |scene: &Scene| -> Option<(String, StartReplication)> {
+        let found = scene.corrections().pop()?;
+        let Action::Agent { work: AgentWork::StartReplication(asked), .. } = found.action else {
+            panic!("{:?}", found.kind)
+        };
+        Some((found.key, *asked))
+    };
+    let mut scene = scene();
+    scene.bravo.items[0].revision = Some(String::new());
+    let (_, first) = asked(&scene).unwrap();
+    scene.bravo.items[0].revision = Some(first.revision());
+    assert_eq!(asked(&scene), None);
+    let mut keys = Vec::new();
+    let mut told = |scene: &mut Scene, change: &dyn Fn(&mut ItemRecord)| {
+        change(&mut scene.record);
+        let (key, asked) = asked(scene).unwrap();
+        scene.bravo.items[0].revision = Some(asked.revision());
+        assert_eq!(scene.kinds(), []);
+        keys.push(key);
+        asked
+    };
+    let interval = told(&mut scene, &|record| record.policy.interval *= 2);
+    assert_eq!(interval.interval, first.interval * 2);
+    let objective = told(&mut scene, &|record| record.policy.rpo_objective *= 2);
+    assert_eq!(objective.rpo_objective, first.rpo_objective.map(|o| o * 2));
+    told(&mut scene, &|record| record.policy.settings = Default::default());
+    told(&mut scene, &|record| record.policy.name = "silver".parse().unwrap());
+    assert!(told(&mut scene, &|record| record.paused = true).paused);
+    assert!(!told(&mut scene, &|record| record.paused = false).paused);
+    keys.sort();
+    // Back to what was before the pause.
+    keys.dedup();
+    assert_eq!(keys.len(), 5, "{keys:?}");
+    // Only what the order of the disks is named in differs.
+    scene.record.disks = vec!["vdb".parse().unwrap(), "vda".parse().unwrap()];
+    let (_, two) = asked(&scene).unwrap();
+    scene.record.disks.reverse();
+    assert_eq!(asked(&scene).unwrap().1.revision(), two.revision());
+}
+
+/// R-REP-4: retention works at the target, and only there it is told.
+#[test]
+fn a_target_that_keeps_points_otherwise_is_told_how_to_keep_them() {
+    let mut scene = scene();
+    let old = scene.record.policy.retention.clone();
+    scene.alpha.items[0].retention = Some(old.clone());
+    assert_eq!(scene.kinds(), []);
+    scene.record.policy.retention.keep_count = Some(2);
+    let found = scene.corrections();
+    assert_eq!((found[0].kind, &found[0].host), (CorrectionKind::KeepPoints, &alpha()));
+    let Action::Agent { work: AgentWork::PrepareReplica { disks, retention }, .. } = &found[0].action else {
+        panic!("{found:?}")
+    };
+    assert_eq!((disks, retention), (&scene.record.sizes, &scene.record.policy.retention));
+    scene.open(Operation::ReverseReplicate);
+    assert_eq!(scene.kinds(), [], "the run tells it");
+    scene.open(Operation::TestFailover);
+    assert_eq!(scene.kinds(), [CorrectionKind::KeepPoints]);
+    scene.alpha.items[0].retention = None;
+    assert_eq!(scene.kinds(), [], "an agent that does not say is left alone");
+    scene.alpha.items[0].retention = Some(scene.record.policy.retention.clone());
     assert_eq!(scene.kinds(), []);
 }

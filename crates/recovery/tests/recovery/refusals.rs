@@ -334,3 +334,14 @@ fn r_rep_5_damaged_points_are_refused_and_the_latest_whole_one_is_the_default() 
         assert_refused(operation, "POINT_DAMAGED", |_, input| damage(input, &[19, 20]));
     }
 }
+
+/// R-REP-8: a paused item has no last delta; a test uses a point that is there, and an unplanned failover does without one.
+#[test]
+fn a_planned_failover_of_a_paused_item() {
+    assert_refused(Operation::PlannedFailover, "REPLICATION_PAUSED", |_, input| input.items[0].paused = true);
+    for operation in [Operation::TestFailover, Operation::UnplannedFailover, Operation::Unprotect] {
+        let mut input = input(operation);
+        input.items.iter_mut().for_each(|item| item.paused = true);
+        assert!(plan(&spec(operation), &input).is_ok(), "{operation}");
+    }
+}

@@ -102,6 +102,7 @@ fn view(name: &str, disks: &[&str], last_octet: u8) -> ItemView {
         policy: PolicyView {
             name: "gold".parse().unwrap(),
             interval: Duration::from_secs(5),
+            rpo_objective: Duration::from_secs(15),
             settings: ReplicationSettings { compression: Compression::Off, ..ReplicationSettings::default() },
             retention: RetentionPolicy {
                 keep_count: Some(24),
@@ -112,6 +113,7 @@ fn view(name: &str, disks: &[&str], last_octet: u8) -> ItemView {
             power_off_after_grace: true,
         },
         state: ItemState::Protected,
+        paused: false,
         generation: Generation::FIRST,
         points: vec![point(19), point(20)],
         highest_point: Some(PointSeq::new(21)),

@@ -12,7 +12,7 @@ use understudy_ids::{
     Consistency, DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq,
     Problem, RunId, UnixMicros, Uuid,
 };
-use understudy_replication::{BlockDigest, history::Percentiles};
+use understudy_replication::{BlockDigest, RetentionPolicy, history::Percentiles};
 
 /// One host as its agent sees it at `time`.
 #[derive(Debug, Clone, PartialEq)]
@@ -98,6 +98,8 @@ pub struct ItemFacts {
     pub points: Vec<RecoveryPoint>,
     /// As target: how its replica was read again (R-REP-5).
     pub scrub: ScrubFacts,
+    /// As target: how points are kept; `None` from versions that do not say.
+    pub retention: Option<RetentionPolicy>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -150,6 +152,10 @@ pub enum ReplicationState {
     /// The last cycle failed; it goes on trying.
     Error,
     Stopped,
+    /// Sends nothing, as it was asked to, and tracks what is written.
+    Paused,
+    /// A cycle is due and waits for its turn.
+    Queued,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -184,4 +190,6 @@ pub struct ReplicationFacts {
     pub last_day: Option<Percentiles>,
     /// The disks that are replicated.
     pub disks: Vec<DiskName>,
+    /// Of the assignment that is followed, empty where it was given none; `None` from versions that do not say.
+    pub revision: Option<String>,
 }

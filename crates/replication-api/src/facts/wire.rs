@@ -14,11 +14,12 @@ use super::{
     ReplicationState, ScrubFacts,
 };
 use crate::{
-    MAX_DISKS, MAX_NICS,
+    MAX_DISKS, MAX_NICS, MAX_REVISION,
     field::{
         Invalid, digest, host, host_to_wire, list, names, parse, parse_optional, span, span_optional, text,
         time, time_optional,
     },
+    task::{retention_of, retention_to_wire},
     v1,
 };
 
@@ -134,7 +135,7 @@ impl TryFrom<v1::ItemFacts> for ItemFacts {
                 return Err(Invalid::new("role", "is not a role that this version knows"));
             }
         };
-        let v1::ItemFacts { item, generation, role: _, replication, points, scrub } = wire;
+        let v1::ItemFacts { item, generation, role: _, replication, points, scrub, retention } = wire;
         Ok(Self {
             item: parse("item", &item)?,
             generation: Generation::new(generation),
@@ -145,6 +146,7 @@ impl TryFrom<v1::ItemFacts> for ItemFacts {
             points: list("points", points, MAX_POINTS, RecoveryPoint::try_from)?,
             // An agent that does not tell has not scrubbed.
             scrub: scrub.map(ScrubFacts::try_from).transpose()?.unwrap_or_default(),
+            retention: retention.map(|r| retention_of(r).map_err(|e| e.within("retention"))).transpose()?,
         })
     }
 }
@@ -216,6 +218,8 @@ impl TryFrom<v1::ReplicationFacts> for ReplicationFacts {
             v1::ReplicationState::Resync => ReplicationState::Resync,
             v1::ReplicationState::Error => ReplicationState::Error,
             v1::ReplicationState::Stopped => ReplicationState::Stopped,
+            v1::ReplicationState::Paused => ReplicationState::Paused,
+            v1::ReplicationState::Queued => ReplicationState::Queued,
             v1::ReplicationState::Unspecified => {
                 return Err(Invalid::new("state", "is not a state that this version knows"));
             }
@@ -240,6 +244,7 @@ impl TryFrom<v1::ReplicationFacts> for ReplicationFacts {
             last_hour,
             last_day,
             disks,
+            revision,
         } = wire;
         Ok(Self {
             state,
@@ -261,6 +266,7 @@ impl TryFrom<v1::ReplicationFacts> for ReplicationFacts {
             last_hour: last_hour.map(|p| percentiles(p).map_err(|e| e.within("last_hour"))).transpose()?,
             last_day: last_day.map(|p| percentiles(p).map_err(|e| e.within("last_day"))).transpose()?,
             disks: names("disks", &disks, MAX_DISKS)?,
+            revision: revision.map(|r| text("revision", r, MAX_REVISION)).transpose()?,
         })
     }
 }
@@ -362,7 +368,7 @@ impl From<Machine> for v1::Machine {
 
 impl From<ItemFacts> for v1::ItemFacts {
     fn from(facts: ItemFacts) -> Self {
-        let ItemFacts { item, generation, role, replication, points, scrub } = facts;
+        let ItemFacts { item, generation, role, replication, points, scrub, retention } = facts;
         let role = match role {
             ItemRole::Source => v1::ItemRole::Source,
             ItemRole::Target => v1::ItemRole::Target,
@@ -375,6 +381,7 @@ impl From<ItemFacts> for v1::ItemFacts {
             replication: replication.map(Into::into),
             points: points.into_iter().map(Into::into).collect(),
             scrub: Some(scrub.into()),
+            retention: retention.as_ref().map(retention_to_wire),
         }
     }
 }
@@ -453,6 +460,7 @@ impl From<ReplicationFacts> for v1::ReplicationFacts {
             last_hour,
             last_day,
             disks,
+            revision,
         } = facts;
         let state = match state {
             ReplicationState::Initial => v1::ReplicationState::Initial,
@@ -460,6 +468,8 @@ impl From<ReplicationFacts> for v1::ReplicationFacts {
             ReplicationState::Resync => v1::ReplicationState::Resync,
             ReplicationState::Error => v1::ReplicationState::Error,
             ReplicationState::Stopped => v1::ReplicationState::Stopped,
+            ReplicationState::Paused => v1::ReplicationState::Paused,
+            ReplicationState::Queued => v1::ReplicationState::Queued,
         };
         Self {
             state: state.into(),
@@ -481,6 +491,7 @@ impl From<ReplicationFacts> for v1::ReplicationFacts {
             last_hour: last_hour.map(percentiles_to_wire),
             last_day: last_day.map(percentiles_to_wire),
             disks: disks.iter().map(ToString::to_string).collect(),
+            revision,
         }
     }
 }
@@ -490,7 +501,7 @@ mod tests {
     use std::time::Duration;
 
     use understudy_ids::{Consistency, Problem, UnixMicros, Uuid};
-    use understudy_replication::BlockDigest;
+    use understudy_replication::{BlockDigest, RetentionPolicy};
 
     use super::*;
 
@@ -555,6 +566,7 @@ mod tests {
                     }),
                     last_day: None,
                     disks: vec!["vda".parse().unwrap()],
+                    revision: Some(String::new()),
                 }),
                 points: vec![RecoveryPoint {
                     seq: PointSeq::new(1),
@@ -576,6 +588,7 @@ mod tests {
                     unlocked_until: Some(time),
                 }],
                 scrub: ScrubFacts { last_end: Some(time), checked_blocks: 9, under_way_since: Some(time) },
+                retention: Some(RetentionPolicy { keep_count: Some(3), ..RetentionPolicy::default() }),
             }],
             test_networks: Vec::new(),
             boot_id: "b".to_owned(),

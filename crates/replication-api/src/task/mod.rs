@@ -11,6 +11,8 @@
 mod tests;
 mod wire;
 
+pub(crate) use wire::{retention_of, retention_to_wire};
+
 use std::{
     net::{IpAddr, Ipv4Addr},
     time::Duration,
@@ -160,6 +162,12 @@ pub struct StartReplication {
     pub settings: ReplicationSettings,
     /// Which policy it follows; its items share what may be sent.
     pub policy: Option<PolicyName>,
+    /// Nothing is sent until this is taken back.
+    pub paused: bool,
+    /// How old the latest point may become; `None`: three intervals.
+    pub rpo_objective: Option<Duration>,
+    /// Names this assignment for whoever gave it.
+    pub revision: String,
 }
 
 /// An address that the test network's DHCP gives to one Ethernet address.

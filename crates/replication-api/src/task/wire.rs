@@ -13,7 +13,7 @@ use understudy_types_api::{
 
 use super::{Action, AgentTask, DhcpReservation, DiskSize, StartReplication};
 use crate::{
-    MAX_DISKS, MAX_NICS,
+    MAX_DISKS, MAX_NICS, MAX_REVISION,
     field::{
         Invalid, host, host_to_wire, list, names, parse, parse_optional, required, span, span_optional, text,
         uuid,
@@ -133,7 +133,8 @@ fn prepare_replica(wire: v1::PrepareReplica) -> Result<Action, Invalid> {
     Ok(Action::PrepareReplica { disks, retention })
 }
 
-fn retention_of(wire: v1::Retention) -> Result<RetentionPolicy, Invalid> {
+/// A policy of what is kept, within its bounds.
+pub(crate) fn retention_of(wire: v1::Retention) -> Result<RetentionPolicy, Invalid> {
     let v1::Retention { keep_count, keep_age, keep_tiers } = wire;
     let keep_age = span_optional("keep_age", keep_age)?.filter(|age| !age.is_zero());
     let tiers = tiers_from_wire(&keep_tiers).map_err(|bad| of_settings("keep_tiers", &bad))?;
@@ -143,6 +144,15 @@ fn retention_of(wire: v1::Retention) -> Result<RetentionPolicy, Invalid> {
     if bad.is_empty() { Ok(retention) } else { Err(of_settings("policy", &bad)) }
 }
 
+pub(crate) fn retention_to_wire(retention: &RetentionPolicy) -> v1::Retention {
+    let RetentionPolicy { keep_count, keep_age, tiers } = retention;
+    v1::Retention {
+        keep_count: keep_count.unwrap_or(0),
+        keep_age: keep_age.map(duration_to_wire),
+        keep_tiers: tiers_to_wire(tiers),
+    }
+}
+
 /// All of them in one sentence.
 fn of_settings(field: &str, bad: &[BadSetting]) -> Invalid {
     let all: Vec<_> = bad.iter().map(ToString::to_string).collect();
@@ -150,7 +160,18 @@ fn of_settings(field: &str, bad: &[BadSetting]) -> Invalid {
 }
 
 fn start_replication(wire: v1::StartReplication) -> Result<Action, Invalid> {
-    let v1::StartReplication { machine, disks, peer_host, peer_endpoint, interval, settings, policy } = wire;
+    let v1::StartReplication {
+        machine,
+        disks,
+        peer_host,
+        peer_endpoint,
+        interval,
+        settings,
+        policy,
+        paused,
+        rpo_objective,
+        revision,
+    } = wire;
     let interval = span("interval", interval)?;
     if !INTERVALS.contains(&interval) {
         return Err(Invalid::new("interval", format!("{interval:?} is outside 100 ms to 24 h")));
@@ -170,6 +191,9 @@ fn start_replication(wire: v1::StartReplication) -> Result<Action, Invalid> {
         interval,
         settings: settings_of(settings, interval)?,
         policy: parse_optional("policy", &policy)?,
+        paused,
+        rpo_objective: span_optional("rpo_objective", rpo_objective)?.filter(|span| !span.is_zero()),
+        revision: text("revision", revision, MAX_REVISION)?,
     }))
 }
 
@@ -240,19 +264,13 @@ impl From<AgentTask> for v1::AgentTask {
 impl From<Action> for WireAction {
     fn from(action: Action) -> Self {
         match action {
-            Action::PrepareReplica { disks, retention: RetentionPolicy { keep_count, keep_age, tiers } } => {
-                Self::PrepareReplica(v1::PrepareReplica {
-                    disks: disks
-                        .into_iter()
-                        .map(|DiskSize { name, size }| v1::DiskSize { name: name.into(), size_bytes: size })
-                        .collect(),
-                    retention: Some(v1::Retention {
-                        keep_count: keep_count.unwrap_or(0),
-                        keep_age: keep_age.map(duration_to_wire),
-                        keep_tiers: tiers_to_wire(&tiers),
-                    }),
-                })
-            }
+            Action::PrepareReplica { disks, retention } => Self::PrepareReplica(v1::PrepareReplica {
+                disks: disks
+                    .into_iter()
+                    .map(|DiskSize { name, size }| v1::DiskSize { name: name.into(), size_bytes: size })
+                    .collect(),
+                retention: Some(retention_to_wire(&retention)),
+            }),
             Action::StartReplication(StartReplication {
                 machine,
                 disks,
@@ -261,6 +279,9 @@ impl From<Action> for WireAction {
                 interval,
                 settings,
                 policy,
+                paused,
+                rpo_objective,
+                revision,
             }) => Self::StartReplication(v1::StartReplication {
                 machine: machine.into(),
                 disks: disks.into_iter().map(String::from).collect(),
@@ -269,6 +290,9 @@ impl From<Action> for WireAction {
                 interval: Some(duration_to_wire(interval)),
                 settings: Some(settings_to_wire(&settings)),
                 policy: policy.map(String::from).unwrap_or_default(),
+                paused,
+                rpo_objective: rpo_objective.map(duration_to_wire),
+                revision,
             }),
             Action::StopReplication { forget } => Self::StopReplication(v1::StopReplication { forget }),
             Action::RemoveReplica => Self::RemoveReplica(v1::RemoveReplica {}),

@@ -15,7 +15,7 @@ pub const SITE: &[AccessRule] = users!("SiteService":
 
 pub const PROTECTION: &[AccessRule] = users!("ProtectionService":
     "CreatePolicy", "GetPolicy", "ListPolicies", "ProtectMachine", "GetProtectedItem", "ListProtectedItems", "ListRecoveryPoints",
-    "ChangeItemDisks", "UnprotectItem", "ScrubItem");
+    "ChangeItemDisks", "UnprotectItem", "ScrubItem", "UpdatePolicy", "SetItemPolicy", "PauseReplication", "ResumeReplication");
 
 pub const FAILOVER: &[AccessRule] = users!("FailoverService":
     "PreviewRun", "StartRun", "GetRun", "ListRuns", "CompleteTest", "CommitRun", "CancelRun", "RetryRun");

@@ -26,10 +26,18 @@ impl Mutation {
         target: impl FnOnce(&M) -> String,
     ) -> Result<Self, ApiError> {
         let message = request.get_ref();
-        let caller = Caller { who: peer(request)?.to_string(), what, target: target(message) };
+        let caller =
+            Caller { who: peer(request)?.to_string(), what, target: target(message), why: String::new() };
         // Maps are ordered in our generated types, so that equal requests are equal bytes.
         let body_hash = Sha256::digest(message.encode_to_vec()).into();
         Ok(Self { caller, body_hash })
+    }
+
+    /// With the reason that the caller gives; it is recorded as well.
+    #[must_use]
+    pub(super) fn because(mut self, why: &str) -> Self {
+        why.clone_into(&mut self.caller.why);
+        self
     }
 
     pub(super) fn call(&self, request_id: &RequestId) -> Call {

@@ -2,8 +2,12 @@
 
 use tonic::{Request, Response, Status, async_trait};
 use understudy_ids::{ItemName, PointSeq, PolicyName};
+use understudy_recovery::Verb;
 use understudy_recovery_api::{
-    request::{ChangeDisks, CreatePolicy, Page, ProtectMachine, ScrubItem, Unprotect, name_from_wire},
+    request::{
+        ChangeDisks, CreatePolicy, Page, ProtectMachine, ScrubItem, SetItemPolicy, Steer, Unprotect,
+        UpdatePolicy, name_from_wire,
+    },
     v1::{self, protection_service_server::ProtectionService},
     view::{Policy, ProtectedItem, RecoveryPoint},
 };
@@ -14,6 +18,26 @@ use super::{
     mutation::Mutation,
     paging::{after, after_key, cut, limit, sql_limit},
 };
+
+impl Api {
+    /// Pausing and resuming differ only in the verb.
+    async fn steer_replication(
+        &self,
+        mutation: Mutation,
+        verb: Verb,
+        name: &str,
+        reason: String,
+        request_id: &str,
+    ) -> Result<Response<v1::ProtectedItem>, Status> {
+        let outcome = async {
+            let request = Steer::from_wire(name, reason, request_id)?;
+            let call = mutation.call(&request.request_id);
+            self.runtime.steer_replication(&call, verb, request).await
+        };
+        let item = self.recorded(&mutation, outcome.await).await?;
+        Ok(Response::new(item.into_wire()))
+    }
+}
 
 #[async_trait]
 impl ProtectionService for Api {
@@ -27,6 +51,22 @@ impl ProtectionService for Api {
             let request = CreatePolicy::from_wire(request.into_inner())?;
             let call = mutation.call(&request.request_id);
             self.runtime.create_policy(&call, request).await
+        };
+        let policy = self.recorded(&mutation, outcome.await).await?;
+        Ok(Response::new(policy.into_wire()))
+    }
+
+    async fn update_policy(
+        &self,
+        request: Request<v1::UpdatePolicyRequest>,
+    ) -> Result<Response<v1::Policy>, Status> {
+        let target =
+            |r: &v1::UpdatePolicyRequest| r.policy.as_ref().map(|p| p.name.clone()).unwrap_or_default();
+        let mutation = Mutation::new(&request, "ProtectionService/UpdatePolicy", target)?;
+        let outcome = async {
+            let request = UpdatePolicy::from_wire(request.into_inner())?;
+            let call = mutation.call(&request.request_id);
+            self.runtime.update_policy(&call, request).await
         };
         let policy = self.recorded(&mutation, outcome.await).await?;
         Ok(Response::new(policy.into_wire()))
@@ -113,6 +153,38 @@ impl ProtectionService for Api {
         };
         let item = self.recorded(&mutation, outcome.await).await?;
         Ok(Response::new(item.into_wire()))
+    }
+
+    async fn set_item_policy(
+        &self,
+        request: Request<v1::SetItemPolicyRequest>,
+    ) -> Result<Response<v1::ProtectedItem>, Status> {
+        let mutation = Mutation::new(&request, "ProtectionService/SetItemPolicy", |r| r.name.clone())?;
+        let outcome = async {
+            let request = SetItemPolicy::from_wire(request.into_inner())?;
+            let call = mutation.call(&request.request_id);
+            self.runtime.set_item_policy(&call, request).await
+        };
+        let item = self.recorded(&mutation, outcome.await).await?;
+        Ok(Response::new(item.into_wire()))
+    }
+
+    async fn pause_replication(
+        &self,
+        request: Request<v1::PauseReplicationRequest>,
+    ) -> Result<Response<v1::ProtectedItem>, Status> {
+        let mutation = Mutation::new(&request, "ProtectionService/PauseReplication", |r| r.name.clone())?;
+        let v1::PauseReplicationRequest { name, reason, request_id } = request.into_inner();
+        self.steer_replication(mutation.because(&reason), Verb::Pause, &name, reason, &request_id).await
+    }
+
+    async fn resume_replication(
+        &self,
+        request: Request<v1::ResumeReplicationRequest>,
+    ) -> Result<Response<v1::ProtectedItem>, Status> {
+        let mutation = Mutation::new(&request, "ProtectionService/ResumeReplication", |r| r.name.clone())?;
+        let v1::ResumeReplicationRequest { name, reason, request_id } = request.into_inner();
+        self.steer_replication(mutation.because(&reason), Verb::Resume, &name, reason, &request_id).await
     }
 
     async fn unprotect_item(

@@ -24,6 +24,8 @@ pub struct Caller {
     pub what: &'static str,
     /// What it is about, as the caller says.
     pub target: String,
+    /// The reason that the caller gives, of calls that take one.
+    pub why: String,
 }
 
 /// A mutation that may be done.
@@ -61,6 +63,7 @@ impl Runtime {
                     target: subject.clone(),
                     decision: Decision::Allowed,
                     result: "OK".to_owned(),
+                    why: call.caller.why.clone(),
                 };
                 audit::insert(tx, &entry).await?;
                 Ok(subject)
@@ -86,6 +89,7 @@ impl Runtime {
             target: caller.target.clone(),
             decision: decision(error.kind),
             result: error.reason.to_string(),
+            why: caller.why.clone(),
         };
         let entry = Arc::new(entry);
         let stored = self

@@ -102,6 +102,7 @@ fn item_view(
         disks: record.disks.clone(),
         policy: policy_view(policy),
         state: record.state,
+        paused: record.paused.is_some(),
         generation: record.generation,
         points: points.collect(),
         highest_point: highest_point(record, &sides),
@@ -163,10 +164,12 @@ fn machine_view(machine: &Machine) -> MachineView {
     }
 }
 
-fn policy_view(Policy { name, settings, .. }: &Policy) -> PolicyView {
+/// What a policy asks for.
+pub fn policy_view(Policy { name, settings, .. }: &Policy) -> PolicyView {
     PolicyView {
         name: name.clone(),
         interval: settings.interval,
+        rpo_objective: settings.rpo_objective,
         settings: settings.replication.clone(),
         retention: RetentionPolicy {
             keep_count: Some(settings.keep_count),

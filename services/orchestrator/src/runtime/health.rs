@@ -62,7 +62,8 @@ impl<'a> Observed<'a> {
             objective: self.policy.settings.rpo_objective,
             initial_copy: replication.is_some_and(|r| r.activity == Activity::Initial)
                 || self.record.state == ItemState::InitialReplication,
-            paused: replication.is_some_and(|r| r.activity == Activity::Stopped),
+            paused: self.record.paused.clone(),
+            stopped: replication.is_some_and(|r| r.activity == Activity::Stopped),
             covered: both && replication.is_some_and(|r| r.covered),
             failures: replication.map_or(0, |r| r.failures),
             last_error: replication.and_then(|r| r.last_error.clone()),

@@ -11,7 +11,7 @@ use understudy_ids::{
     RunId, UnixMicros, Uuid,
 };
 use understudy_recovery::plan::Power;
-use understudy_replication::history::Percentiles;
+use understudy_replication::{RetentionPolicy, history::Percentiles};
 use understudy_replication_api as facts;
 
 /// One host.
@@ -77,6 +77,9 @@ pub struct ItemFacts {
     /// Inventories that were written down before there were scrubs have none.
     #[serde(default)]
     pub scrub: Scrub,
+    /// How a target keeps points.
+    #[serde(default)]
+    pub retention: Option<RetentionPolicy>,
 }
 
 /// How a replica was read again (R-REP-5).
@@ -95,6 +98,8 @@ pub enum Activity {
     Resync,
     Error,
     Stopped,
+    Paused,
+    Queued,
 }
 
 impl Activity {
@@ -105,6 +110,8 @@ impl Activity {
             Self::Resync => "resync",
             Self::Error => "error",
             Self::Stopped => "stopped",
+            Self::Paused => "paused",
+            Self::Queued => "queued",
         }
     }
 }
@@ -140,6 +147,9 @@ pub struct Replication {
     /// The disks that are replicated.
     #[serde(default)]
     pub disks: Vec<DiskName>,
+    /// Of the assignment that is followed.
+    #[serde(default)]
+    pub revision: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -248,7 +258,7 @@ impl From<facts::Machine> for Machine {
 
 impl From<facts::ItemFacts> for ItemFacts {
     fn from(told: facts::ItemFacts) -> Self {
-        let facts::ItemFacts { item, generation, role, replication, points, scrub } = told;
+        let facts::ItemFacts { item, generation, role, replication, points, scrub, retention } = told;
         let facts::ScrubFacts { last_end, checked_blocks, under_way_since } = scrub;
         let role = match role {
             facts::ItemRole::Source => Role::Source,
@@ -262,6 +272,7 @@ impl From<facts::ItemFacts> for ItemFacts {
             replication: replication.map(Replication::from),
             points: points.into_iter().map(Point::from).collect(),
             scrub: Scrub { last_end, checked_blocks, under_way_since },
+            retention,
         }
     }
 }
@@ -288,6 +299,7 @@ impl From<facts::ReplicationFacts> for Replication {
             last_hour,
             last_day,
             disks,
+            revision,
         } = told;
         let activity = match state {
             facts::ReplicationState::Initial => Activity::Initial,
@@ -295,6 +307,8 @@ impl From<facts::ReplicationFacts> for Replication {
             facts::ReplicationState::Resync => Activity::Resync,
             facts::ReplicationState::Error => Activity::Error,
             facts::ReplicationState::Stopped => Activity::Stopped,
+            facts::ReplicationState::Paused => Activity::Paused,
+            facts::ReplicationState::Queued => Activity::Queued,
         };
         Self {
             activity,
@@ -315,6 +329,7 @@ impl From<facts::ReplicationFacts> for Replication {
             last_hour,
             last_day,
             disks,
+            revision,
         }
     }
 }

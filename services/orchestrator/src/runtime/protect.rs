@@ -5,11 +5,12 @@ use std::sync::Arc;
 use sqlx::PgConnection;
 use understudy_ids::{DiskName, ItemName, PointSeq, PolicyName, Problem, RunId, UnixMicros, Uuid};
 use understudy_recovery::{
-    ItemState, Operation, RunPlan, RunSpec, disks::DiskChoice, plan, plan::PlanInput, plan::Power, start,
+    ItemState, Operation, RunPlan, RunSpec, Verb, disks::DiskChoice, item, plan, plan::PlanInput,
+    plan::Power, start,
 };
 use understudy_recovery_api::{
     Resource,
-    request::{self, PolicySettings, ProtectMachine},
+    request::{self, PolicySettings, ProtectMachine, SetItemPolicy, Steer},
     view::{Policy, ProtectedItem, Protection, RecoveryPoint, Run},
 };
 use understudy_replication::alert::Alerts;
@@ -116,10 +117,7 @@ impl Runtime {
         self.once(call, move |tx| {
             let request = request.clone();
             Box::pin(async move {
-                items::lock(&mut *tx, std::slice::from_ref(&request.item)).await?;
-                let record = items::get(&mut *tx, std::slice::from_ref(&request.item)).await?.pop();
-                let subject = request.item.to_resource();
-                let record = record.ok_or_else(|| not_found("ITEM_NOT_FOUND", &subject))?;
+                let record = steered(&mut *tx, &request.item).await?;
                 let active = hosts::get(&mut *tx, &record.active_host).await?;
                 let heard_now = active.as_ref().is_some_and(|host| is_connected(host, now));
                 let inventory = active.and_then(|host| host.heard).map(|heard| heard.inventory);
@@ -136,7 +134,61 @@ impl Runtime {
                     .change(&request.add, &request.exclude)
                     .map_err(|problems| refused("changing the disks", problems))?;
                 items::set_disks(tx, &record.name, &protected, &excluded).await?;
-                Ok(subject)
+                Ok(record.name.to_resource())
+            })
+        })
+        .await?;
+        self.get_item(&item).await
+    }
+
+    /// The item follows another policy (R-REP-8). Both its agents are told by corrections.
+    pub async fn set_item_policy(
+        &self,
+        call: &Call,
+        request: SetItemPolicy,
+    ) -> Result<ProtectedItem, ApiError> {
+        let item = request.item.clone();
+        self.once(call, move |tx| {
+            let request = request.clone();
+            Box::pin(async move {
+                let record = steered(&mut *tx, &request.item).await?;
+                let mut problems = item::against_steering(&record.name, record.state, record.held_by(), None);
+                if policies::get(&mut *tx, &request.policy).await?.is_none() {
+                    problems.push(no_policy(&request.policy));
+                }
+                if !problems.is_empty() {
+                    return Err(refused("changing the policy", problems).into());
+                }
+                items::set_policy(tx, &record.name, &request.policy).await?;
+                Ok(record.name.to_resource())
+            })
+        })
+        .await?;
+        self.get_item(&item).await
+    }
+
+    /// Pauses or resumes replication (R-REP-8). What is so already stays as it is. The agent is told by a correction.
+    pub async fn steer_replication(
+        &self,
+        call: &Call,
+        verb: Verb,
+        request: Steer,
+    ) -> Result<ProtectedItem, ApiError> {
+        let (item, who) = (request.item.clone(), call.caller.who.clone());
+        self.once(call, move |tx| {
+            let (request, who) = (request.clone(), who.clone());
+            Box::pin(async move {
+                let record = steered(&mut *tx, &request.item).await?;
+                let problems =
+                    item::against_steering(&record.name, record.state, record.held_by(), Some(verb));
+                if !problems.is_empty() {
+                    return Err(refused(verb.as_str(), problems).into());
+                }
+                match verb {
+                    Verb::Pause => items::pause(tx, &record.name, &who, &request.reason).await?,
+                    _ => items::resume(tx, &record.name).await?,
+                }
+                Ok(record.name.to_resource())
             })
         })
         .await?;
@@ -175,6 +227,18 @@ impl Runtime {
         let points = view::points_before(gather::points_at(heard, &record), before);
         Ok(points.into_iter().take(limit).map(|point| view::point(&record, point)).collect())
     }
+}
+
+/// The item, locked.
+async fn steered(tx: &mut PgConnection, name: &ItemName) -> Result<ItemRecord, Failure> {
+    items::lock(&mut *tx, std::slice::from_ref(name)).await?;
+    let record = items::get(&mut *tx, std::slice::from_ref(name)).await?.pop();
+    record.ok_or_else(|| not_found("ITEM_NOT_FOUND", &name.to_resource()).into())
+}
+
+fn no_policy(policy: &PolicyName) -> Problem {
+    let remedy = "Create it, or name another.";
+    Problem::new("POLICY_NOT_FOUND", policy.to_resource(), "there is no such policy", remedy)
 }
 
 async fn shown(
@@ -236,13 +300,7 @@ async fn check(
     let policy = policies::get(conn, &request.policy).await?;
     let policy_known = policy.is_some();
     if !policy_known {
-        let message = "there is no such policy";
-        problems.push(Problem::new(
-            "POLICY_NOT_FOUND",
-            request.policy.to_resource(),
-            message,
-            "Create it, or name another.",
-        ));
+        problems.push(no_policy(&request.policy));
     }
     let policy = policy.unwrap_or_else(|| stand_in(&request.policy));
     if !items::get(conn, std::slice::from_ref(&request.item)).await?.is_empty() {
@@ -296,6 +354,7 @@ async fn check(
         generation: items::first_generation(conn, &request.item).await?,
         created: now,
         hold: None,
+        paused: None,
     };
     let input = gather::of_items(conn, &[(draft.clone(), policy.clone())], now).await?;
     Ok(Checked { draft: policy_known.then_some(draft), policy, input, problems })

@@ -13,7 +13,7 @@ use std::{
 use sqlx::PgConnection;
 use understudy_ids::{HostName, UnixMicros, Uuid};
 use understudy_recovery::{
-    action::Action,
+    action::{Action, DiskSize},
     plan::Executor,
     reconcile::{self, Correction, HostFacts, ItemFact, MachineFact},
 };
@@ -21,7 +21,7 @@ use understudy_recovery_api::Resource;
 
 use super::{
     Runtime,
-    gather::is_connected,
+    gather::{is_connected, policy_view},
     inventory::{Activity, ItemFacts, Role},
     message::Message,
     now,
@@ -109,19 +109,25 @@ async fn item_records(
         let Some(standby) = hosts.iter().find(|host| host.name == item.standby_host) else { continue };
         records.push(reconcile::ItemRecord {
             name: item.name.clone(),
+            sizes: sizes(&item),
             state: item.state,
             generation: item.generation,
             active_host: item.active_host.clone(),
             standby_host: item.standby_host.clone(),
             machine: item.machine.name,
             disks: item.disks,
-            policy: policy.name,
-            interval: policy.settings.interval,
-            settings: policy.settings.replication,
+            policy: policy_view(&policy),
+            paused: item.paused.is_some(),
             peer_endpoint: standby.sink_endpoint.clone(),
         });
     }
     Ok(records)
+}
+
+/// Of the protected disks, as the machine was last told of.
+fn sizes(item: &items::ItemRecord) -> Vec<DiskSize> {
+    let disks = item.machine.disks.iter().filter(|disk| item.disks.contains(&disk.name));
+    disks.map(|disk| DiskSize { name: disk.name.clone(), size_bytes: disk.size_bytes }).collect()
 }
 
 fn host_facts(host: &HostRecord) -> Option<HostFacts> {
@@ -158,6 +164,8 @@ fn item_fact(facts: &ItemFacts) -> ItemFact {
         },
         disks: facts.replication.as_ref().map(|r| r.disks.clone()).unwrap_or_default(),
         replicating: facts.replication.as_ref().is_some_and(|r| r.activity != Activity::Stopped),
+        revision: facts.replication.as_ref().and_then(|r| r.revision.clone()),
+        retention: facts.retention.clone(),
         latest_point: facts.points.iter().map(|p| p.seq).max(),
     }
 }

@@ -3,7 +3,7 @@
 use understudy_ids::{HostName, PolicyName, Problem, SiteName, UnixMicros};
 use understudy_recovery_api::{
     Resource,
-    request::{CreateHost, CreatePolicy, CreateSite, MachineParent},
+    request::{CreateHost, CreatePolicy, CreateSite, MachineParent, UpdatePolicy},
     view::{Host, Machine, Policy, Site},
 };
 use understudy_rpc::ApiError;
@@ -105,23 +105,39 @@ impl Runtime {
 
     pub async fn create_policy(&self, call: &Call, request: CreatePolicy) -> Result<Policy, ApiError> {
         let name = request.policy.clone();
-        let ended = ended_certificates(&request.settings.replication.encrypt_for, now());
+        let now = now();
         self.once(call, move |tx| {
-            let ended = ended.clone();
             let request = request.clone();
             Box::pin(async move {
                 let subject = request.policy.to_resource();
-                if !ended.is_empty() {
-                    return Err(ApiError::refused(
-                        "RECIPIENT_EXPIRED",
-                        "replicas cannot be encrypted for these certificates",
-                        ended,
-                    )
-                    .into());
-                }
+                let ended = ended_certificates(&request.settings.replication.encrypt_for, now);
+                refuse_ended(ended.into_iter().map(|(_, problem)| problem).collect())?;
                 if !policies::insert(tx, &request.policy, &request.settings).await? {
                     return Err(taken("POLICY_EXISTS", &subject));
                 }
+                Ok(subject)
+            })
+        })
+        .await?;
+        self.get_policy(&name).await
+    }
+
+    /// Its items follow by corrections, as soon as their agents' facts say otherwise (R-REP-8).
+    pub async fn update_policy(&self, call: &Call, request: UpdatePolicy) -> Result<Policy, ApiError> {
+        let (name, now) = (request.policy.clone(), now());
+        self.once(call, move |tx| {
+            let request = request.clone();
+            Box::pin(async move {
+                let subject = request.policy.to_resource();
+                let before = policies::get(&mut *tx, &request.policy).await?;
+                let before = before.ok_or_else(|| not_found("POLICY_NOT_FOUND", &subject))?;
+                // Whoever only changes the interval need not replace a certificate that has ended since.
+                let known = before.settings.replication.encrypt_for;
+                let asked = &request.settings.replication.encrypt_for;
+                let ended =
+                    ended_certificates(asked, now).into_iter().filter(|(n, _)| !known.contains(&asked[*n]));
+                refuse_ended(ended.map(|(_, problem)| problem).collect())?;
+                policies::update(tx, &request.policy, &request.settings).await?;
                 Ok(subject)
             })
         })
@@ -139,13 +155,19 @@ impl Runtime {
     }
 }
 
-/// What is encrypted for a certificate that has ended could not be opened by anybody (R-REP-10).
-fn ended_certificates(certificates: &[String], now: UnixMicros) -> Vec<Problem> {
+fn refuse_ended(ended: Vec<Problem>) -> Result<(), ApiError> {
+    let message = "replicas cannot be encrypted for these certificates";
+    if ended.is_empty() { Ok(()) } else { Err(ApiError::refused("RECIPIENT_EXPIRED", message, ended)) }
+}
+
+/// What is encrypted for a certificate that has ended could not be opened by anybody (R-REP-10). Each with its place in the list.
+fn ended_certificates(certificates: &[String], now: UnixMicros) -> Vec<(usize, Problem)> {
     let problem = |(n, pem): (usize, &String)| {
         let recipient = Recipient::from_pem(pem).ok().filter(|recipient| recipient.not_after <= now)?;
         let subject = format!("policy.replication.encrypt_for[{n}]");
         let message = format!("the certificate of {} has ended", recipient.subject);
-        Some(Problem::new("RECIPIENT_EXPIRED", subject, message, "Give a certificate that is valid."))
+        let remedy = "Give a certificate that is valid.";
+        Some((n, Problem::new("RECIPIENT_EXPIRED", subject, message, remedy)))
     };
     certificates.iter().enumerate().filter_map(problem).collect()
 }

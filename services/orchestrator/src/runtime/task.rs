@@ -73,8 +73,18 @@ fn agent_action(work: &AgentWork) -> Result<agent::Action, Unsendable> {
             retention,
         },
         AgentWork::StartReplication(asked) => {
-            let StartReplication { machine, disks, peer_host, peer_endpoint, interval, settings, policy } =
-                *asked;
+            let revision = asked.revision();
+            let StartReplication {
+                machine,
+                disks,
+                peer_host,
+                peer_endpoint,
+                interval,
+                settings,
+                policy,
+                paused,
+                rpo_objective,
+            } = *asked;
             Wire::StartReplication(agent::StartReplication {
                 machine,
                 disks,
@@ -83,6 +93,9 @@ fn agent_action(work: &AgentWork) -> Result<agent::Action, Unsendable> {
                 interval,
                 settings,
                 policy,
+                paused,
+                rpo_objective,
+                revision,
             })
         }
         AgentWork::StopReplication { forget } => Wire::StopReplication { forget },

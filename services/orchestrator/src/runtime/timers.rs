@@ -98,6 +98,7 @@ async fn complete_by_force(runtime: &Runtime, run: &Run, now: UnixMicros) -> Res
                     target: id.to_resource(),
                     decision: Decision::Allowed,
                     result: "OK".to_owned(),
+                    why: format!("it had run for more than {limit} s"),
                 };
                 audit::insert(tx, &entry).await
             })

@@ -6,7 +6,7 @@ use understudy_recovery::{
     run::{self, StepState},
 };
 use understudy_recovery_api::{self as api, MachineRef, request, view};
-use understudy_replication::alert::Alerts;
+use understudy_replication::{alert::Alerts, rpo::Pause};
 
 use super::{
     gather::{is_connected, points_at},
@@ -81,8 +81,7 @@ pub fn item(observed: &Observed<'_>, alerts: &Alerts, now: UnixMicros) -> view::
         Some(Hold { run, test: false }) => (Some(run), None),
         Some(Hold { run, test: true }) => (None, Some(run)),
     };
-    // What a run holds is moved on by the run's own verbs.
-    let allowed = if record.hold.is_some() { Vec::new() } else { item::allowed_actions(record.state) };
+    let allowed = item::allowed_now(record.state, record.held_by(), record.paused.is_some());
     view::ProtectedItem {
         name: record.name.clone(),
         machine: MachineRef { host: record.active_host.clone(), machine: record.machine.name.clone() },
@@ -107,6 +106,7 @@ pub fn item(observed: &Observed<'_>, alerts: &Alerts, now: UnixMicros) -> view::
             under_way_since: scrub.under_way_since,
         },
         create_time: record.created,
+        pause: record.paused.clone().map(|Pause { since, by, why }| view::Pause { since, by, reason: why }),
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Entry {
     pub target: String,
     pub decision: Decision,
     pub result: String,
+    /// The reason that the caller gave, of calls that take one.
+    pub why: String,
 }
 
 #[derive(FromRow)]
@@ -28,19 +30,23 @@ struct Row {
     target: String,
     decision: String,
     result: String,
+    why: String,
 }
 
 pub async fn insert(tx: &mut PgConnection, entry: &Entry) -> Result<(), Failure> {
-    let target = &entry.target[..entry.target.floor_char_boundary(MAX_TEXT)];
     // Postgres keeps no NUL in a text, and a refused request may hold one.
-    sqlx::query("INSERT INTO audit (who, what, target, decision, result) VALUES ($1, $2, $3, $4, $5)")
-        .bind(&entry.who)
-        .bind(entry.what)
-        .bind(target.replace('\0', "\u{fffd}"))
-        .bind(entry.decision.as_str())
-        .bind(&entry.result)
-        .execute(tx)
-        .await?;
+    let kept = |text: &str| text[..text.floor_char_boundary(MAX_TEXT)].replace('\0', "\u{fffd}");
+    sqlx::query(
+        "INSERT INTO audit (who, what, target, decision, result, why) VALUES ($1, $2, $3, $4, $5, $6)",
+    )
+    .bind(&entry.who)
+    .bind(entry.what)
+    .bind(kept(&entry.target))
+    .bind(entry.decision.as_str())
+    .bind(&entry.result)
+    .bind(kept(&entry.why))
+    .execute(tx)
+    .await?;
     Ok(())
 }
 
@@ -51,7 +57,7 @@ pub async fn list(
     limit: i64,
 ) -> Result<Vec<(i64, AuditRecord)>, Failure> {
     let rows: Vec<Row> = sqlx::query_as(
-        "SELECT id, at, who, what, target, decision, result FROM audit WHERE id < $1 ORDER BY id DESC LIMIT $2",
+        "SELECT id, at, who, what, target, decision, result, why FROM audit WHERE id < $1 ORDER BY id DESC LIMIT $2",
     )
     .bind(before)
     .bind(limit)
@@ -59,9 +65,9 @@ pub async fn list(
     .await?;
     rows.into_iter()
         .map(|row| {
-            let Row { id, at, who, what, target, decision, result } = row;
+            let Row { id, at, who, what, target, decision, result, why } = row;
             let decision = read("audit", Decision::parse(&decision).ok_or("unknown decision"))?;
-            Ok((id, AuditRecord { time: micros(at), who, what, target, decision, result }))
+            Ok((id, AuditRecord { time: micros(at), who, what, target, decision, result, why }))
         })
         .collect()
 }

@@ -3,7 +3,8 @@
 use sqlx::{FromRow, PgConnection, types::Json};
 use time::OffsetDateTime;
 use understudy_ids::{DiskName, Generation, HostName, ItemName, PolicyName, RunId, UnixMicros, Uuid};
-use understudy_recovery::ItemState;
+use understudy_recovery::{ItemState, item::HeldBy};
+use understudy_replication::rpo::Pause;
 
 use super::{Failure, micros, read, signed, unsigned};
 use crate::runtime::inventory::Machine;
@@ -24,6 +25,8 @@ pub struct ItemRecord {
     pub generation: Generation,
     pub created: UnixMicros,
     pub hold: Option<Hold>,
+    /// Replication is paused.
+    pub paused: Option<Pause>,
 }
 
 /// The run that has an item in its hands.
@@ -31,6 +34,12 @@ pub struct ItemRecord {
 pub struct Hold {
     pub run: RunId,
     pub test: bool,
+}
+
+impl ItemRecord {
+    pub fn held_by(&self) -> Option<HeldBy> {
+        self.hold.map(|hold| if hold.test { HeldBy::Test } else { HeldBy::Run })
+    }
 }
 
 #[derive(FromRow)]
@@ -47,6 +56,9 @@ struct Row {
     created: OffsetDateTime,
     run: Option<RunId>,
     test: Option<bool>,
+    paused_at: Option<OffsetDateTime>,
+    paused_by: Option<String>,
+    paused_why: Option<String>,
 }
 
 impl TryFrom<Row> for ItemRecord {
@@ -64,6 +76,12 @@ impl TryFrom<Row> for ItemRecord {
             state: read("items", ItemState::parse(&row.state).ok_or("unknown state"))?,
             generation: Generation::new(unsigned(row.generation)),
             created: micros(row.created),
+            // The table has all three or none.
+            paused: row.paused_at.map(|at| Pause {
+                since: micros(at),
+                by: row.paused_by.unwrap_or_default(),
+                why: row.paused_why.unwrap_or_default(),
+            }),
             hold: row.run.zip(row.test).map(|(run, test)| Hold { run, test }),
         })
     }
@@ -134,7 +152,7 @@ pub async fn get(conn: &mut PgConnection, names: &[ItemName]) -> Result<Vec<Item
     let names: Vec<&str> = names.iter().map(ItemName::as_str).collect();
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT i.name, i.active_host, i.standby_host, i.machine, i.disks, i.excluded, i.policy, i.state,
-                i.generation, i.created,
+                i.generation, i.created, i.paused_at, i.paused_by, i.paused_why,
                 h.run, h.test
          FROM items i LEFT JOIN holds h ON h.item = i.name WHERE i.name = ANY($1) ORDER BY i.name",
     )
@@ -148,7 +166,7 @@ pub async fn get(conn: &mut PgConnection, names: &[ItemName]) -> Result<Vec<Item
 pub async fn list(conn: &mut PgConnection, after: &str, limit: i64) -> Result<Vec<ItemRecord>, Failure> {
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT i.name, i.active_host, i.standby_host, i.machine, i.disks, i.excluded, i.policy, i.state,
-                i.generation, i.created,
+                i.generation, i.created, i.paused_at, i.paused_by, i.paused_why,
                 h.run, h.test
          FROM items i LEFT JOIN holds h ON h.item = i.name WHERE i.name > $1 ORDER BY i.name LIMIT $2",
     )
@@ -194,7 +212,7 @@ pub async fn delete(tx: &mut PgConnection, name: &ItemName, from: ItemState) -> 
     Ok(done.rows_affected() == 1)
 }
 
-/// Raises the generation and changes sides, in one (R-FO-7). False when the generation is that high already.
+/// Raises the generation and changes sides, in one (R-FO-7). A pause was about the other direction and ends. False when the generation is that high already.
 pub async fn switch_sides(
     tx: &mut PgConnection,
     name: &ItemName,
@@ -203,7 +221,9 @@ pub async fn switch_sides(
     standby: &HostName,
 ) -> Result<bool, Failure> {
     let done = sqlx::query(
-        "UPDATE items SET generation = $2, active_host = $3, standby_host = $4 WHERE name = $1 AND generation < $2",
+        "UPDATE items SET generation = $2, active_host = $3, standby_host = $4,
+                          paused_at = NULL, paused_by = NULL, paused_why = NULL
+         WHERE name = $1 AND generation < $2",
     )
     .bind(name.as_str())
     .bind(signed(generation.get()))
@@ -237,6 +257,37 @@ pub async fn set_disks(
         .bind(name.as_str())
         .bind(texts(protected))
         .bind(texts(excluded))
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// Which policy it follows.
+pub async fn set_policy(tx: &mut PgConnection, name: &ItemName, policy: &PolicyName) -> Result<(), Failure> {
+    sqlx::query("UPDATE items SET policy = $2 WHERE name = $1")
+        .bind(name.as_str())
+        .bind(policy.as_str())
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// A pause that there is already stays what it is.
+pub async fn pause(tx: &mut PgConnection, name: &ItemName, by: &str, why: &str) -> Result<(), Failure> {
+    sqlx::query(
+        "UPDATE items SET paused_at = now(), paused_by = $2, paused_why = $3 WHERE name = $1 AND paused_at IS NULL",
+    )
+    .bind(name.as_str())
+    .bind(by)
+    .bind(why)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+pub async fn resume(tx: &mut PgConnection, name: &ItemName) -> Result<(), Failure> {
+    sqlx::query("UPDATE items SET paused_at = NULL, paused_by = NULL, paused_why = NULL WHERE name = $1")
+        .bind(name.as_str())
         .execute(tx)
         .await?;
     Ok(())

@@ -303,6 +303,7 @@ impl Model {
                 replication: None,
                 points: Vec::new(),
                 scrub: Default::default(),
+                retention: None,
             });
             facts.items.len() - 1
         });
@@ -357,16 +358,26 @@ impl Model {
         let AgentTask { item, generation, run, action } = task;
         match action {
             Action::PrepareReplica { retention, .. } => {
-                self.retained.insert(item.clone(), retention);
-                self.item(host, &item, generation, ItemRole::Target);
+                self.retained.insert(item.clone(), retention.clone());
+                self.item(host, &item, generation, ItemRole::Target).retention = Some(retention);
             }
             Action::StartReplication(start) => {
                 self.peers.insert(item.clone(), start.peer_host.clone());
                 self.assigned.insert(item.clone(), start.clone());
                 self.machine(host, &start.machine).item = Some((item.clone(), generation));
-                let point = self.add_point(&start.peer_host, &item, generation);
-                let source = self.item(host, &item, generation, ItemRole::Source);
-                source.replication = Some(steady(point.seq, start.disks.clone()));
+                let paused = start.paused;
+                let before = self
+                    .item(host, &item, generation, ItemRole::Source)
+                    .replication
+                    .clone()
+                    .filter(|_| paused);
+                let replicated = before.unwrap_or_else(|| {
+                    let point = self.add_point(&start.peer_host, &item, generation);
+                    steady(point.seq, start.disks.clone())
+                });
+                let state = if paused { ReplicationState::Paused } else { replicated.state };
+                self.item(host, &item, generation, ItemRole::Source).replication =
+                    Some(ReplicationFacts { state, revision: Some(start.revision), ..replicated });
             }
             Action::StopReplication { .. } => {
                 let source = self.item(host, &item, generation, ItemRole::Source);
@@ -502,5 +513,6 @@ fn steady(seq: PointSeq, disks: Vec<understudy_ids::DiskName>) -> ReplicationFac
         last_hour: None,
         last_day: None,
         disks,
+        revision: None,
     }
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use understudy_recovery_api::{Resource, request::CreatePolicy};
+use understudy_recovery_api::{
+    Decision, HealthLevel, Operation, Resource,
+    request::{CreatePolicy, SetItemPolicy, Steer, UpdatePolicy},
+};
 use understudy_replication::ReplicationSettings;
 use understudy_rpc::Kind;
 
@@ -91,4 +94,148 @@ async fn a_policy_of_the_version_before_has_the_defaults() {
     let again = CreatePolicy { policy: "old".parse().unwrap(), ..gold() };
     let error = instance.client.create_policy(again).await.unwrap_err();
     assert_eq!(error.reason.as_ref(), "POLICY_EXISTS");
+}
+
+fn steer(name: &str, reason: &str) -> Steer {
+    Steer { item: item(name), reason: reason.to_owned(), request_id: fresh() }
+}
+
+/// R-REP-8: a policy that is changed, or another one, reaches both agents of its items; what is not changed is not told again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changed_policies_reach_source_and_target() {
+    let stage = Stage::set().await;
+    let instance = stage.orchestrator().await;
+    let client = &instance.client;
+    stage.introduce(client).await;
+    protected(client, "web1").await;
+    let (web1, before) = (item("web1"), stage.estate.assigned(&item("web1")));
+
+    let mut settings = gold().settings;
+    (settings.interval, settings.rpo_objective) = (Duration::from_secs(60), Duration::from_secs(30));
+    (settings.keep_count, settings.keep_age) = (0, Duration::ZERO);
+    let update = |settings| UpdatePolicy { policy: gold().policy, settings, request_id: fresh() };
+    let error = client.update_policy(update(settings.clone())).await.unwrap_err();
+    let fields: Vec<_> = error.problems.iter().map(|p| p.subject.as_str()).collect();
+    assert_eq!(fields[..3], ["policy.rpo_objective", "policy.keep_count", "policy.keep_age"], "{error:?}");
+
+    (settings.rpo_objective, settings.keep_count) = (Duration::from_secs(300), 3);
+    settings.keep_age = Duration::from_secs(7200);
+    settings.keep_tiers.clear();
+    settings.replication = ReplicationSettings::default();
+    let asked = update(settings.clone());
+    assert_eq!(client.update_policy(asked.clone()).await.unwrap().settings, settings);
+    // The same request again.
+    assert_eq!(client.update_policy(asked).await.unwrap().settings, settings);
+    eventually("both agents follow the changed policy", async || {
+        let (assigned, kept) = (stage.estate.assigned(&web1), stage.estate.retained(&web1));
+        assigned.interval == settings.interval && kept.keep_count == Some(3) && kept.tiers.is_empty()
+    })
+    .await;
+    let assigned = stage.estate.assigned(&web1);
+    assert_eq!(assigned.rpo_objective, Some(settings.rpo_objective));
+    assert_eq!((&assigned.settings, &assigned.disks), (&settings.replication, &before.disks));
+    assert_ne!(assigned.revision, before.revision);
+
+    let silver = CreatePolicy { policy: "silver".parse().unwrap(), ..gold() };
+    client.create_policy(silver.clone()).await.unwrap();
+    let set = |name: &str, policy: &str| SetItemPolicy {
+        item: item(name),
+        policy: policy.parse().unwrap(),
+        request_id: fresh(),
+    };
+    let refused = client.set_item_policy(set("web1", "tin")).await.unwrap_err();
+    assert_eq!(reasons(&refused), ["POLICY_NOT_FOUND"]);
+    let refused = client.set_item_policy(set("nobody", "silver")).await.unwrap_err();
+    assert_eq!(refused.reason.as_ref(), "ITEM_NOT_FOUND");
+    assert_eq!(client.set_item_policy(set("web1", "silver")).await.unwrap().policy, silver.policy);
+    eventually("both agents follow the other policy", async || {
+        let (assigned, kept) = (stage.estate.assigned(&web1), stage.estate.retained(&web1));
+        assigned.policy.as_ref() == Some(&silver.policy)
+            && kept.keep_count == Some(silver.settings.keep_count)
+            && stage.count("SELECT count(*) FROM corrections").await == 0
+    })
+    .await;
+    let unknown = UpdatePolicy { policy: "tin".parse().unwrap(), settings, request_id: fresh() };
+    assert_eq!(client.update_policy(unknown).await.unwrap_err().reason.as_ref(), "POLICY_NOT_FOUND");
+}
+
+/// R-REP-8: paused and resumed, with who, when and why; what may be done meanwhile, and what not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replication_is_paused_and_resumed() {
+    let stage = Stage::set().await;
+    let instance = stage.orchestrator().await;
+    let client = &instance.client;
+    stage.introduce(client).await;
+    let allowed = |item: &understudy_recovery_api::view::ProtectedItem| item.allowed_actions.join(" ");
+    let fresh_item = protected(client, "web1").await;
+    assert_eq!(allowed(&fresh_item), "test-failover planned-failover unplanned-failover unprotect pause");
+
+    let pause = steer("web1", "the link is full");
+    let paused = client.pause_replication(pause.clone()).await.unwrap();
+    assert_eq!(allowed(&paused), "test-failover unplanned-failover unprotect resume");
+    let told = paused.pause.clone().unwrap();
+    assert_eq!(told.reason, "the link is full");
+    // Again, with the same request and with another one: it stays what it is.
+    client.pause_replication(pause).await.unwrap();
+    let again = client.pause_replication(steer("web1", "somebody else's reason")).await.unwrap();
+    assert_eq!(again.pause, Some(told.clone()));
+    eventually("its agent pauses", async || {
+        stage.estate.assigned(&item("web1")).paused
+            && client.get_item(&item("web1")).await.unwrap().health.activity == "paused"
+    })
+    .await;
+    let health = client.get_item(&item("web1")).await.unwrap().health;
+    assert_eq!(health.level, HealthLevel::Warning);
+    assert!(health.reason.contains("paused") && health.remedy.contains("item resume"), "{health:?}");
+    let audit = client.list_audit_records(Default::default()).await.unwrap().entries;
+    let record = audit.iter().rfind(|r| r.what == "ProtectionService/PauseReplication").unwrap();
+    let facts = (record.why.as_str(), record.target.as_str(), record.decision, &record.who);
+    assert_eq!(facts, ("the link is full", "protectedItems/web1", Decision::Allowed, &told.by));
+
+    let preview = async |operation| {
+        let mut spec = spec(operation, &["web1"]);
+        if operation == Operation::UnplannedFailover {
+            spec.primary_down_assertion = Some("nobody answers".to_owned());
+        }
+        let problems = client.preview_run(spec).await.unwrap().problems;
+        problems.into_iter().map(|p| (p.reason, p.remedy)).collect::<Vec<_>>()
+    };
+    let refused = preview(Operation::PlannedFailover).await;
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0].0, "REPLICATION_PAUSED");
+    assert!(refused[0].1.contains("understudy item resume web1"), "{refused:?}");
+    assert_eq!(preview(Operation::TestFailover).await, []);
+    assert_eq!(preview(Operation::UnplannedFailover).await, []);
+
+    // Another instance knows of it, and so does an agent that has forgotten everything.
+    let second = stage.orchestrator().await;
+    assert_eq!(second.client.get_item(&item("web1")).await.unwrap().pause, Some(told));
+    stage.estate.change(ALPHA, |facts| facts.items.clear());
+    eventually("its agent is told again to pause", async || {
+        client.get_item(&item("web1")).await.unwrap().health.activity == "paused"
+    })
+    .await;
+
+    let resumed = client.resume_replication(steer("web1", "")).await.unwrap();
+    assert_eq!(resumed.pause, None);
+    client.resume_replication(steer("web1", "")).await.unwrap();
+    eventually("its agent goes on", async || {
+        client.get_item(&item("web1")).await.unwrap().health.activity == "steady"
+    })
+    .await;
+    assert_eq!(preview(Operation::PlannedFailover).await, []);
+
+    // A failover ends the pause: it was about the other direction.
+    client.pause_replication(steer("web1", "")).await.unwrap();
+    let mut failover = spec(Operation::UnplannedFailover, &["web1"]);
+    failover.primary_down_assertion = Some("nobody answers".to_owned());
+    let run = start(client, failover).await.unwrap();
+    let refused = client.resume_replication(steer("web1", "")).await.unwrap_err();
+    assert_eq!(reasons(&refused), ["ITEM_HELD"]);
+    until(client, run.name, understudy_recovery_api::RunState::Waiting).await;
+    client.commit_run(verb(run.name)).await.unwrap();
+    until(client, run.name, understudy_recovery_api::RunState::Succeeded).await;
+    assert_eq!(client.get_item(&item("web1")).await.unwrap().pause, None);
+    let refused = client.pause_replication(steer("web1", "")).await.unwrap_err();
+    assert_eq!(reasons(&refused), ["WRONG_STATE"]);
 }

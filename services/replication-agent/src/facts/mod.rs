@@ -242,6 +242,7 @@ impl Inner {
             replication: self.sources.status(&record.item),
             points: replica.points.iter().map(|p| p.told(&record.item, &self.keyring)).collect(),
             scrub: replica.scrub,
+            retention: (record.role == Role::Target).then_some(record.retention),
             item: record.item,
         }
     }

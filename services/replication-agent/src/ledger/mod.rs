@@ -23,7 +23,7 @@ use std::{
 use tokio::sync::watch;
 use understudy_ids::{Generation, ItemName};
 
-pub use record::{Assignment, Confirmation, ItemRecord, Sender};
+pub use record::{Assignment, Confirmation, ItemRecord, Sender, Stream, Terms};
 pub use role::{Refused, Role, Verb};
 use role::{Seen, first, next};
 

@@ -42,6 +42,15 @@ pub struct Confirmation {
 /// The replication of a machine, until told otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assignment {
+    #[serde(flatten)]
+    pub stream: Stream,
+    #[serde(flatten)]
+    pub terms: Terms,
+}
+
+/// What is replicated, and where to. Another one is another loop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stream {
     pub machine: MachineName,
     /// Of the machine that was there when it was assigned: another one of the same name is not shipped as the same item.
     #[serde(default)]
@@ -49,12 +58,35 @@ pub struct Assignment {
     pub disks: Vec<DiskName>,
     pub peer_host: HostName,
     pub peer_endpoint: String,
+}
+
+/// How it is replicated. A loop takes other ones over while it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
     pub interval: Duration,
     #[serde(default)]
     pub settings: ReplicationSettings,
     /// Which policy it follows; its items share what may be sent.
     #[serde(default)]
     pub policy: Option<PolicyName>,
+    /// Nothing is sent until this is taken back.
+    #[serde(default)]
+    pub paused: bool,
+    /// How old the latest point may become.
+    #[serde(default)]
+    pub rpo_objective: Option<Duration>,
+    /// Names the assignment for whoever gave it; told back.
+    #[serde(default)]
+    pub revision: String,
+}
+
+impl Terms {
+    /// The objective where none was given, in intervals.
+    const OBJECTIVE_INTERVALS: u32 = 3;
+
+    pub fn objective(&self) -> Duration {
+        self.rpo_objective.unwrap_or_else(|| self.interval.saturating_mul(Self::OBJECTIVE_INTERVALS))
+    }
 }
 
 /// The agent that sends at a generation: the first that did. Nobody else may at that generation.
@@ -103,5 +135,24 @@ impl ItemRecord {
                 Err(format!("{} was never confirmed to be active here at generation {generation}", self.item))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record of the version before is taken up, and one that is read back is the one that was written: its loop goes on.
+    #[test]
+    fn assignments_come_back_from_a_file_as_they_were() {
+        let old = r#"{"machine": "web1", "disks": ["vda"], "peer_host": "bravo/h1", "peer_endpoint": "https://b:1",
+                      "interval": {"secs": 5, "nanos": 0}, "settings": {"compression": "off"}, "policy": "gold"}"#;
+        let read: Assignment = serde_json::from_str(old).unwrap();
+        assert_eq!((read.stream.machine.as_str(), read.terms.interval), ("web1", Duration::from_secs(5)));
+        assert_eq!((read.terms.paused, read.terms.objective()), (false, Duration::from_secs(15)));
+        let terms = Terms { paused: true, rpo_objective: Some(Duration::from_millis(1500)), ..read.terms };
+        let changed = Assignment { terms, ..read };
+        let text = serde_json::to_string(&changed).unwrap();
+        assert_eq!(serde_json::from_str::<Assignment>(&text).unwrap(), changed);
     }
 }

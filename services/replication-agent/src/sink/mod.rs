@@ -64,6 +64,11 @@ impl Sink {
         Self { ledger, replica, retention, turns: Turns::default(), changes, receiving: Arc::default() }
     }
 
+    /// Merges away what the item's record does not keep, in the background.
+    pub fn tidy(&self, record: ItemRecord) {
+        self.retention.tidy(record);
+    }
+
     /// Whether a point is arriving right now.
     pub fn is_receiving(&self) -> bool {
         self.receiving.load(Ordering::Relaxed) > 0
@@ -146,7 +151,7 @@ impl Sink {
         generation: Generation,
     ) -> Result<ApiError, ApiError> {
         let item = &now.item;
-        let is_peer = now.assignment.as_ref().is_some_and(|a| a.peer_host == *peer);
+        let is_peer = now.assignment.as_ref().is_some_and(|a| a.stream.peer_host == *peer);
         if generation > now.generation && is_peer {
             tracing::warn!(%item, %generation, %peer, "superseded by the peer; this side is fenced");
             self.ledger.admit(item, generation, Verb::Fence).await.map_err(refusal)?;

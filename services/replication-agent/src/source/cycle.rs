@@ -21,6 +21,7 @@ use understudy_hypervisor::{self as hypervisor, DiskHardware, Machine, PowerStat
 use understudy_ids::{DiskName, PointSeq, UnixMicros};
 use understudy_replication::{
     DigestTree,
+    admission::Class,
     change::{Change, Effect, Present, Protected, changes},
     cycle::{
         self, CheckpointName, CycleKind, CyclePlan, Partial, PartialDisk, PartialUse, SourceFacts,
@@ -36,7 +37,8 @@ use understudy_sealing::LuksHeader;
 use super::{
     Source, State,
     error::CycleError,
-    pace::Pace,
+    meter::Meter,
+    pace::Pacer,
     progress::{Progress, Step},
     seal::Sealing,
     ship::{DiskWork, ship},
@@ -54,8 +56,8 @@ const HOLD: Duration = Duration::from_secs(60);
 /// What the cycle is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// Its interval has passed.
-    Interval,
+    /// Its interval has passed, and its turn has come: one for a delta, or one in which everything may be read.
+    Interval(Class),
     /// The machine is off, and this is everything it wrote (R-PF-2).
     Final,
 }
@@ -88,7 +90,7 @@ impl Source {
             Purpose::Final if !off => return Err(CycleError::NotOff(machine.name)),
             // The instant that is held is from before the machine was off.
             Purpose::Final => state.release().await,
-            Purpose::Interval => {
+            Purpose::Interval(_) => {
                 let untouched = Untouched::of(&machine).await.filter(|_| off);
                 if untouched.is_some() && untouched == state.covered_off {
                     return Ok(None);
@@ -96,10 +98,8 @@ impl Source {
             }
         }
         state.covered_off = None;
-        // While the last delta is sent the machine is off and people wait; it is not held back.
-        let pace = self.pace.as_ref().filter(|_| purpose != Purpose::Final);
         let shipped = tokio::select! {
-            shipped = self.cycle_of(state, &machine, pace) => shipped?,
+            shipped = self.cycle_of(state, &machine, purpose) => shipped?,
             () = stop.cancelled() => {
                 state.release().await;
                 return Err(CycleError::Stopped);
@@ -118,7 +118,7 @@ impl Source {
     }
 
     async fn machine(&self) -> Result<Machine, CycleError> {
-        let found = self.hypervisor.machine(&self.assignment.machine).await?;
+        let found = self.hypervisor.machine(&self.stream.machine).await?;
         let present = found.as_ref().map(present);
         self.check(present.as_ref(), &BTreeMap::new())?;
         found.ok_or_else(|| {
@@ -133,9 +133,9 @@ impl Source {
         replicated: &BTreeMap<DiskName, u64>,
     ) -> Result<(), CycleError> {
         let protected = Protected {
-            machine: self.assignment.machine.clone(),
-            uuid: self.assignment.uuid,
-            disks: self.assignment.disks.clone(),
+            machine: self.stream.machine.clone(),
+            uuid: self.stream.uuid,
+            disks: self.stream.disks.clone(),
         };
         let (stopping, handled): (Vec<Change>, Vec<Change>) = changes(&protected, present, replicated)
             .into_iter()
@@ -150,11 +150,12 @@ impl Source {
         &self,
         state: &mut State,
         machine: &Machine,
-        pace: Option<&Pace>,
+        purpose: Purpose,
     ) -> Result<Shipped, CycleError> {
+        let held = self.held();
         let sizes = self.sizes(machine);
-        let disks = self.assignment.disks.clone();
-        let sealing = self.keys.sealing(&self.item, &self.assignment.settings.encrypt_for, disks).await?;
+        let disks = self.stream.disks.clone();
+        let sealing = self.keys.sealing(&self.item, &held.terms.settings.encrypt_for, disks).await?;
         let sealing = sealing.as_deref();
         let target = self.negotiate(&sizes, sealing).await.inspect_err(|_| self.expire(state))?;
         self.check(Some(&present(machine)), target.has.disks())?;
@@ -165,7 +166,7 @@ impl Source {
             hypervisor: self.hypervisor.as_ref(),
             item: &self.item,
             generation: self.generation,
-            machine: &self.assignment.machine,
+            machine: &self.stream.machine,
             quiesce,
         };
         let mut source = SourceFacts {
@@ -180,6 +181,9 @@ impl Source {
                 source.checkpoints.retain(|name, _| !obsolete.contains(name));
             }
         }
+        // As far as it can be foreseen, before the guest is frozen for nothing.
+        source.open = state.held.as_ref().map(|held| held.checkpoint.clone());
+        fits(&cycle::plan(&target, &source), purpose)?;
         let is_fresh = state.held.is_none();
         let (plan, frozen) = opener.open(&target, &mut source, state.held.take()).await?;
         if is_fresh && quiesce.is_some() {
@@ -188,8 +192,14 @@ impl Source {
         self.begin_status(&plan);
         // Held while it is read, so that a stop in the middle closes it.
         state.held = Some(frozen);
+        if let Err(error) = fits(&plan, purpose) {
+            state.release().await;
+            return Err(error);
+        }
         let Some(frozen) = state.held.as_ref() else { return Err(CycleError::Stopped) };
-        let sent = self.send(&plan, frozen, machine, sealing, pace).await;
+        // While the last delta is sent the machine is off and people wait; it is not held back.
+        let pacer = (purpose != Purpose::Final).then(|| Pacer(self.terms.subscribe()));
+        let sent = self.send(&plan, frozen, machine, sealing, (pacer.as_ref(), &held.meter)).await;
         match sent {
             Ok(sent_bytes) => {
                 let instant = frozen.snapshot.instant();
@@ -228,7 +238,7 @@ impl Source {
 
     /// Of the disks that are to be replicated; all of them are there, or the machine would have been refused.
     fn sizes(&self, machine: &Machine) -> BTreeMap<DiskName, u64> {
-        let disks = machine.hardware.disks.iter().filter(|d| self.assignment.disks.contains(&d.name));
+        let disks = machine.hardware.disks.iter().filter(|d| self.stream.disks.contains(&d.name));
         disks.map(|d| (d.name.clone(), d.size_bytes)).collect()
     }
 
@@ -249,7 +259,7 @@ impl Source {
         frozen: &Frozen,
         machine: &Machine,
         sealing: Option<&Sealing>,
-        pace: Option<&Pace>,
+        (pacer, meter): (Option<&Pacer>, &Arc<Meter>),
     ) -> Result<u64, CycleError> {
         let mut disks = Vec::with_capacity(plan.disks.len());
         let mut reads = Vec::with_capacity(plan.disks.len());
@@ -277,7 +287,7 @@ impl Source {
             self.status.send_modify(|s| show(s, &progress));
         };
         self.status.send_modify(|s| show(s, &progress.lock().unwrap_or_else(PoisonError::into_inner)));
-        let (receipt, sent) = ship(&self.client, begin, disks, pace, &self.meter, told).await?;
+        let (receipt, sent) = ship(&self.client, begin, disks, pacer, meter, told).await?;
         if receipt.seq != plan.seq {
             return Err(CycleError::Protocol(format!(
                 "the receipt is for point {}, not {}",
@@ -296,7 +306,7 @@ impl Source {
         machine: &Machine,
         sealing: Option<&Sealing>,
     ) -> Result<Begin, CycleError> {
-        let descriptor = MachineDescriptor::of(machine, &self.assignment.disks);
+        let descriptor = MachineDescriptor::of(machine, &self.stream.disks);
         let machine_json = serde_json::to_string(&descriptor)
             .map_err(|e| CycleError::Protocol(format!("the machine: {e}")))?;
         Ok(Begin {
@@ -338,7 +348,7 @@ impl Source {
 
     /// Notes when an instant has been held for long enough.
     fn expire(&self, state: &mut State) {
-        let longest = HOLD.max(self.assignment.interval.saturating_mul(HOLD_INTERVALS));
+        let longest = HOLD.max(self.held().terms.interval.saturating_mul(HOLD_INTERVALS));
         state.expired = state.held.as_ref().is_some_and(|held| held.opened.elapsed() > longest);
     }
 
@@ -351,6 +361,15 @@ impl Source {
         tracing::debug!(item = %self.item, seq = %plan.seq, kind = ?plan.kind, reason = %plan.reason, "cycle");
         self.status.send_modify(|s| (s.state, s.sent_bytes, s.total_bytes) = (state, 0, 0));
     }
+}
+
+/// A cycle that reads everything waits for a turn of its own kind.
+fn fits(plan: &CyclePlan, purpose: Purpose) -> Result<(), CycleError> {
+    let reads_all = !matches!(plan.kind, CycleKind::Incremental { .. });
+    if reads_all && purpose == Purpose::Interval(Class::Delta) {
+        return Err(CycleError::NeedsFullCopy);
+    }
+    Ok(())
 }
 
 /// What is left of the cycle is what is known to be missing at the target.

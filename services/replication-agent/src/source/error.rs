@@ -26,6 +26,9 @@ pub enum CycleError {
     /// A last delta of a machine that is not known to be off would not be the last.
     #[error("machine {0} is not known to be off")]
     NotOff(MachineName),
+    /// The turn that the cycle has is for a delta, and it finds that a full copy is needed.
+    #[error("a full copy is needed and has to wait for its own turn")]
+    NeedsFullCopy,
     #[error("replication was stopped")]
     Stopped,
     #[error("the transfer broke its own rules: {0}")]
@@ -71,6 +74,7 @@ impl CycleError {
             }
             Self::NotOff(_) => ("MACHINE_RUNS", "Shut the machine down first."),
             Self::Stopped => ("STOPPED", "Start replication again."),
+            Self::NeedsFullCopy => ("NEEDS_FULL_COPY", "Nothing: it is copied when its turn comes."),
             Self::Keys(_) => (
                 "KEYS_NOT_USABLE",
                 "Look at the agent's state directory and at the certificates of the policy; it is tried again.",

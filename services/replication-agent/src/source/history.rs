@@ -71,6 +71,11 @@ impl History {
         self.save();
     }
 
+    /// Instant of the latest point that is durable.
+    pub fn latest(&self) -> Option<UnixMicros> {
+        self.lock().history.latest()
+    }
+
     /// Of the last hour and the last day, up to now.
     pub fn percentiles(&self, now: UnixMicros) -> [Option<Percentiles>; 2] {
         let mut kept = self.lock();

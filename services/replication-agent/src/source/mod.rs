@@ -5,7 +5,9 @@
 //!                              ▲                     │ failed: again after a growing pause, at most a few intervals
 //!   tasks: final delta, stop ──┘                     │ superseded: fenced, machine off, loop ends (R-FO-7)
 //! ```
-//! Cycles of one item never overlap; a cycle that takes longer than the interval is followed by the next one at once.
+//! Cycles of one item never overlap; a cycle that takes longer than the interval is followed by the next one at once. Before each one the
+//! loop waits for its turn among all items of the host ([`turns`]). Other terms of the same stream are taken over while it
+//! runs, from its next cycle on; only a pause breaks a cycle off.
 
 mod cycle;
 mod error;
@@ -19,6 +21,8 @@ mod rest;
 mod seal;
 mod ship;
 mod snapshot;
+mod terms;
+mod turns;
 mod untouched;
 mod work;
 
@@ -35,18 +39,20 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use understudy_hypervisor::{self as hypervisor, Hypervisor};
 use understudy_ids::{DiskName, Generation, ItemName, Problem, UnixMicros};
-use understudy_replication::CheckpointName;
+use understudy_replication::{CheckpointName, admission::Class};
 use understudy_replication_api::{ReplicationFacts, ReplicationState, SinkClient};
 use understudy_rpc::{ConnectError, TlsFiles};
 
-use crate::ledger::{Assignment, Ledger, Role, Verb};
+use crate::ledger::{Assignment, Ledger, Role, Stream, Verb};
 pub use cycle::{Purpose, Shipped};
 pub use error::CycleError;
 use history::History;
-use meter::Meter;
-use pace::{Pace, Paces};
+use pace::Paces;
 pub use seal::{KeyError, Keys, Sealing};
 use snapshot::Frozen;
+use terms::Held;
+pub use turns::CycleLimits;
+use turns::{Turn, Turns};
 use untouched::Untouched;
 
 /// After a failure the loop waits at most so many intervals.
@@ -63,17 +69,16 @@ const COUNT_EVERY: Duration = Duration::from_secs(5);
 pub struct Source {
     item: ItemName,
     generation: Generation,
-    assignment: Assignment,
+    stream: Stream,
+    terms: watch::Sender<Arc<Held>>,
     hypervisor: Arc<dyn Hypervisor>,
     client: SinkClient,
-    /// Unless there is no limit.
-    pace: Option<Pace>,
     keys: Keys,
     status: watch::Sender<ReplicationFacts>,
     history: History,
     state: Arc<tokio::sync::Mutex<State>>,
-    /// How fast the stream has been.
-    meter: Arc<Meter>,
+    /// When the loop began, by which it waits for a turn before there is a point.
+    began: UnixMicros,
 }
 
 /// What lasts from cycle to cycle. Its lock is what keeps cycles apart.
@@ -124,13 +129,21 @@ struct Inner {
     keys: Keys,
     running: Mutex<HashMap<ItemName, Running>>,
     paces: Paces,
+    turns: Turns,
     changes: watch::Sender<u64>,
 }
 
 impl Sources {
-    pub fn new(hypervisor: Arc<dyn Hypervisor>, ledger: Ledger, keys: Keys, tls: TlsFiles) -> Self {
+    pub fn new(
+        hypervisor: Arc<dyn Hypervisor>,
+        ledger: Ledger,
+        keys: Keys,
+        tls: TlsFiles,
+        limits: CycleLimits,
+    ) -> Self {
         let (running, changes) = (Mutex::default(), watch::Sender::new(0));
-        let inner = Inner { hypervisor, ledger, tls, keys, running, paces: Paces::default(), changes };
+        let (paces, turns) = (Paces::default(), Turns::new(limits));
+        let inner = Inner { hypervisor, ledger, tls, keys, running, paces, turns, changes };
         Self { inner: Arc::new(inner) }
     }
 
@@ -139,7 +152,7 @@ impl Sources {
         self.inner.changes.subscribe()
     }
 
-    /// The item is replicated as assigned; a loop with another assignment is ended first.
+    /// The item is replicated as assigned. A loop of the same stream takes the terms over; one of another is ended first.
     ///
     /// # Errors
     /// When the peer's endpoint or our certificates cannot be used.
@@ -149,29 +162,33 @@ impl Sources {
         generation: Generation,
         assignment: Assignment,
     ) -> Result<(), ConnectError> {
-        let same = |r: &Running| {
-            r.source.assignment == assignment && r.source.generation == generation && !r.task.is_finished()
+        let Assignment { stream, terms } = assignment;
+        let same = |r: &&Running| {
+            r.source.stream == stream && r.source.generation == generation && !r.task.is_finished()
         };
-        if self.lock().get(item).is_some_and(same) {
+        let running = self.lock().get(item).filter(same).map(|r| r.source.clone());
+        if let Some(source) = running {
+            if source.take_over(terms, &self.inner.paces) {
+                self.changed();
+            }
             return Ok(());
         }
         self.stop(item).await;
-        let client =
-            SinkClient::new(&assignment.peer_endpoint, self.inner.tls.clone(), &assignment.peer_host)?;
-        let disks = assignment.disks.clone();
-        let meter = Meter::new(assignment.settings.compression);
+        let client = SinkClient::new(&stream.peer_endpoint, self.inner.tls.clone(), &stream.peer_host)?;
+        let disks = stream.disks.clone();
+        let held = Held::new(terms, &stream.peer_host, &self.inner.paces, None);
         let source = Arc::new(Source {
             item: item.clone(),
             generation,
-            pace: self.inner.paces.of(&assignment),
-            assignment,
+            status: watch::Sender::new(idle(disks, held.terms.revision.clone())),
+            stream,
+            terms: watch::Sender::new(Arc::new(held)),
             hypervisor: self.inner.hypervisor.clone(),
             client,
             keys: self.inner.keys.clone(),
-            status: watch::Sender::new(idle(disks)),
             history: History::open(self.inner.ledger.state_dir(), item, generation, now()),
             state: Arc::default(),
-            meter: Arc::new(meter),
+            began: now(),
         });
         let stop = CancellationToken::new();
         let task = tokio::spawn(run(source.clone(), self.inner.ledger.clone(), self.clone(), stop.clone()));
@@ -259,7 +276,7 @@ impl Sources {
     }
 }
 
-fn idle(disks: Vec<DiskName>) -> ReplicationFacts {
+fn idle(disks: Vec<DiskName>, revision: String) -> ReplicationFacts {
     ReplicationFacts {
         disks,
         state: ReplicationState::Initial,
@@ -280,6 +297,7 @@ fn idle(disks: Vec<DiskName>) -> ReplicationFacts {
         not_at_rest: None,
         last_hour: None,
         last_day: None,
+        revision: Some(revision),
     }
 }
 
@@ -289,32 +307,36 @@ fn now() -> UnixMicros {
 
 /// The loop.
 async fn run(source: Arc<Source>, ledger: Ledger, sources: Sources, stop: CancellationToken) {
-    let interval = source.assignment.interval;
+    let mut terms = source.terms.subscribe();
     let mut failures = 0u32;
+    let mut class = Class::Delta;
+    // Whoever has failed had his turn: he is not the first again at once because his point is the oldest.
+    let mut failed: Option<UnixMicros> = None;
     while !stop.is_cancelled() {
-        let began = Instant::now();
-        let (result, rests_in) = {
-            let mut state = source.state.lock().await;
-            let result = source.recorded(&mut state, Purpose::Interval, &stop).await;
-            (result, source.rests_in(&state))
-        };
+        if terms.borrow_and_update().terms.paused {
+            source.pause(&mut terms, &sources, &stop).await;
+            (failures, failed) = (0, None);
+            continue;
+        }
+        let Some(turn) = source.turn(&sources, class, failed, &mut terms, &stop).await else { continue };
+        let (began, tried) = (Instant::now(), now());
+        let result = source.cycle_unless_paused(class, &mut terms, &stop).await;
+        drop(turn);
         sources.changed();
         match result {
-            Ok(_) => failures = 0,
-            Err(CycleError::Stopped) => break,
+            Ok(_) => (failures, failed, class) = (0, None, Class::Delta),
+            Err(CycleError::Stopped) => continue,
+            Err(CycleError::NeedsFullCopy) => {
+                class = Class::FullCopy;
+                continue;
+            }
             Err(CycleError::Superseded(generation)) => {
                 fence(&source, &ledger, generation).await;
                 break;
             }
-            Err(_) => failures = failures.saturating_add(1),
+            Err(_) => (failures, failed) = (failures.saturating_add(1), Some(tried)),
         }
-        let pause = if failures == 0 { interval } else { back_off(interval, failures) };
-        // App-consistent points have an interval of their own.
-        let until = match rests_in.filter(|_| failures == 0) {
-            Some(due) => (began + pause).min(Instant::now() + due),
-            None => began + pause,
-        };
-        source.rest(until, &stop).await;
+        source.rest_until_due(began, failures, &mut terms, &stop).await;
     }
     source.state.lock().await.release().await;
     source.status.send_modify(|s| s.state = ReplicationState::Stopped);
@@ -341,20 +363,21 @@ async fn fence(source: &Source, ledger: &Ledger, generation: Generation) {
     if let Err(error) = source.keys.forget(&source.item).await {
         tracing::warn!(item = %source.item, %error, "the keys of a fenced side are left behind");
     }
-    if let Err(error) = source.hypervisor.power_off(&source.assignment.machine).await {
-        tracing::error!(item = %source.item, machine = %source.assignment.machine, %error, "the old copy could not be stopped");
+    if let Err(error) = source.hypervisor.power_off(&source.stream.machine).await {
+        tracing::error!(item = %source.item, machine = %source.stream.machine, %error, "the old copy could not be stopped");
     }
 }
 
 impl Source {
     /// Ships everything that the machine wrote before it was shut off. Waits for a cycle that runs.
     pub async fn final_delta(&self, stop: &CancellationToken) -> Result<Shipped, CycleError> {
+        // It waits for no turn: the machine is off, and people wait (R-PF-2).
         let mut state = tokio::select! {
             state = self.state.lock() => state,
             () = stop.cancelled() => return Err(CycleError::Stopped),
         };
         let shipped = self.recorded(&mut state, Purpose::Final, stop).await?;
-        shipped.ok_or_else(|| CycleError::NotOff(self.assignment.machine.clone()))
+        shipped.ok_or_else(|| CycleError::NotOff(self.stream.machine.clone()))
     }
 
     /// Follows the status, for progress.
@@ -390,7 +413,7 @@ impl Source {
                 self.history.point(shipped.instant, now());
                 self.status.send_modify(|s| succeed(s, Some(shipped), took));
             }
-            Err(CycleError::Stopped) => {}
+            Err(CycleError::Stopped | CycleError::NeedsFullCopy) => {}
             Err(error) => {
                 metrics::counter!("understudy_replication_cycle_failures_total", "item" => item).increment(1);
                 tracing::warn!(item = %self.item, %error, "cycle failed; its changes are shipped with the next one");
@@ -411,20 +434,142 @@ impl Source {
         self.status.send_modify(|s| (s.last_hour, s.last_day) = (last_hour, last_day));
     }
 
-    /// Waits for the next cycle. What the guest writes meanwhile is counted, unless that cycle comes before it is worth the
-    /// question.
-    async fn rest(&self, until: Instant, stop: &CancellationToken) {
-        let asks = self.assignment.interval >= COUNT_EVERY || self.status.borrow().failures > 0;
-        while Instant::now() < until && !stop.is_cancelled() {
+    /// A cycle that a pause breaks off as a stop does.
+    async fn cycle_unless_paused(
+        &self,
+        class: Class,
+        terms: &mut watch::Receiver<Arc<Held>>,
+        stop: &CancellationToken,
+    ) -> Result<Option<Shipped>, CycleError> {
+        let halt = stop.child_token();
+        let cycle = async {
+            let mut state = self.state.lock().await;
+            self.recorded(&mut state, Purpose::Interval(class), &halt).await
+        };
+        let paused = async {
+            if terms.wait_for(|held| held.terms.paused).await.is_ok() {
+                halt.cancel();
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            biased;
+            result = cycle => result,
+            never = paused => never,
+        }
+    }
+
+    /// Nothing is sent until the terms are others. What the guest writes goes on being tracked since the latest point, and counted.
+    async fn pause(
+        &self,
+        terms: &mut watch::Receiver<Arc<Held>>,
+        sources: &Sources,
+        stop: &CancellationToken,
+    ) {
+        {
+            let mut state = self.state.lock().await;
+            // An instant that is held costs the guest space, and nobody knows for how long.
+            state.release().await;
+            // The machine may run unseen.
+            state.covered_off = None;
+        }
+        self.status.send_modify(|s| {
+            s.state = ReplicationState::Paused;
+            (s.sent_bytes, s.total_bytes, s.throughput_bytes_per_second) = (0, 0, 0);
+            (s.last_error, s.failures, s.failing_since) = (None, 0, None);
+            s.covered = false;
+        });
+        sources.changed();
+        tracing::info!(item = %self.item, "replication is paused");
+        while self.rest(None, terms, stop).await {
+            if !terms.borrow_and_update().terms.paused {
+                break;
+            }
+        }
+        tracing::info!(item = %self.item, "the pause has ended");
+    }
+
+    /// Waits for a turn among all items; `None` when the terms have changed meanwhile, or the loop is to end.
+    async fn turn(
+        &self,
+        sources: &Sources,
+        class: Class,
+        failed: Option<UnixMicros>,
+        terms: &mut watch::Receiver<Arc<Held>>,
+        stop: &CancellationToken,
+    ) -> Option<Turn> {
+        let (latest, before) = {
+            let status = self.status.borrow();
+            (status.last_instant.or_else(|| self.history.latest()), status.state)
+        };
+        let since = latest.unwrap_or(self.began);
+        let since = failed.map_or(since, |failed| failed.max(since));
+        let objective = self.terms.borrow().terms.objective();
+        let mut waiting = sources.inner.turns.ask(class, since, objective);
+        // Its state is told only where there is something to wait for.
+        if let Some(turn) = waiting.at_once() {
+            return Some(turn);
+        }
+        self.status.send_modify(|s| s.state = ReplicationState::Queued);
+        sources.changed();
+        let turn = tokio::select! {
+            turn = waiting.turn() => Some(turn),
+            Ok(()) = terms.changed() => None,
+            () = stop.cancelled() => None,
+        };
+        self.status.send_modify(|s| s.state = before);
+        turn
+    }
+
+    /// Waits for the next cycle, by the terms as they become meanwhile.
+    async fn rest_until_due(
+        &self,
+        began: Instant,
+        failures: u32,
+        terms: &mut watch::Receiver<Arc<Held>>,
+        stop: &CancellationToken,
+    ) {
+        loop {
+            let (interval, paused) = {
+                let held = terms.borrow_and_update();
+                (held.terms.interval, held.terms.paused)
+            };
+            let pause = if failures == 0 { interval } else { back_off(interval, failures) };
+            // App-consistent points have an interval of their own.
+            let rests_in = self.rests_in(&*self.state.lock().await).filter(|_| failures == 0);
+            let until = match rests_in {
+                Some(due) => (began + pause).min(Instant::now() + due),
+                None => began + pause,
+            };
+            if paused || !self.rest(Some(until), terms, stop).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits until then, or until the terms change, which is `true`. What the guest writes meanwhile is counted, unless the end comes before
+    /// it is worth the question.
+    async fn rest(
+        &self,
+        until: Option<Instant>,
+        terms: &mut watch::Receiver<Arc<Held>>,
+        stop: &CancellationToken,
+    ) -> bool {
+        let is_long = until.is_none() || self.terms.borrow().terms.interval >= COUNT_EVERY;
+        let asks = is_long || self.status.borrow().failures > 0;
+        while until.is_none_or(|until| Instant::now() < until) && !stop.is_cancelled() {
             if asks {
                 self.count_backlog().await;
             }
-            let next = (Instant::now() + COUNT_EVERY).min(until);
+            let look = Instant::now() + COUNT_EVERY;
+            let next = until.map_or(look, |until| look.min(until));
             tokio::select! {
                 () = tokio::time::sleep_until(next.into()) => {}
+                Ok(()) = terms.changed() => return true,
                 () = stop.cancelled() => {}
             }
         }
+        false
     }
 
     async fn count_backlog(&self) {
@@ -436,7 +581,7 @@ impl Source {
             _ if covered => Some(0),
             Some(base) => {
                 let since = hypervisor::CheckpointName(base.as_str().to_owned());
-                let counted = self.hypervisor.changed_bytes(&self.assignment.machine, &since).await;
+                let counted = self.hypervisor.changed_bytes(&self.stream.machine, &since).await;
                 // Tracking that does not answer is no failure yet; the next cycle finds out what is wrong with it.
                 counted
                     .inspect_err(|error| tracing::debug!(item = %self.item, %error, "not counted"))

@@ -3,7 +3,8 @@
 //! ```text
 //!   assignments ─▶ Paces ─▶ one bucket per policy and peer ◀─ Pace ◀─ every transfer, before it hands over a piece
 //! ```
-//! Only the source holds back: what it does not send need not be received. A transfer without a limit has no pace at all and pays nothing.
+//! Only the source holds back: what it does not send need not be received. A limit that changes counts from the next piece on, also in
+//! the middle of a copy that takes days.
 
 use std::{
     collections::HashMap,
@@ -11,10 +12,12 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use tokio::sync::watch;
 use understudy_ids::{HostName, PolicyName, UnixMicros};
 use understudy_replication::bandwidth::{Bandwidth, Bucket};
 
-use crate::ledger::Assignment;
+use super::terms::Held;
+use crate::ledger::Terms;
 
 type Key = (HostName, Option<PolicyName>);
 
@@ -33,12 +36,12 @@ pub struct Pace {
 
 impl Paces {
     /// Nothing where there is never a limit.
-    pub fn of(&self, assignment: &Assignment) -> Option<Pace> {
-        let bandwidth = assignment.settings.bandwidth.clone();
+    pub fn of(&self, peer: &HostName, terms: &Terms) -> Option<Pace> {
+        let bandwidth = terms.settings.bandwidth.clone();
         if bandwidth.is_unlimited() {
             return None;
         }
-        let key = (assignment.peer_host.clone(), assignment.policy.clone());
+        let key = (peer.clone(), terms.policy.clone());
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         // Those that nobody uses any more.
         buckets.retain(|_, bucket| bucket.strong_count() > 0);
@@ -51,14 +54,25 @@ impl Paces {
     }
 }
 
-impl Pace {
+/// Holds one transfer back by whatever pace its terms have at the moment.
+pub struct Pacer(pub watch::Receiver<Arc<Held>>);
+
+impl Pacer {
     /// Returns when `bytes` may be sent. Between questions the schedule, or others that share the bucket, may have moved on.
     pub async fn admit(&self, bytes: u64) {
-        while let Some(wait) = self.ask(bytes) {
-            tokio::time::sleep(wait).await;
+        let mut terms = self.0.clone();
+        loop {
+            let wait = terms.borrow_and_update().pace.as_ref().and_then(|pace| pace.ask(bytes));
+            let Some(wait) = wait else { return };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                Ok(()) = terms.changed() => {}
+            }
         }
     }
+}
 
+impl Pace {
     fn ask(&self, bytes: u64) -> Option<Duration> {
         let rate = self.bandwidth.at(SystemTime::now().into());
         self.bucket.lock().unwrap_or_else(PoisonError::into_inner).admit(bytes, rate, since_start())

@@ -27,14 +27,14 @@ pub struct Asked {
 impl Source {
     /// What the next snapshot asks of the guest.
     pub(super) fn quiesce(&self, state: &State) -> Option<Quiesce> {
-        let asked = self.assignment.settings.app_consistency?;
+        let asked = self.held().terms.settings.app_consistency?;
         due_in(asked, state).is_zero().then_some(Quiesce { limit: asked.freeze_limit })
     }
 
     /// For how long from now on the guest is left alone; nothing where nobody asks for app-consistent points, or where it is overdue, as
     /// with a machine that is off.
     pub(super) fn rests_in(&self, state: &State) -> Option<Duration> {
-        let asked = self.assignment.settings.app_consistency?;
+        let asked = self.held().terms.settings.app_consistency?;
         Some(due_in(asked, state)).filter(|due| !due.is_zero())
     }
 

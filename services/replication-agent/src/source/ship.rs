@@ -24,7 +24,7 @@ use understudy_sealing::DiskCipher;
 use super::{
     error::CycleError,
     meter::Meter,
-    pace::Pace,
+    pace::Pacer,
     parts::{self, Outcome},
     progress::Step,
     seal,
@@ -60,12 +60,12 @@ pub async fn ship(
     client: &SinkClient,
     begin: Begin,
     disks: Vec<DiskWork>,
-    pace: Option<&Pace>,
+    pacer: Option<&Pacer>,
     meter: &Arc<Meter>,
     told: impl Fn(Step) + Send + Sync,
 ) -> Result<(Receipt, u64), CycleError> {
     let (queue, parts) = mpsc::channel(QUEUE);
-    let mut produce = pin!(produce(disks, queue, pace, meter, &told));
+    let mut produce = pin!(produce(disks, queue, pacer, meter, &told));
     let mut answers = pin!(receive(client, begin, parts, &told));
     tokio::select! {
         produced = &mut produce => match produced {
@@ -102,7 +102,7 @@ async fn receive(
 async fn produce(
     disks: Vec<DiskWork>,
     queue: mpsc::Sender<Part>,
-    pace: Option<&Pace>,
+    pacer: Option<&Pacer>,
     meter: &Arc<Meter>,
     told: &(impl Fn(Step) + Sync),
 ) -> Result<u64, Stop> {
@@ -120,8 +120,8 @@ async fn produce(
         while let Some(next) = outcomes.next().await {
             let (piece, outcome) = next.map_err(Stop::Failed)?;
             let parts = !outcome.parts.is_empty();
-            if let Some(pace) = pace.filter(|_| outcome.sent > 0) {
-                pace.admit(outcome.sent).await;
+            if let Some(pacer) = pacer.filter(|_| outcome.sent > 0) {
+                pacer.admit(outcome.sent).await;
             }
             for part in outcome.parts {
                 queue.send(part).await.map_err(|_| Stop::Closed)?;

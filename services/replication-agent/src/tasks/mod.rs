@@ -36,6 +36,7 @@ use crate::{
     ledger::{ItemRecord, Ledger, LedgerError, Role, Verb},
     replica::Replica,
     scrub::Scrubber,
+    sink::Sink,
     source::Sources,
 };
 pub use outcome::TaskError;
@@ -49,6 +50,7 @@ pub struct Tasks {
     pub ledger: Ledger,
     pub sources: Sources,
     pub facts: FactsHub,
+    pub sink: Sink,
     pub scrubber: Scrubber,
     pub keyring: Keyring,
     locks: Arc<Mutex<HashMap<ItemName, Arc<tokio::sync::Mutex<()>>>>>,
@@ -96,10 +98,11 @@ impl Tasks {
         ledger: Ledger,
         sources: Sources,
         facts: FactsHub,
+        sink: Sink,
         scrubber: Scrubber,
         keyring: Keyring,
     ) -> Self {
-        Self { hypervisor, replica, ledger, sources, facts, scrubber, keyring, locks: Arc::default() }
+        Self { hypervisor, replica, ledger, sources, facts, sink, scrubber, keyring, locks: Arc::default() }
     }
 
     /// Does one task.

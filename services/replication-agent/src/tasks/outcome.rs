@@ -145,6 +145,7 @@ impl From<CycleError> for TaskError {
             CycleError::Hypervisor(error) => Self::of_question(error),
             CycleError::Peer(_)
             | CycleError::Stopped
+            | CycleError::NeedsFullCopy
             | CycleError::Protocol(_)
             | CycleError::Outdated(_)
             | CycleError::Keys(_) => Self::Retry(problem),

@@ -31,7 +31,13 @@ impl Tasks {
                 "Add space to the replica store, or choose another host.",
             ));
         }
+        let before = self.ledger.get(&scope.item).map(|r| r.retention);
+        let is_other = before.is_some_and(|before| before != retention);
         self.ledger.update(&scope.item, move |r| r.retention = retention).await?;
+        // A point may not come for long, or never while replication is paused.
+        if let Some(record) = self.ledger.get(&scope.item).filter(|_| is_other && held > 0) {
+            self.sink.tidy(record);
+        }
         Ok(AgentTaskResult::Done)
     }
 

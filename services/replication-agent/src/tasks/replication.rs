@@ -9,15 +9,25 @@ use understudy_replication_api::{AgentTaskResult, StartReplication};
 
 use super::{Result, Scope, TaskError, Tasks, no_machine, not_ours, stopped};
 use crate::{
-    ledger::{Assignment, Role},
+    ledger::{Assignment, Role, Stream, Terms},
     source::{CycleError, measure},
 };
 
 impl Tasks {
     /// The machine is replicated as asked until told otherwise.
     pub(super) async fn start_replication(&self, scope: &Scope, asked: StartReplication) -> Result {
-        let StartReplication { machine: name, disks, peer_host, peer_endpoint, interval, settings, policy } =
-            asked;
+        let StartReplication {
+            machine: name,
+            disks,
+            peer_host,
+            peer_endpoint,
+            interval,
+            settings,
+            policy,
+            paused,
+            rpo_objective,
+            revision,
+        } = asked;
         let machine = self.machine(&name).await?.ok_or_else(|| no_machine(&name))?;
         let has =
             |disk: &DiskName| machine.hardware.disks.iter().any(|d| d.name == *disk && d.file.is_some());
@@ -36,12 +46,14 @@ impl Tasks {
             _ => self.hypervisor.set_tag(&name, Some(&tag)).await?,
         }
         let uuid = Some(machine.uuid);
-        let assignment =
-            Assignment { machine: name, uuid, disks, peer_host, peer_endpoint, interval, settings, policy };
+        let assignment = Assignment {
+            stream: Stream { machine: name, uuid, disks, peer_host, peer_endpoint },
+            terms: Terms { interval, settings, policy, paused, rpo_objective, revision },
+        };
         let written = assignment.clone();
         self.ledger
             .update(&scope.item, move |r| {
-                r.disks.clone_from(&written.disks);
+                r.disks.clone_from(&written.stream.disks);
                 r.assignment = Some(written);
             })
             .await?;
@@ -53,8 +65,8 @@ impl Tasks {
     /// Asked again for an item that is replicated from here already, as corrections do, another machine that has taken the name
     /// is not accepted in passing (R-REP-8).
     fn same_machine(&self, scope: &Scope, machine: &Machine) -> Result<()> {
-        let assigned = self.ledger.get(&scope.item).and_then(|record| record.assignment);
-        let assigned = assigned.filter(|assigned| assigned.machine == machine.name).and_then(|a| a.uuid);
+        let assigned = self.ledger.get(&scope.item).and_then(|record| record.assignment).map(|a| a.stream);
+        let assigned = assigned.filter(|assigned| assigned.machine == machine.name).and_then(|s| s.uuid);
         let Some(protected) = assigned.filter(|uuid| *uuid != machine.uuid) else { return Ok(()) };
         let replaced =
             Change::MachineReplaced { machine: machine.name.clone(), protected, found: machine.uuid };
@@ -110,10 +122,11 @@ impl Tasks {
         name: &MachineName,
         context: &TaskContext,
     ) -> Result {
-        let assignment = self.record(scope)?.assignment.filter(|a| a.machine == *name).ok_or_else(|| {
-            let message = format!("{} is not replicated from machine {name} on this host", scope.item);
-            TaskError::failed("NOT_REPLICATED", message, "Start replication first.")
-        })?;
+        let assignment =
+            self.record(scope)?.assignment.filter(|a| a.stream.machine == *name).ok_or_else(|| {
+                let message = format!("{} is not replicated from machine {name} on this host", scope.item);
+                TaskError::failed("NOT_REPLICATED", message, "Start replication first.")
+            })?;
         self.begin(scope, assignment).await?;
         let source = self.sources.get(&scope.item).ok_or_else(stopped)?;
         let mut status = source.watch();
@@ -147,7 +160,7 @@ impl Tasks {
         let disks: Vec<DiskName> =
             machine.hardware.disks.iter().filter(|d| wanted(d)).map(|d| d.name.clone()).collect();
         let assignment = self.ledger.get(&scope.item).and_then(|r| r.assignment);
-        let encrypt_for = assignment.map(|a| a.settings.encrypt_for).unwrap_or_default();
+        let encrypt_for = assignment.map(|a| a.terms.settings.encrypt_for).unwrap_or_default();
         let sealing = self.sources.sealing(&scope.item, &encrypt_for, disks.clone()).await;
         let sealing = sealing.map_err(CycleError::from)?;
         // One snapshot per machine at a time.

@@ -29,6 +29,7 @@ use understudy_replication_agent::{
     facts::FactsHub,
     ledger::{ItemRecord, read_record},
     scrub::ScrubConfig,
+    source::{CycleLimits, Sources},
     tasks::{TaskError, Tasks},
 };
 use understudy_replication_api::{
@@ -144,6 +145,8 @@ pub struct Host {
     pub hypervisor: SimulatedHypervisor,
     /// Where peers find this host's sink, whatever port the agent has.
     pub link: Link,
+    /// How many cycles the next agent here runs at once.
+    pub cycles: CycleLimits,
     /// How the next agent here scrubs.
     pub scrub: ScrubConfig,
     tls: TlsFiles,
@@ -178,6 +181,7 @@ impl Host {
             dir,
             hypervisor,
             link: Link::new(),
+            cycles: CycleLimits::default(),
             scrub: ScrubConfig::default(),
             tls,
             outside,
@@ -199,6 +203,7 @@ impl Host {
             slots: 2,
             boot_id_file: self.dir.join("boot"),
             shutdown_grace_s: 2,
+            cycles: self.cycles,
             scrub: self.scrub,
             telemetry: Default::default(),
         }
@@ -256,8 +261,18 @@ impl Host {
     }
 
     pub fn perform(&self, generation: u64, run: Uuid, action: Action) -> Result<AgentTaskResult, TaskError> {
+        self.perform_for(item(), generation, run, action)
+    }
+
+    pub fn perform_for(
+        &self,
+        item: ItemName,
+        generation: u64,
+        run: Uuid,
+        action: Action,
+    ) -> Result<AgentTaskResult, TaskError> {
         let Running { runtime, tasks, .. } = self.agent.as_ref().expect("the agent runs");
-        let task = AgentTask { item: item(), generation: Generation::new(generation), run, action };
+        let task = AgentTask { item, generation: Generation::new(generation), run, action };
         // As it travels.
         let task = AgentTask::from_any(&task.to_any()).unwrap();
         let (context, ..) = TaskContext::detached();
@@ -271,6 +286,10 @@ impl Host {
         let second = self.perform(generation, run, action).unwrap_or_else(|e| panic!("{name} again: {e:?}"));
         assert_eq!(std::mem::discriminant(&first), std::mem::discriminant(&second), "{name}");
         first
+    }
+
+    pub fn sources(&self) -> Sources {
+        self.agent.as_ref().expect("the agent runs").tasks.sources.clone()
     }
 
     pub fn facts(&self) -> Facts {
@@ -452,6 +471,9 @@ impl World {
             interval,
             settings,
             policy: Some("gold".parse().unwrap()),
+            paused: false,
+            rpo_objective: None,
+            revision: String::new(),
         })
     }
 
@@ -499,16 +521,22 @@ pub const UUID: Uuid = Uuid::from_u128(0x1234);
 
 /// The machine is defined at the host, without a tag.
 pub fn define(host: &Host, uuid: Uuid) {
-    let disk_hardware = |name: &str| disk_hardware(host, name);
+    let disks = ["vda", "vdb"].map(|name| disk_hardware(host, name));
+    define_as(host, &item(), &machine(), uuid, disks.into());
+}
+
+/// A machine of another name with these disks is defined at the host, without a tag.
+pub fn define_as(host: &Host, item: &ItemName, machine: &MachineName, uuid: Uuid, disks: Vec<DiskHardware>) {
+    let files = disks.iter().filter_map(|disk| Some((disk.name.clone(), disk.file.clone()?))).collect();
     let definition = MachineDefinition {
-        name: machine(),
+        name: machine.clone(),
         uuid,
         hardware: Hardware {
             vcpus: 1,
             memory_bytes: 64 << 20,
             machine_type: "pc".to_owned(),
             firmware: Firmware::Bios,
-            disks: vec![disk_hardware("vda"), disk_hardware("vdb")],
+            disks,
             guest_agent: true,
             nics: vec![NicHardware {
                 mac: "52:54:00:00:00:01".parse().unwrap(),
@@ -517,11 +545,11 @@ pub fn define(host: &Host, uuid: Uuid) {
                 addresses: Vec::new(),
             }],
         },
-        disk_files: ["vda", "vdb"].map(|n| (disk(n), host.dir.join(format!("{n}.qcow2")))).into(),
+        disk_files: files,
         encrypted: Default::default(),
         nic_networks: vec![None],
-        tag: MachineTag { item: item(), generation: generation(1), role: TagRole::Active },
+        tag: MachineTag { item: item.clone(), generation: generation(1), role: TagRole::Active },
     };
     host.block_on(host.hypervisor.define(&definition)).unwrap();
-    host.block_on(host.hypervisor.set_tag(&machine(), None)).unwrap();
+    host.block_on(host.hypervisor.set_tag(machine, None)).unwrap();
 }

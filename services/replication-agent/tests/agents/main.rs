@@ -10,3 +10,5 @@ mod lifecycle;
 mod replication;
 mod scrub;
 mod sealed;
+mod terms;
+mod turns;

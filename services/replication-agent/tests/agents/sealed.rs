@@ -144,6 +144,9 @@ fn r_rep_10_a_removed_recipient_gets_nothing_more() {
     protect(&world, &[]);
     let seq = world.next_point();
     assert!(world.model.is_at(&world.bravo, seq));
+    protect(&world, &[&first]);
+    let seq = world.next_point();
+    assert_is_the_machine(&world, seq, &first);
 }
 
 /// What an operator asks who has opened the newest point's secret.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   db1, two disks ─▶ vdb grown live ─▶ point with the new size, few bytes ─▶ vdb's bitmap lost ─▶ vdb alone is compared
+//!   ─▶ paused: nothing arrives, its age counts on ─▶ resumed: a delta ─▶ its policy changed: it goes on by it
 //! ```
 
 use std::{fs, os::unix::fs::MetadataExt, time::Duration};
@@ -13,7 +14,7 @@ use understudy_lab::{
     host::Host,
     machine::Machine,
     probe::wait_until,
-    story::evidence::{array, item, item_is, now_us, number, point_after, text},
+    story::evidence::{array, item, item_is, now_us, number, point_after, text, time_us},
 };
 use understudy_lifecycle_tests::{
     Scene,
@@ -39,6 +40,8 @@ fn a_disk_grown_live_is_shipped_by_its_changes_and_a_lost_bitmap_costs_its_own_d
     item_is(stack, "db1", "protected", ALPHA).unwrap();
     grown_live(stack, db1).unwrap();
     bitmap_lost(stack, db1).unwrap();
+    paused_and_resumed(stack, db1).unwrap();
+    policy_changed(stack, db1).unwrap();
 }
 
 /// What QEMU knows about one of the machine's disks: its node and its size.
@@ -105,5 +108,50 @@ fn bitmap_lost(stack: &Stack, db1: &Machine) -> Result<()> {
     point_after(stack, "db1", now_us())?;
     newest_point_is_whole(stack, BRAVO, db1)?;
     next_cycle(stack, "incremental")?;
+    Ok(())
+}
+
+/// What the guest writes during a pause does not arrive, the age of the point counts on, and what arrives afterwards is a delta.
+fn paused_and_resumed(stack: &Stack, db1: &Machine) -> Result<()> {
+    stack.cli().json(&["item", "pause", "db1", "--reason", "the link is full"])?;
+    wait_until("the pause", LIMIT, || {
+        Ok((text(&item(stack, "db1")?["health"], "activity") == "paused").then_some(()))
+    })?;
+    let newest = |stack: &Stack| item(stack, "db1").and_then(|item| number(&item, "latest_point"));
+    let (point, arrived) = (newest(stack)?, newest_point_is_whole(stack, BRAVO, db1)?);
+    let (late, took) = wait_until("a point that is too old", LIMIT, || {
+        let health = item(stack, "db1")?["health"].clone();
+        let told = text(&health, "reason").contains("because replication is paused");
+        Ok((told && health["backlog_bytes"].as_u64() > Some(0)).then_some(health))
+    })?;
+    ensure!(text(&late, "level") == "critical" && text(&late, "remedy").contains("item resume"), "{late}");
+    ensure!(newest(stack)? == point, "a point arrived during the pause");
+    let refused = stack.cli().json(&["failover", "planned", "db1", "--preview"]);
+    ensure!(format!("{refused:?}").contains("item resume db1"), "{refused:?}");
+    stack.cli().json(&["item", "resume", "db1"])?;
+    point_after(stack, "db1", now_us())?;
+    let health = item(stack, "db1")?["health"].clone();
+    let (kind, sent) = (text(&health, "last_cycle_kind"), number(&health, "last_cycle_bytes")?);
+    println!("paused until it was too old, {took:?}: {sent} bytes were sent afterwards; {kind}");
+    ensure!(kind.starts_with("incremental") && sent < A_FEW_WRITES, "{sent} bytes were sent; {kind}");
+    let after = newest_point_is_whole(stack, BRAVO, db1)?;
+    ensure!(after.last > arrived.last, "nothing that was written during the pause has arrived");
+    Ok(())
+}
+
+/// Source and target follow the changed policy, and no cycle is broken off for it.
+fn policy_changed(stack: &Stack, db1: &Machine) -> Result<()> {
+    stack.cli().json(&["policy", "update", POLICY, "--interval", "1s", "--rpo", "4s", "--keep", "3"])?;
+    let (seen, took) = wait_until("points by the changed policy", LIMIT, || {
+        let listed = stack.cli().json(&["point", "list", "db1"])?;
+        let instants: Vec<i64> =
+            array(&listed).iter().map(|point| time_us(&point["instant"])).collect::<Result<_>>()?;
+        let dense = instants.windows(2).all(|pair| pair[0] - pair[1] < 3_000_000);
+        Ok((instants.len() == 3 && dense).then_some(instants.len()))
+    })?;
+    println!("{seen} points are kept, made every second, {took:?} after the policy was changed");
+    let health = item(stack, "db1")?["health"].clone();
+    ensure!(number(&health, "failures")? == 0 && health["last_error"].is_null(), "{health}");
+    newest_point_is_whole(stack, BRAVO, db1)?;
     Ok(())
 }
