@@ -443,7 +443,8 @@ impl Source {
     ) -> Result<Option<Shipped>, CycleError> {
         let halt = stop.child_token();
         let cycle = async {
-            let mut state = self.state.lock().await;
+            // Somebody has taken the item since; the turn goes back, and this loop waits without one.
+            let Ok(mut state) = self.state.try_lock() else { return Err(CycleError::Stopped) };
             self.recorded(&mut state, Purpose::Interval(class), &halt).await
         };
         let paused = async {
@@ -498,6 +499,11 @@ impl Source {
         terms: &mut watch::Receiver<Arc<Held>>,
         stop: &CancellationToken,
     ) -> Option<Turn> {
+        // Whoever has the item for another purpose may have it for long. A turn that waits for him would be missed by others.
+        tokio::select! {
+            state = self.state.lock() => drop(state),
+            () = stop.cancelled() => return None,
+        }
         let (latest, before) = {
             let status = self.status.borrow();
             (status.last_instant.or_else(|| self.history.latest()), status.state)
