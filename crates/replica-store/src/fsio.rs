@@ -53,13 +53,13 @@ impl Io {
     pub fn create(&self, path: &Path) -> Result<IoFile> {
         self.ask(Change::CreateFile(path)).during("create", path)?;
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path);
-        Ok(IoFile { file: file.during("create", path)?, path: path.to_owned(), io: self.clone() })
+        Ok(IoFile::new(file.during("create", path)?, path, self))
     }
 
     /// An existing file, readable and writable.
     pub fn open(&self, path: &Path) -> Result<IoFile> {
         let file = OpenOptions::new().read(true).write(true).open(path).during("open", path)?;
-        Ok(IoFile { file, path: path.to_owned(), io: self.clone() })
+        Ok(IoFile::new(file, path, self))
     }
 
     /// Creates the directory and those above it, durably.
@@ -70,12 +70,17 @@ impl Io {
         if let Some(parent) = path.parent() {
             self.create_dir_all(parent)?;
         }
+        self.create_dir(path)?;
+        self.sync_parent(path)
+    }
+
+    /// Creates one directory; durable once its parent is synced.
+    pub fn create_dir(&self, path: &Path) -> Result<()> {
         self.ask(Change::CreateDir(path)).during("create directory", path)?;
         match fs::create_dir(path) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            other => other.during("create directory", path)?,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other.during("create directory", path),
         }
-        self.sync_parent(path)
     }
 
     pub fn sync_dir(&self, path: &Path) -> Result<()> {
@@ -106,28 +111,45 @@ impl Io {
         self.rename(&fresh, path)
     }
 
+    /// Writes a small file that nobody believes before something that comes later. Its content is durable when this returns,
+    /// its name once its directory is synced.
+    pub fn write_new(&self, path: &Path, content: &[u8]) -> Result<()> {
+        let file = self.create(path)?;
+        file.write_at(content, 0)?;
+        file.sync()
+    }
+
     /// Removes a file or a whole directory; that it is already gone is fine.
     pub fn remove(&self, path: &Path) -> Result<()> {
+        if self.discard(path)? { self.sync_parent(path) } else { Ok(()) }
+    }
+
+    /// Removes what means nothing any more, so that a crash may bring it back. Returns whether it was there.
+    pub fn discard(&self, path: &Path) -> Result<bool> {
         let kind = match fs::symlink_metadata(path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
             other => other.during("remove", path)?,
         };
         self.ask(Change::Remove(path)).during("remove", path)?;
         if kind.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
             .during("remove", path)?;
-        self.sync_parent(path)
+        Ok(true)
     }
 }
 
-/// A file whose changes are announced.
-#[derive(Debug)]
+/// A file whose changes are announced. Clones are the same file.
+#[derive(Debug, Clone)]
 pub(crate) struct IoFile {
-    file: File,
-    path: PathBuf,
+    file: Arc<File>,
+    path: Arc<Path>,
     io: Io,
 }
 
 impl IoFile {
+    fn new(file: File, path: &Path, io: &Io) -> Self {
+        Self { file: Arc::new(file), path: path.into(), io: io.clone() }
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!            ┌─────────── write_blocks / write_zero ◀───┐
-//!   begin ──▶│ receiving ── sync: data, then log ───────┘──▶ finish: roots equal ─▶ tables, digests, manifest ─▶ rename
+//!   begin ──▶│ receiving ── sync, behind: data, then log┘──▶ finish: roots equal ─▶ tables, digests, manifest ─▶ rename
 //!   resume ─▶└─────┬─────── error of the disk ──▶ untrusted: the partial is removed            = the point
-//!                  └─ dropped ──▶ partial with its watermark, for resume
+//!                  └─ dropped ──▶ partial with its watermark, for resume; never synced: nothing
 //! ```
 //!
 //! A block's digest is checked on arrival, the disk's root at the end. The watermark is the end of the highest block received
@@ -19,16 +19,18 @@ use understudy_replication::{
 };
 
 use crate::{
+    behind::{Job, Log},
     digests,
     error::{Result, StoreError},
-    journal::{Entry, Journal, Received},
+    journal::{Entry, Received},
     layout::{MANIFEST, digest_file, disk_file},
     model::{Begin, DiskManifest, Manifest, PointKind},
     qcow2::{Cluster, Writer},
-    store::{Store, lock, write_json},
+    store::{Store, lock, to_json},
 };
 
-/// Blocks received between two syncs at most: bounds both the memory for what is not yet logged and the work lost in a crash.
+/// Blocks received between two syncs at most: bounds both the memory for what is not yet logged (twice this while a sync runs) and the
+/// work lost in a crash.
 const MAX_PENDING: usize = 16384;
 
 /// A transfer in progress. One at a time per item. Dropping it keeps what has been synced for [`Store::resume`].
@@ -37,7 +39,7 @@ pub struct PointWriter {
     store: Store,
     begin: Begin,
     disks: Vec<DiskWriter>,
-    journal: Journal,
+    log: Log,
     pending: Vec<Entry>,
     /// Cleared by the first failed write or sync: the kernel may have dropped pages that it once accepted.
     trusted: bool,
@@ -76,8 +78,8 @@ impl DiskWriter {
 }
 
 impl PointWriter {
-    pub(crate) fn new(store: Store, begin: Begin, disks: Vec<DiskWriter>, journal: Journal) -> Self {
-        Self { store, begin, disks, journal, pending: Vec::with_capacity(1024), trusted: true }
+    pub(crate) fn new(store: Store, begin: Begin, disks: Vec<DiskWriter>, log: Log) -> Self {
+        Self { store, begin, disks, log, pending: Vec::new(), trusted: true }
     }
 
     pub fn item(&self) -> &ItemName {
@@ -212,13 +214,43 @@ impl PointWriter {
 
     /// Makes everything received so far durable and returns the watermark of each disk in bytes.
     pub fn sync(&mut self) -> Result<BTreeMap<DiskName, u64>> {
+        self.sync_behind()?;
+        self.settle()?;
+        Ok(self.watermarks())
+    }
+
+    /// Begins to make everything received so far durable, on a thread of its own, after waiting for an earlier sync to end.
+    pub fn sync_behind(&mut self) -> Result<()> {
         if !self.trusted {
             return Err(StoreError::Untrusted(self.begin.item.clone()));
         }
-        if let Err(error) = self.sync_all() {
-            return Err(self.distrust(error));
+        for (index, disk) in (0..).zip(&self.disks) {
+            self.pending.push(Entry { disk: index, what: Received::Watermark { block: disk.watermark } });
         }
-        Ok(self.watermarks())
+        let job = Job {
+            io: self.store.io().clone(),
+            dir: self.store.dir(&self.begin.item),
+            begin: self.begin.clone(),
+            files: self.disks.iter().map(|disk| disk.writer.file().clone()).collect(),
+            entries: std::mem::take(&mut self.pending),
+        };
+        self.log.start(job).map_err(|error| self.distrust(error))
+    }
+
+    /// Whether a sync that was begun has ended since the last question.
+    ///
+    /// # Errors
+    /// When it has failed: the transfer is not trusted any more.
+    pub fn has_synced(&mut self) -> Result<bool> {
+        let ended = self.log.has_news();
+        if ended {
+            self.settle()?;
+        }
+        Ok(ended)
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        self.log.settle().map_err(|error| self.distrust(error))
     }
 
     /// The watermarks in bytes, durable or not.
@@ -227,21 +259,9 @@ impl PointWriter {
         self.disks.iter().map(|d| (d.name.clone(), bytes(d))).collect()
     }
 
-    fn sync_all(&mut self) -> Result<()> {
-        for disk in &self.disks {
-            disk.writer.sync()?;
-        }
-        for (index, disk) in (0..).zip(&self.disks) {
-            self.pending.push(Entry { disk: index, what: Received::Watermark { block: disk.watermark } });
-        }
-        self.journal.append(&self.pending)?;
-        self.pending.clear();
-        Ok(())
-    }
-
     fn note(&mut self, index: usize, what: Received) -> Result<()> {
         self.pending.push(Entry { disk: index as u32, what });
-        if self.pending.len() >= MAX_PENDING { self.sync().map(|_| ()) } else { Ok(()) }
+        if self.pending.len() >= MAX_PENDING { self.sync_behind() } else { Ok(()) }
     }
 
     /// Completes the point. `roots` are those of the source's trees at the instant, one for each disk; `received` is now.
@@ -258,6 +278,7 @@ impl PointWriter {
         if !self.trusted {
             return Err(StoreError::Untrusted(self.begin.item.clone()));
         }
+        self.settle()?;
         let done = self.complete(roots, received);
         if done.is_err() {
             self.trusted = false;
@@ -294,7 +315,9 @@ impl PointWriter {
             trees.insert(disk.name, disk.tree);
         }
         let manifest = self.manifest(manifests, received);
-        write_json(self.store.io(), &dir.incoming_point().join(MANIFEST), &manifest)?;
+        let path = dir.incoming_point().join(MANIFEST);
+        self.store.io().write_new(&path, &to_json(&path, &manifest)?)?;
+        self.store.io().sync_dir(&dir.incoming_point())?;
         self.publish(&manifest, trees)?;
         Ok(manifest)
     }
@@ -357,15 +380,16 @@ impl PointWriter {
         store.io().create_dir_all(&dir.points())?;
         store.io().rename(&dir.incoming_point(), &dir.point(manifest.seq))?;
         state.trees = Some((manifest.seq, trees));
-        if let Err(error) = store.remove_incoming(&manifest.item) {
-            // The point is complete; what is left over is removed by the next `begin` or `open`.
+        // Without the point in it, it is no partial any more; what a crash brings back is removed by the next `begin` or `open`.
+        if let Err(error) = store.io().discard(&dir.incoming()) {
             tracing::warn!(item = %manifest.item, %error, "cannot remove what is left of a completed transfer");
         }
         Ok(())
     }
 
     /// Throws the transfer away.
-    pub fn abandon(self) -> Result<()> {
+    pub fn abandon(mut self) -> Result<()> {
+        self.settle()?;
         self.store.remove_incoming(&self.begin.item)
     }
 
@@ -400,15 +424,19 @@ impl PointWriter {
 
 impl Drop for PointWriter {
     fn drop(&mut self) {
+        // Its error has made the transfer untrusted.
+        let _ = self.settle();
         let state = self.store.state(&self.begin.item);
         let mut state = lock(&state);
         state.receiving = false;
-        if self.trusted {
-            return;
-        }
-        if let Err(error) = self.store.remove_incoming(&self.begin.item) {
+        let removed = match self.log {
+            _ if !self.trusted => self.store.remove_incoming(&self.begin.item),
+            Log::Absent => self.store.io().discard(&self.store.dir(&self.begin.item).incoming()).map(|_| ()),
+            Log::Idle(_) | Log::Syncing(_) => Ok(()),
+        };
+        if let Err(error) = removed {
             let item = &self.begin.item;
-            tracing::warn!(%item, %error, "cannot remove a transfer that is not trusted; the next open will");
+            tracing::warn!(%item, %error, "cannot remove a transfer that cannot be gone on with; the next open will");
         }
     }
 }

@@ -86,11 +86,9 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// A new log, durable when this returns but for its directory.
+    /// A new log without a group. Durable, but for its name, with the first one.
     pub fn create(io: &Io, path: &Path) -> Result<Self> {
-        let file = io.create(path)?;
-        file.sync()?;
-        Ok(Self { file, end: 0, buffer: Vec::new() })
+        Ok(Self { file: io.create(path)?, end: 0, buffer: Vec::new() })
     }
 
     /// Opens a log, hands every durable entry to `each`, and stands ready to append after the last whole group.

@@ -17,6 +17,7 @@
 //! different items do not; writing blocks of a transfer excludes nothing.
 
 mod adopt;
+mod behind;
 mod catalog;
 mod check;
 mod digests;

@@ -1,7 +1,8 @@
 //! Beginning a transfer, going on with one, and throwing one away.
 //!
 //! A partial is `incoming/` with three things in it: what the source said when it began, the files, and the log of what is
-//! durable of them. The log is the last to come and the first to go, so that whatever has one can be resumed.
+//! durable of them. The log is the last to come and the first to go, so that whatever has one can be resumed. It comes with the
+//! first sync: a transfer that ends before never was a partial, and costs nothing for it.
 
 use std::path::Path;
 
@@ -14,6 +15,7 @@ use understudy_replication::{
 use understudy_sealing::LuksHeader;
 
 use crate::{
+    behind::Log,
     error::{Result, StoreError},
     fsio::Io,
     incoming::{DiskWriter, PointWriter},
@@ -21,7 +23,7 @@ use crate::{
     layout::{backing_path, disk_file},
     model::{Begin, DiskFormat, DiskSpec, Manifest, Role, Seal},
     qcow2::{Backing, Writer},
-    store::{ItemState, Store, StoreReader, lock, read_json, write_json},
+    store::{ItemState, Store, StoreReader, lock, read_json},
 };
 
 /// The largest disk that is accepted, in bytes: 64 TiB. Bounds what a digest over a hostile size can cost.
@@ -41,15 +43,11 @@ impl Store {
         self.admit(&begin.item, begin.generation, Some(Role::Standby))?;
         let dir = self.dir(&begin.item);
         self.remove_incoming(&begin.item)?;
-        self.io().create_dir_all(&dir.incoming_point())?;
+        self.io().create_dir(&dir.incoming())?;
+        self.io().create_dir(&dir.incoming_point())?;
         let disks = self.disk_writers(&begin, &mut state, Writer::create_with)?;
-        self.io().sync_dir(&dir.incoming_point())?;
-        // The log is what makes a partial, so it comes last; without it `open` removes the rest.
-        write_json(self.io(), &dir.incoming_begin(), &begin)?;
-        let journal = Journal::create(self.io(), &dir.incoming_log())?;
-        self.io().sync_dir(&dir.incoming())?;
         state.receiving = true;
-        Ok(PointWriter::new(self.clone(), begin, disks, journal))
+        Ok(PointWriter::new(self.clone(), begin, disks, Log::Absent))
     }
 
     /// Goes on with an interrupted transfer, possibly at a later instant, whose checkpoint, machine and consistency are those
@@ -63,8 +61,7 @@ impl Store {
         let mut state = lock(&state);
         self.check_begin(&state, &begin)?;
         let dir = self.dir(&begin.item);
-        let first: Option<Begin> = read_json(&dir.incoming_begin(), "a transfer's beginning")?;
-        let first = first.ok_or_else(|| StoreError::NoPartial(begin.item.clone()))?;
+        let first = self.begun(&begin.item)?.ok_or_else(|| StoreError::NoPartial(begin.item.clone()))?;
         if let Some(why) = mismatch(&first, &begin) {
             return Err(StoreError::PartialMismatch { item: begin.item, why: why.to_owned() });
         }
@@ -76,19 +73,16 @@ impl Store {
             }
         })?;
         state.receiving = true;
-        Ok(PointWriter::new(self.clone(), begin, disks, journal))
+        Ok(PointWriter::new(self.clone(), begin, disks, Log::Idle(journal)))
     }
 
     /// The interrupted transfer of an item, as the source's next cycle is planned from it. One of a generation that has
     /// passed does not count.
     pub fn partial(&self, item: &ItemName) -> Result<Option<Partial>> {
         let dir = self.dir(item);
-        let Some(begin) = read_json::<Begin>(&dir.incoming_begin(), "a transfer's beginning")? else {
+        let Some(begin) = self.begun(item)?.filter(|_| dir.incoming_point().is_dir()) else {
             return Ok(None);
         };
-        if !dir.incoming_log().exists() || !dir.incoming_point().is_dir() {
-            return Ok(None);
-        }
         if self.generation(item)?.is_none_or(|g| g.highest != begin.generation) {
             return Ok(None);
         }
@@ -113,8 +107,16 @@ impl Store {
     }
 
     pub(crate) fn partial_seal(&self, item: &ItemName) -> Result<Option<Seal>> {
-        let begin = read_json::<Begin>(&self.dir(item).incoming_begin(), "a transfer's beginning")?;
-        Ok(begin.and_then(|begin| begin.seal))
+        Ok(self.begun(item)?.and_then(|begin| begin.seal))
+    }
+
+    /// What a transfer was begun with of which something is durable. It is whole before there is a log.
+    fn begun(&self, item: &ItemName) -> Result<Option<Begin>> {
+        let dir = self.dir(item);
+        if !dir.incoming_log().exists() {
+            return Ok(None);
+        }
+        read_json(&dir.incoming_begin(), "a transfer's beginning")
     }
 
     /// Throws an interrupted transfer away.

@@ -255,12 +255,16 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, what: &'static str) ->
 
 /// Replaces a small record durably.
 pub(crate) fn write_json<T: Serialize>(io: &Io, path: &Path, record: &T) -> Result<()> {
-    let bytes = serde_json::to_vec_pretty(record).map_err(|e| StoreError::Record {
+    io.replace(path, &to_json(path, record)?)
+}
+
+/// A small record as it is written to `path`.
+pub(crate) fn to_json<T: Serialize>(path: &Path, record: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec_pretty(record).map_err(|e| StoreError::Record {
         path: path.to_owned(),
         what: "JSON",
         why: e.to_string(),
-    })?;
-    io.replace(path, &bytes)
+    })
 }
 
 /// Allocated bytes of everything below a directory. Files that vanish meanwhile count nothing.

@@ -4,6 +4,7 @@ use std::{str::FromStr, time::Duration};
 
 use understudy_ids::{HostName, UnixMicros, Uuid};
 use understudy_replication::BlockDigest;
+use understudy_rpc::{ApiError, Problem};
 use understudy_types_api::{duration_from_wire, time_from_wire};
 
 /// A message from the wire that breaks the contract of its `.proto` file.
@@ -23,6 +24,12 @@ impl Invalid {
     /// The same problem, seen from the message around it.
     pub(crate) fn within(self, parent: &str) -> Self {
         Self { field: format!("{parent}.{}", self.field), why: self.why }
+    }
+}
+
+impl From<Invalid> for ApiError {
+    fn from(Invalid { field, why }: Invalid) -> Self {
+        Self::invalid(vec![Problem::new("INVALID_FIELD", field, why, "")])
     }
 }
 

@@ -12,7 +12,7 @@ use understudy_rpc::{ApiError, Identity};
 
 use crate::{
     facts::Facts,
-    field::Invalid,
+
     keys::{self, GetSeal, PointSeal, Unlock},
     sink::{
         Answer, Begin, DigestRun, Negotiate, Negotiated, Part, PartOrder, RawBodies, ReadDigests, Receipt,
@@ -26,10 +26,6 @@ use crate::{
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Watermarks that wait for a slow peer.
 const ANSWERS: usize = 16;
-
-fn invalid(error: Invalid) -> ApiError {
-    ApiError::invalid(vec![understudy_rpc::Problem::new("INVALID_FIELD", error.field, error.why, "")])
-}
 
 /// Where facts come from.
 #[async_trait]
@@ -84,7 +80,7 @@ struct KeyAdapter<H>(Arc<H>);
 #[async_trait]
 impl<H: KeyHandler> key_service_server::KeyService for KeyAdapter<H> {
     async fn get_seal(&self, request: Request<v1::GetSealRequest>) -> Result<Response<v1::Seal>, Status> {
-        let asked = GetSeal::try_from(request.into_inner()).map_err(invalid)?;
+        let asked = GetSeal::try_from(request.into_inner()).map_err(ApiError::from)?;
         Ok(Response::new(self.0.get_seal(asked).await?.into()))
     }
 
@@ -93,13 +89,13 @@ impl<H: KeyHandler> key_service_server::KeyService for KeyAdapter<H> {
         request: Request<v1::UnlockRequest>,
     ) -> Result<Response<v1::UnlockResponse>, Status> {
         let peer = understudy_rpc::peer(&request)?.clone();
-        let asked = Unlock::try_from(request.into_inner()).map_err(invalid)?;
+        let asked = Unlock::try_from(request.into_inner()).map_err(ApiError::from)?;
         Ok(Response::new(keys::unlocked_to_wire(self.0.unlock(&peer, asked).await?)))
     }
 
     async fn lock(&self, request: Request<v1::LockRequest>) -> Result<Response<v1::LockResponse>, Status> {
         let peer = understudy_rpc::peer(&request)?.clone();
-        let item = keys::lock(request.into_inner()).map_err(invalid)?;
+        let item = keys::lock(request.into_inner()).map_err(ApiError::from)?;
         self.0.forget(&peer, item).await?;
         Ok(Response::new(v1::LockResponse {}))
     }
@@ -158,7 +154,7 @@ impl<H: SinkHandler> sink_service_server::SinkService for SinkAdapter<H> {
         request: Request<v1::NegotiateRequest>,
     ) -> Result<Response<v1::NegotiateResponse>, Status> {
         let peer = agent(&request)?;
-        let asked = Negotiate::try_from(request.into_inner()).map_err(invalid)?;
+        let asked = Negotiate::try_from(request.into_inner()).map_err(ApiError::from)?;
         Ok(Response::new(self.0.negotiate(&peer, asked).await?.into()))
     }
 
@@ -195,7 +191,7 @@ impl<H: SinkHandler> sink_service_server::SinkService for SinkAdapter<H> {
         request: Request<v1::ReadDigestsRequest>,
     ) -> Result<Response<Self::ReadDigestsStream>, Status> {
         let peer = agent(&request)?;
-        let asked = ReadDigests::try_from(request.into_inner()).map_err(invalid)?;
+        let asked = ReadDigests::try_from(request.into_inner()).map_err(ApiError::from)?;
         let runs = self.0.read_digests(&peer, asked).await?;
         Ok(Response::new(runs.map(|run| run.map(Into::into).map_err(Status::from)).boxed()))
     }
@@ -221,7 +217,7 @@ fn parts(messages: Messages, begin: &Begin) -> PartStream {
     let order = PartOrder::new(&begin.disks);
     let next = |(mut messages, mut order): (Messages, PartOrder)| async move {
         let Some(part) = messages.part().await? else { return Ok(None) };
-        order.accept(&part).map_err(invalid)?;
+        order.accept(&part).map_err(ApiError::from)?;
         Ok(Some((part, (messages, order))))
     };
     futures::stream::try_unfold((messages, order), next).boxed()

@@ -250,7 +250,9 @@ impl QemuIncremental {
         take.args(["-f", "raw", "-e", "4", "-t", "-k"]).arg(&target_nbd).arg("--").arg(target);
         let take = Server::start(&mut take)?;
         let mut give = Command::new("qemu-storage-daemon");
-        let node = json!({ "driver": "raw", "node-name": "disk", "file": { "driver": "file", "filename": images.variant } });
+        // Without its locks, because our agent reads the image as well. What is written is what is there already.
+        let file = json!({ "driver": "file", "filename": images.variant, "locking": "off" });
+        let node = json!({ "driver": "raw", "node-name": "disk", "file": file });
         give.arg("--blockdev").arg(node.to_string());
         give.arg("--chardev").arg(format!("socket,id=qmp,path={},server=on,wait=off", qmp.display()));
         give.args(["--monitor", "chardev=qmp"]);

@@ -1,9 +1,17 @@
 //! Where the benchmark runs: a network namespace with nothing but a loopback interface, memory that the machine has at hand.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs::{self, File, OpenOptions},
+    os::unix::fs::FileExt,
+    path::Path,
+    process::Command,
+};
 
 use anyhow::{Context as _, bail};
-use nix::sched::{CloneFlags, unshare};
+use nix::{
+    sched::{CloneFlags, unshare},
+    sys::sysinfo::sysinfo,
+};
 
 /// Leaves the machine's network for an empty one. Called before any thread is started.
 pub fn own_network() -> anyhow::Result<()> {
@@ -20,14 +28,40 @@ pub fn wire_bytes() -> anyhow::Result<u64> {
     sent.context("no loopback interface")?.parse().context("its counter")
 }
 
-/// Has the machine lend us `bytes` of memory and gives them back: what is written soon afterwards does not pay for the
-/// first touch of memory that the machine had taken away, which costs seconds per GB.
-pub fn warm_memory(bytes: usize) {
-    let mut memory = vec![0u8; bytes];
-    for page in memory.chunks_mut(4096) {
-        page[0] = 1;
+/// Fills free memory with the cached zeros of a file of nothing but a hole, so that who writes next takes over pages that are in use and
+/// can be given up at once. A machine whose host takes free memory away pays seconds per GB for the first touch of what it gets
+/// again; no copy is to be measured by that.
+pub struct Filler {
+    file: File,
+    length: u64,
+    at: u64,
+}
+
+impl Filler {
+    /// Left free, above what the kernel keeps free itself.
+    const FREE: u64 = 512 << 20;
+    /// Read at once.
+    const STEP: usize = 4 << 20;
+
+    pub fn new(dir: &Path) -> anyhow::Result<Self> {
+        let path = dir.join("filler");
+        let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path)?;
+        let length = sysinfo()?.ram_total();
+        file.set_len(length)?;
+        Ok(Self { file, length, at: 0 })
     }
-    std::hint::black_box(&memory);
+
+    pub fn fill(&mut self) -> anyhow::Result<()> {
+        let mut read = vec![0; Self::STEP];
+        // Once round at most, so that a machine that finds free memory as fast as it is filled does not go on for ever.
+        let mut left = self.length;
+        while left > 0 && sysinfo()?.ram_unused() > Self::FREE {
+            let count = self.file.read_at(&mut read, self.at)?;
+            self.at = if count == 0 { 0 } else { self.at + count as u64 };
+            left = left.saturating_sub(Self::STEP as u64);
+        }
+        Ok(())
+    }
 }
 
 /// One-minute load of the machine, to be told beside the figures.

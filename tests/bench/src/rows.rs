@@ -1,6 +1,6 @@
 //! The rows of the table: who is measured against whom, and what is wanted.
 
-use std::{fs, io::BufRead as _, path::Path, process::Stdio, time::Duration};
+use std::{cell::RefCell, fs, io::BufRead as _, path::Path, process::Stdio, time::Duration};
 
 use anyhow::Context as _;
 use comfy_table::Table;
@@ -12,7 +12,7 @@ use crate::{
     measure::{Contender, Sample, in_turn},
     ours::{self, Pair},
     peers::{self, Backup, QemuIncremental, Rsync},
-    place,
+    place::{self, Filler},
 };
 
 /// What is wanted of a figure.
@@ -121,6 +121,8 @@ fn seconds(span: Duration) -> String {
 struct Bench<'a> {
     dir: &'a Path,
     images: Images,
+    /// Not for a guard, whose figure is CPU time on a small image.
+    filler: Option<RefCell<Filler>>,
     rounds: usize,
     rows: Rows,
 }
@@ -153,6 +155,10 @@ const PEERS: &[(&str, &str)] = &[
 pub fn replication(options: &Options) -> anyhow::Result<()> {
     place::need(PEERS)?;
     println!("Load when it began: {}.", place::load());
+    fs::create_dir_all(&options.dir)?;
+    // Before the images are read, so that they are what is read last.
+    let mut filler = Filler::new(&options.dir)?;
+    filler.fill()?;
     let images = Images::prepare(&options.dir, options.size_mib)?;
     println!(
         "Image: {} MiB with {} MB of data; {} MB change.",
@@ -161,7 +167,13 @@ pub fn replication(options: &Options) -> anyhow::Result<()> {
         images.changed.bytes() / 1_000_000
     );
     ours::certificates(&options.dir)?;
-    let mut bench = Bench { dir: &options.dir, images, rounds: options.rounds, rows: Rows::default() };
+    let mut bench = Bench {
+        dir: &options.dir,
+        images,
+        filler: Some(RefCell::new(filler)),
+        rounds: options.rounds,
+        rows: Rows::default(),
+    };
     let wanted = |name: &str| options.only.as_deref().is_none_or(|only| name.contains(only));
     for (name, group) in GROUPS.iter().filter(|(name, _)| wanted(name)) {
         eprintln!("{name}");
@@ -172,9 +184,9 @@ pub fn replication(options: &Options) -> anyhow::Result<()> {
 }
 
 impl Bench<'_> {
-    /// A copy goes to memory that the machine has at hand.
-    fn warm(&self) {
-        place::warm_memory(usize::try_from(self.images.data.bytes()).unwrap_or(0));
+    /// Before a copy: what it is written to is memory that the machine has at hand.
+    fn fill_memory(&self) -> anyhow::Result<()> {
+        self.filler.as_ref().map_or(Ok(()), |filler| filler.borrow_mut().fill())
     }
 
     fn pki(&self) -> std::path::PathBuf {
@@ -192,7 +204,7 @@ fn copies<'a>(
     let run = move || {
         place::remove(&target)?;
         let target = peers::target(bench.dir, bench.images.size)?;
-        bench.warm();
+        bench.fill_memory()?;
         let sample = copy(&target)?;
         image::same(&bench.images.base, &target)?;
         Ok(sample)
@@ -212,7 +224,7 @@ fn full(bench: &mut Bench<'_>) -> anyhow::Result<()> {
         let mut first = || {
             let item = pair.fresh_item()?;
             pair.prepare(&item)?;
-            bench.warm();
+            bench.fill_memory()?;
             let (sample, told) = pair.first(&item, None)?;
             pair.check(&item, told.seq, &bench.images.base)?;
             pair.remove(&item)?;
@@ -539,7 +551,7 @@ fn streamed(
 pub fn guard(dir: &Path) -> anyhow::Result<()> {
     let images = Images::prepare(dir, 512)?;
     ours::certificates(dir)?;
-    let mut bench = Bench { dir, images, rounds: 3, rows: Rows::default() };
+    let mut bench = Bench { dir, images, filler: None, rounds: 3, rows: Rows::default() };
     let (pki, target) = (bench.pki(), peers::target(dir, bench.images.size)?);
     let mut pair = Pair::start(dir, bench.images.size)?;
     let medians = {

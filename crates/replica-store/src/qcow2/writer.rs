@@ -171,9 +171,9 @@ impl Writer {
         }
     }
 
-    /// Makes what has been written so far durable.
-    pub fn sync(&self) -> Result<()> {
-        self.file.sync()
+    /// The file, for whoever makes durable what has been written so far.
+    pub(crate) const fn file(&self) -> &IoFile {
+        &self.file
     }
 
     /// Writes the tables, makes all of it durable, and returns the bytes that the file takes.

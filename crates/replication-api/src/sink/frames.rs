@@ -31,8 +31,8 @@ use crate::{field::Invalid, method, v1};
 
 /// Not compressed, and the length of the message.
 const PREFIX: usize = 5;
-/// Field of `Data` in `PushPointRequest`.
-const DATA: u32 = 2;
+/// What a `PushPointRequest` begins with that is a `Data`: field 2, with a length.
+const DATA_KEY: u8 = 2 << 3 | 2;
 /// Field of the payload in `Data`.
 const PAYLOAD: u32 = 3;
 
@@ -85,14 +85,14 @@ pub(crate) struct Messages {
 impl Messages {
     /// The first message of a stream.
     pub async fn begin(&mut self) -> Result<Begin, ApiError> {
-        let mut first = self.next().await?.ok_or_else(|| invalid(Invalid::new("begin", "is missing")))?;
-        let message = v1::PushPointRequest::decode(&mut first).map_err(|error| broken(&error))?;
-        wire::begin(message).map_err(invalid)
+        let mut first = self.next().await?.ok_or_else(|| Invalid::new("begin", "is missing"))?;
+        let message = v1::PushPointRequest::decode(&mut first).map_err(broken)?;
+        Ok(wire::begin(message)?)
     }
 
     /// The part that follows; `None` at the stream's end.
     pub async fn part(&mut self) -> Result<Option<Part>, ApiError> {
-        self.next().await?.map(part).transpose()
+        Ok(self.next().await?.map(part).transpose()?)
     }
 
     async fn next(&mut self) -> Result<Option<Rope>, ApiError> {
@@ -105,7 +105,7 @@ impl Messages {
             let why = format!(
                 "of {length} bytes begins with {compressed}: at most {BULK_MESSAGE_BYTES}, not compressed"
             );
-            return Err(invalid(Invalid::new("message", why)));
+            return Err(Invalid::new("message", why).into());
         }
         if !self.fill(length).await? {
             return Err(cut());
@@ -131,56 +131,44 @@ fn cut() -> ApiError {
     ApiError::aborted("NOT_FINISHED", "the stream ended in the middle of a message", "send the rest")
 }
 
-fn invalid(error: Invalid) -> ApiError {
-    ApiError::invalid(vec![understudy_rpc::Problem::new("INVALID_FIELD", error.field, error.why, "")])
-}
-
-fn broken(error: &prost::DecodeError) -> ApiError {
-    invalid(Invalid::new("part", format!("cannot be decoded: {error}")))
+fn broken(error: prost::DecodeError) -> Invalid {
+    Invalid::new("part", format!("cannot be decoded: {error}"))
 }
 
 /// A message of data is read field by field, every other one by prost.
-fn part(mut message: Rope) -> Result<Part, ApiError> {
-    let whole = message.clone();
-    match data(&mut message).map_err(|error| broken(&error))? {
-        Some((head, payload)) => {
-            let message = v1::PushPointRequest { part: Some(v1::push_point_request::Part::Data(head)) };
-            match wire::part(message).map_err(invalid)? {
-                Part::Data { disk, offset, digests, encoding, .. } => {
-                    Ok(Part::Data { disk, offset, payload, digests, encoding })
-                }
-                other => Ok(other),
-            }
+fn part(message: Rope) -> Result<Part, Invalid> {
+    if message.chunk().first() != Some(&DATA_KEY) {
+        return wire::part(v1::PushPointRequest::decode(message).map_err(broken)?);
+    }
+    let (head, payload) = data(message)?;
+    let head = v1::PushPointRequest { part: Some(v1::push_point_request::Part::Data(head)) };
+    match wire::part(head)? {
+        Part::Data { disk, offset, digests, encoding, .. } => {
+            Ok(Part::Data { disk, offset, payload, digests, encoding })
         }
-        None => {
-            let message = v1::PushPointRequest::decode(whole).map_err(|error| broken(&error))?;
-            wire::part(message).map_err(invalid)
-        }
+        other => Ok(other),
     }
 }
 
 /// A message that is one `Data` and nothing else, its payload apart.
-fn data(message: &mut Rope) -> Result<Option<(v1::Data, Payload)>, prost::DecodeError> {
-    if !message.has_remaining() || decode_key(message)? != (DATA, WireType::LengthDelimited) {
-        return Ok(None);
-    }
-    if decode_varint(message)? != message.remaining() as u64 {
-        return Ok(None);
+fn data(mut message: Rope) -> Result<(v1::Data, Payload), Invalid> {
+    let other_length = || Invalid::new("part", "is not as long as it says");
+    message.advance(1);
+    if decode_varint(&mut message).map_err(broken)? != message.remaining() as u64 {
+        return Err(other_length());
     }
     let (mut head, mut payload) = (Vec::new(), Payload::default());
     while message.has_remaining() {
-        let (field, kind) = decode_key(message)?;
+        let (field, kind) = decode_key(&mut message).map_err(broken)?;
         if (field, kind) == (PAYLOAD, WireType::LengthDelimited) {
-            let length = usize::try_from(decode_varint(message)?).unwrap_or(usize::MAX);
-            if length > message.remaining() {
-                return Ok(None);
-            }
+            let length = usize::try_from(decode_varint(&mut message).map_err(broken)?);
+            let length = length.ok().filter(|l| *l <= message.remaining()).ok_or_else(other_length)?;
             payload = Payload::of(message.split_to(length).slices.into());
         } else {
-            take_field(message, field, kind, &mut head)?;
+            take_field(&mut message, field, kind, &mut head).map_err(broken)?;
         }
     }
-    Ok(Some((v1::Data::decode(&head[..])?, payload)))
+    Ok((v1::Data::decode(&head[..]).map_err(broken)?, payload))
 }
 
 /// Copies one field as it stands, for prost to read. Lengths are checked there.
@@ -210,7 +198,7 @@ fn take_field(
 }
 
 /// Bytes in slices that are not copied.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct Rope {
     slices: VecDeque<Bytes>,
     length: usize,

@@ -1,7 +1,7 @@
 //! Writing one point: the stream on one side, a thread that may block on the other, a bounded queue between them.
 //!
 //! ```text
-//!   parts ─▶ queue of 8 (back-pressure to the sender's window) ─▶ writer thread: decode, verify, write ─▶ sync each 64 MiB or 5 s ─▶ watermark
+//!   parts ─▶ queue of 8 (back-pressure to the sender's window) ─▶ writer thread: decode, verify, write ─▶ sync behind it, each 64 MiB or 5 s ─▶ watermark
 //!                                                                   │ Finish: finish ─▶ receipt
 //!                                                                   └ queue ends without Finish: sync, keep the partial
 //! ```
@@ -89,7 +89,7 @@ fn write(
     let (seq, item) = (begin.seq, begin.item.clone());
     let mut writer = open(store, begin)?;
     let mut received = Received::default();
-    let mut synced = Instant::now();
+    let mut news = News { durable, syncing: None, since: Instant::now() };
     while let Some(part) = queue.blocking_recv() {
         if let Part::Finish { sent_bytes } = part {
             if sent_bytes != received.payload {
@@ -109,17 +109,44 @@ fn write(
             return Ok(Receipt { seq, roots: in_order });
         }
         received.take(&mut writer, &disks, &part)?;
-        if received.unsynced >= SYNC_EVERY || (received.unsynced > 0 && synced.elapsed() >= SYNC_AFTER) {
-            writer.sync()?;
-            (received.unsynced, synced) = (0, Instant::now());
-            // A peer that does not read its watermarks loses nothing but the news.
-            let _ = durable.try_send(received.at);
-        }
+        news.after(&mut writer, &mut received)?;
     }
     if let Err(error) = writer.sync() {
         tracing::warn!(%item, %seq, %error, "what a cut transfer had brought could not be kept");
     }
     Err(Failure::Cut)
+}
+
+/// Makes what has come durable from time to time, and tells the peer how far that is.
+struct News<'a> {
+    durable: &'a mpsc::Sender<Watermark>,
+    /// How far a sync that runs goes.
+    syncing: Option<Watermark>,
+    since: Instant,
+}
+
+impl News<'_> {
+    fn after(&mut self, writer: &mut PointWriter, received: &mut Received) -> Result<(), Failure> {
+        if writer.has_synced()? {
+            self.tell();
+        }
+        let unsynced = received.unsynced;
+        if unsynced >= SYNC_EVERY || (unsynced > 0 && self.since.elapsed() >= SYNC_AFTER) {
+            writer.sync_behind()?;
+            // One that still ran has been waited for.
+            self.tell();
+            self.syncing = Some(received.at);
+            (received.unsynced, self.since) = (0, Instant::now());
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self) {
+        if let Some(at) = self.syncing.take() {
+            // A peer that does not read its watermarks loses nothing but the news.
+            let _ = self.durable.try_send(at);
+        }
+    }
 }
 
 fn open(store: &Store, begin: Begin) -> Result<PointWriter, Failure> {
