@@ -44,7 +44,7 @@ impl Store {
         if state.receiving {
             return Err(StoreError::Busy(item.clone()));
         }
-        if let Some(newest) = self.points(item)?.pop().filter(|p| p.manifest.seq >= adopt.seq) {
+        if let Some(newest) = self.newest_first(item)?.next().filter(|p| p.manifest.seq >= adopt.seq) {
             let same = newest.manifest.seq == adopt.seq && newest.manifest.kind == PointKind::Base;
             return if same {
                 Ok(newest.manifest)
@@ -140,7 +140,7 @@ impl Store {
         let records = digest_chain(&mut chain, stacked, &mut tree)?;
         let count = records.len() as u64;
         let file = place.join(digest_file(&disk.name));
-        digests::write(self.io(), &file, tree.size(), count, records.into_iter().map(Ok))?;
+        digests::write(self.io(), &file, tree.size(), count, records.into_iter().map(Ok))?.sync()?;
         Ok(DiskManifest {
             name: disk.name.clone(),
             size: tree.size(),

@@ -14,7 +14,7 @@ use std::{
 
 use crate::{
     error::{IoContext, Result},
-    fsio::{Io, IoFile},
+    fsio::{Io, IoFile, sync_all},
     journal::{Entry, Journal},
     layout::ItemDir,
     model::Begin,
@@ -84,9 +84,7 @@ pub(crate) struct Job {
 
 impl Job {
     fn run(self, journal: Option<Journal>) -> Result<Journal> {
-        for file in &self.files {
-            file.sync()?;
-        }
+        sync_all(&self.files)?;
         match journal {
             Some(mut journal) => {
                 journal.append(&self.entries)?;
@@ -101,7 +99,7 @@ impl Job {
         let Self { io, dir, begin, entries, .. } = self;
         io.sync_dir(&dir.incoming_point())?;
         let path = dir.incoming_begin();
-        io.write_new(&path, &to_json(&path, &begin)?)?;
+        io.write_new(&path, &to_json(&path, &begin)?)?.sync()?;
         let mut journal = Journal::create(&io, &dir.incoming_log())?;
         journal.append(&entries)?;
         io.sync_dir(&dir.incoming())?;

@@ -40,25 +40,30 @@ pub(crate) fn ancestry(links: &[Link], seq: PointSeq) -> Vec<PointSeq> {
 impl StoreReader {
     /// All points of an item with a valid manifest, oldest first: bases and damaged ones too (see [`PointInfo::is_offered`]).
     pub fn points(&self, item: &ItemName) -> Result<Vec<PointInfo>> {
+        let mut points: Vec<PointInfo> = self.newest_first(item)?.collect();
+        points.reverse();
+        Ok(points)
+    }
+
+    /// What [`Self::points`] lists, from the newest on, each read when it is asked for: most callers want the first one only.
+    pub(crate) fn newest_first(&self, item: &ItemName) -> Result<impl Iterator<Item = PointInfo>> {
         let pins = self.pins(item)?;
         let mut seqs: Vec<PointSeq> =
             names::<Number>(&self.dir(item).points())?.into_iter().map(|n| PointSeq::new(n.0)).collect();
-        seqs.sort_unstable();
-        Ok(seqs
-            .into_iter()
-            .filter_map(|seq| match self.manifest(item, seq) {
-                Ok(manifest) => manifest,
-                Err(error) => {
-                    tracing::warn!(%item, %seq, %error, "point is not listed because its manifest is not valid");
-                    None
-                }
-            })
-            .map(|manifest| {
-                let held = pins.iter().filter(|(seq, _)| *seq == manifest.seq).map(|(_, pin)| *pin).collect();
-                let damaged_blocks = self.damaged_blocks(item, manifest.seq);
-                PointInfo { manifest, pins: held, damaged_blocks }
-            })
-            .collect())
+        seqs.sort_unstable_by(|one, other| other.cmp(one));
+        Ok(seqs.into_iter().filter_map(move |seq| match self.manifest(item, seq) {
+            Ok(manifest) => manifest.map(|manifest| self.info(item, manifest, &pins)),
+            Err(error) => {
+                tracing::warn!(%item, %seq, %error, "point is not listed because its manifest is not valid");
+                None
+            }
+        }))
+    }
+
+    fn info(&self, item: &ItemName, manifest: Manifest, pins: &[(PointSeq, Pin)]) -> PointInfo {
+        let held = pins.iter().filter(|(seq, _)| *seq == manifest.seq).map(|(_, pin)| *pin).collect();
+        let damaged_blocks = self.damaged_blocks(item, manifest.seq);
+        PointInfo { manifest, pins: held, damaged_blocks }
     }
 
     /// Points that may be tested and promoted, oldest first.
@@ -68,13 +73,14 @@ impl StoreReader {
 
     /// The latest point that may be tested and promoted.
     pub fn latest(&self, item: &ItemName) -> Result<Option<PointInfo>> {
-        Ok(self.recovery_points(item)?.pop())
+        Ok(self.newest_first(item)?.find(PointInfo::is_offered))
     }
 
     /// One point, recovery point or base.
     pub fn point(&self, item: &ItemName, seq: PointSeq) -> Result<PointInfo> {
-        let found = self.points(item)?.into_iter().find(|p| p.manifest.seq == seq);
-        found.ok_or_else(|| StoreError::NoPoint { item: item.clone(), seq })
+        let manifest = self.manifest(item, seq)?;
+        let manifest = manifest.ok_or_else(|| StoreError::NoPoint { item: item.clone(), seq })?;
+        Ok(self.info(item, manifest, &self.pins(item)?))
     }
 
     /// What retention decides on.
@@ -241,7 +247,7 @@ impl Store {
     /// The facts that the source's next cycle is planned from. A damaged newest point counts as nothing, so that the next
     /// cycle ships everything.
     pub fn target_facts(&self, item: &ItemName) -> Result<TargetFacts> {
-        let newest = self.points(item)?.pop().filter(|p| p.damaged_blocks == 0);
+        let newest = self.newest_first(item)?.next().filter(|p| p.damaged_blocks == 0);
         let has = newest.map_or(TargetHas::Nothing, |p| {
             let Manifest { seq, checkpoint, kind, disks, .. } = p.manifest;
             let disks = disks.into_iter().map(|d| (d.name, d.size)).collect();
@@ -255,7 +261,7 @@ impl Store {
 
     /// How what [`Self::target_facts`] tells of is encrypted.
     pub fn target_seals(&self, item: &ItemName) -> Result<TargetSeals> {
-        let latest = self.points(item)?.pop().and_then(|point| point.manifest.seal);
+        let latest = self.newest_first(item)?.next().and_then(|point| point.manifest.seal);
         Ok(TargetSeals { latest, partial: self.partial_seal(item)? })
     }
 }

@@ -21,7 +21,7 @@ use understudy_replication::{
 
 use crate::{
     error::{IoContext, Result, StoreError},
-    fsio::Io,
+    fsio::{Io, IoFile},
 };
 
 const MAGIC: &[u8; 8] = b"USDIGST1";
@@ -33,14 +33,14 @@ const BATCH: usize = 4096;
 /// A block and its digest.
 pub(crate) type Record = (u64, BlockDigest);
 
-/// Writes the file whole and durably. `records` must ascend and be `count` in number.
+/// Writes the file whole; the caller makes it durable. `records` must ascend and be `count` in number.
 pub(crate) fn write(
     io: &Io,
     path: &Path,
     size: u64,
     count: u64,
     records: impl Iterator<Item = Result<Record>>,
-) -> Result<()> {
+) -> Result<IoFile> {
     let file = io.create(path)?;
     let mut hasher = blake3::Hasher::new();
     let mut buffer = Vec::with_capacity(BATCH * RECORD + HEAD);
@@ -66,7 +66,7 @@ pub(crate) fn write(
     flush(&mut buffer)?;
     let end = at;
     file.write_at(hasher.finalize().as_bytes(), end)?;
-    file.sync()
+    Ok(file)
 }
 
 /// Reads a file record by record, in constant memory.
@@ -163,7 +163,7 @@ pub(crate) fn absorb(io: &Io, older: &Path, newer: &Path) -> Result<()> {
     }
     let size = Reader::open(newer)?.size;
     let fresh = newer.with_extension("digests-new");
-    write(io, &fresh, size, count, Union::open(older, newer)?)?;
+    write(io, &fresh, size, count, Union::open(older, newer)?)?.sync()?;
     io.rename(&fresh, newer)
 }
 
@@ -218,8 +218,9 @@ mod tests {
     fn r_rep_5_a_flipped_bit_or_a_cut_in_a_digest_file_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("d");
-        write(&Io::default(), &path, 1 << 20, 2, [(1, digest(1)), (7, digest(2))].into_iter().map(Ok))
-            .unwrap();
+        let _ =
+            write(&Io::default(), &path, 1 << 20, 2, [(1, digest(1)), (7, digest(2))].into_iter().map(Ok))
+                .unwrap();
         assert_eq!(load(&path).unwrap(), [(1, digest(1)), (7, digest(2))]);
         let whole = std::fs::read(&path).unwrap();
         for at in 0..whole.len() {
@@ -237,9 +238,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let io = Io::default();
         let (old, new) = (dir.path().join("a.digests"), dir.path().join("b.digests"));
-        write(&io, &old, 1 << 20, 3, [(0, digest(1)), (5, digest(2)), (9, digest(3))].into_iter().map(Ok))
-            .unwrap();
-        write(&io, &new, 1 << 20, 2, [(5, digest(4)), (6, digest(5))].into_iter().map(Ok)).unwrap();
+        let _ = write(
+            &io,
+            &old,
+            1 << 20,
+            3,
+            [(0, digest(1)), (5, digest(2)), (9, digest(3))].into_iter().map(Ok),
+        )
+        .unwrap();
+        let _ = write(&io, &new, 1 << 20, 2, [(5, digest(4)), (6, digest(5))].into_iter().map(Ok)).unwrap();
         let expected = [(0, digest(1)), (5, digest(4)), (6, digest(5)), (9, digest(3))];
         for _ in 0..2 {
             absorb(&io, &old, &new).unwrap();

@@ -8,8 +8,10 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     os::unix::fs::{FileExt, MetadataExt},
+    panic::resume_unwind,
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
 };
 
 use crate::error::{IoContext, Result};
@@ -111,12 +113,11 @@ impl Io {
         self.rename(&fresh, path)
     }
 
-    /// Writes a small file that nobody believes before something that comes later. Its content is durable when this returns,
-    /// its name once its directory is synced.
-    pub fn write_new(&self, path: &Path, content: &[u8]) -> Result<()> {
+    /// Writes a small file that nobody believes before something that comes later. Durable once it is synced, and its directory.
+    pub fn write_new(&self, path: &Path, content: &[u8]) -> Result<IoFile> {
         let file = self.create(path)?;
         file.write_at(content, 0)?;
-        file.sync()
+        Ok(file)
     }
 
     /// Removes a file or a whole directory; that it is already gone is fine.
@@ -138,11 +139,23 @@ impl Io {
 }
 
 /// A file whose changes are announced. Clones are the same file.
+#[must_use = "what was written to it may not be durable yet"]
 #[derive(Debug, Clone)]
 pub(crate) struct IoFile {
     file: Arc<File>,
     path: Arc<Path>,
     io: Io,
+}
+
+/// Makes several files durable at once: the file system commits together what waits together.
+pub(crate) fn sync_all(files: &[IoFile]) -> Result<()> {
+    let Some((first, others)) = files.split_first() else { return Ok(()) };
+    thread::scope(|scope| {
+        let others: Vec<_> = others.iter().map(|file| scope.spawn(|| file.sync())).collect();
+        let first = first.sync();
+        let others = others.into_iter().map(|thread| thread.join().unwrap_or_else(|e| resume_unwind(e)));
+        others.fold(first, Result::and)
+    })
 }
 
 impl IoFile {

@@ -22,6 +22,7 @@ use crate::{
     behind::{Job, Log},
     digests,
     error::{Result, StoreError},
+    fsio::sync_all,
     journal::{Entry, Received},
     layout::{MANIFEST, digest_file, disk_file},
     model::{Begin, DiskManifest, Manifest, PointKind},
@@ -295,6 +296,7 @@ impl PointWriter {
         let dir = self.store.dir(&self.begin.item);
         let mut trees = BTreeMap::new();
         let mut manifests = Vec::with_capacity(self.disks.len());
+        let mut files = Vec::with_capacity(self.disks.len() * 2 + 1);
         // Tables go behind the data, so after a crash in here the log still tells the truth about the files.
         for (disk, root) in std::mem::take(&mut self.disks).into_iter().zip(found) {
             let io = self.store.io();
@@ -302,21 +304,24 @@ impl PointWriter {
             let count = disk.writer.clusters().count() as u64;
             let records = disk.writer.clusters().map(|block| Ok((block, disk.tree.get(block))));
             let (size, stacked) = (disk.writer.size(), disk.writer.has_backing());
-            digests::write(io, &path, size, count, records)?;
+            files.push(digests::write(io, &path, size, count, records)?);
+            disk.writer.write_all_tables()?;
+            files.push(disk.writer.file().clone());
             manifests.push(DiskManifest {
                 file: disk_file(&disk.name),
                 name: disk.name.clone(),
                 size,
                 root,
                 changed_bytes: count * BLOCK_SIZE,
-                stored_bytes: disk.writer.finish()?,
+                stored_bytes: disk.writer.stored()?,
                 stacked,
             });
             trees.insert(disk.name, disk.tree);
         }
         let manifest = self.manifest(manifests, received);
         let path = dir.incoming_point().join(MANIFEST);
-        self.store.io().write_new(&path, &to_json(&path, &manifest)?)?;
+        files.push(self.store.io().write_new(&path, &to_json(&path, &manifest)?)?);
+        sync_all(&files)?;
         self.store.io().sync_dir(&dir.incoming_point())?;
         self.publish(&manifest, trees)?;
         Ok(manifest)

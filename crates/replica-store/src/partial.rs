@@ -145,7 +145,7 @@ impl Store {
         if state.receiving {
             return Err(StoreError::Busy(item.clone()));
         }
-        if self.points(item)?.last().is_some_and(|newest| newest.manifest.seq >= begin.seq) {
+        if self.newest_first(item)?.next().is_some_and(|newest| newest.manifest.seq >= begin.seq) {
             return Err(StoreError::PointExists { item: item.clone(), seq: begin.seq });
         }
         if let Some(parent) = begin.parent {

@@ -12,7 +12,6 @@ use understudy_rpc::{ApiError, Identity};
 
 use crate::{
     facts::Facts,
-
     keys::{self, GetSeal, PointSeal, Unlock},
     sink::{
         Answer, Begin, DigestRun, Negotiate, Negotiated, Part, PartOrder, RawBodies, ReadDigests, Receipt,

@@ -168,10 +168,14 @@ impl Pair {
         self.target.ask(&Ask::Remove { item: item.clone() }).map(drop)
     }
 
+    /// The file of a point's disk.
+    pub fn disk(&self, item: &ItemName, seq: u64) -> PathBuf {
+        self.target.dir.join(format!("store/items/{item}/points/{seq}/disk-vda.qcow2"))
+    }
+
     /// Whether a point holds what `image` does, read through its files by our own reader.
     pub fn check(&self, item: &ItemName, seq: u64, image: &Path) -> anyhow::Result<()> {
-        let file = self.target.dir.join(format!("store/items/{item}/points/{seq}/disk-vda.qcow2"));
-        let mut chain = Chain::open(&file)?;
+        let mut chain = Chain::open(&self.disk(item, seq))?;
         let mut image = File::open(image)?;
         let (mut ours, mut theirs) = (vec![0; 1 << 20], vec![0; 1 << 20]);
         ensure!(chain.size() == image.metadata()?.len(), "the point's disk has another size");

@@ -231,6 +231,18 @@ pub fn zstd_bytes(source: &Path, dir: &Path) -> anyhow::Result<u64> {
     Ok(bytes)
 }
 
+/// All of a disk in one qcow2 file without others below it.
+pub fn flatten(disk: &Path, flat: &Path) -> anyhow::Result<()> {
+    place::run(Command::new("qemu-img").args(["convert", "-O", "qcow2", "--"]).arg(disk).arg(flat))
+}
+
+/// All of a qcow2 file, read through QEMU and thrown away.
+pub fn read_by_qemu(disk: &Path) -> anyhow::Result<Sample> {
+    let mut copy = Command::new("nbdcopy");
+    copy.args(["--", "[", "qemu-nbd", "-r", "-f", "qcow2"]).arg(disk).args(["]", "null:"]);
+    Sample::of(|| place::run(&mut copy))
+}
+
 /// QEMU's own incremental backup: a bitmap that knows the changed blocks, to `qemu-nbd` on a unix socket.
 pub struct QemuIncremental {
     _source: Server,

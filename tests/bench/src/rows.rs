@@ -7,7 +7,9 @@ use comfy_table::Table;
 use understudy_ids::ItemName;
 
 use crate::{
-    Options, delay,
+    Options,
+    agent::{Ask, Told},
+    delay,
     image::{self, Images},
     measure::{Contender, Sample, in_turn},
     ours::{self, Pair},
@@ -136,6 +138,7 @@ const GROUPS: &[(&str, Group)] = &[
     ("delta", delta),
     ("resync", resync),
     ("points", points),
+    ("branch", branch),
 ];
 
 /// Programs of the peers, and the Debian packages that they are in.
@@ -228,7 +231,7 @@ fn full(bench: &mut Bench<'_>) -> anyhow::Result<()> {
             let (sample, told) = pair.first(&item, None)?;
             pair.check(&item, told.seq, &bench.images.base)?;
             pair.remove(&item)?;
-            peak = pair.target.ask(&crate::agent::Ask::Usage)?.peak_bytes;
+            peak = pair.target.ask(&Ask::Usage)?.peak_bytes;
             Ok(sample)
         };
         let mut contenders: Vec<Contender<'_>> = vec![
@@ -269,7 +272,7 @@ fn full(bench: &mut Bench<'_>) -> anyhow::Result<()> {
 }
 
 /// A line that is slower than what two processors compress.
-const SLOW_LINE: f64 = 100e6;
+const SLOW_LINE: f64 = 200e6;
 
 /// The first copy over a slow line, where the agents see by themselves that compression pays.
 fn compressed(bench: &mut Bench<'_>) -> anyhow::Result<()> {
@@ -291,8 +294,8 @@ fn compressed(bench: &mut Bench<'_>) -> anyhow::Result<()> {
             Ok(sample)
         };
         let mut contenders: Vec<Contender<'_>> = vec![
-            ("ours, 100 MB/s", Box::new(&mut ours)),
-            copies(bench, "zstd | nc, 100 MB/s", |to| {
+            ("ours, 200 MB/s", Box::new(&mut ours)),
+            copies(bench, "zstd | nc, 200 MB/s", |to| {
                 peers::zstd_through_nc(&bench.images.base, to, SLOW_LINE)
             }),
         ];
@@ -301,7 +304,7 @@ fn compressed(bench: &mut Bench<'_>) -> anyhow::Result<()> {
     let [ours, nc] = medians[..] else { anyhow::bail!("a contender is missing") };
     let packed = peers::zstd_bytes(&bench.images.base, dir)?;
     let rows = &mut bench.rows;
-    let what = "full copy, compressed, line of 100 MB/s";
+    let what = "full copy, compressed, line of 200 MB/s";
     rows.speed(what, ours.wall, "zstd -1 | nc | zstd -d", nc.wall, 1.5);
     rows.cost("compressed: payload", sent as f64 / 1e6, "MB", "zstd -1", packed as f64 / 1e6, 1.03);
     Ok(())
@@ -363,12 +366,22 @@ impl<'a> Walk<'a> {
     }
 
     fn step(&mut self, bench: &Bench<'_>) -> anyhow::Result<Sample> {
+        Ok(self.step_checked(bench)?.0)
+    }
+
+    /// A cycle whose point is compared with the image.
+    fn step_checked(&mut self, bench: &Bench<'_>) -> anyhow::Result<(Sample, Told)> {
+        let (sample, told) = self.change(bench)?;
+        let file = if self.at_variant { &bench.images.variant } else { &bench.images.base };
+        self.pair.check(&self.item, told.seq, file)?;
+        Ok((sample, told))
+    }
+
+    fn change(&mut self, bench: &Bench<'_>) -> anyhow::Result<(Sample, Told)> {
         self.at_variant = !self.at_variant;
         let file = if self.at_variant { &bench.images.variant } else { &bench.images.base };
         self.pair.exchange(file, Some(&self.ranges))?;
-        let (sample, told) = self.pair.cycle(&self.item)?;
-        self.pair.check(&self.item, told.seq, file)?;
-        Ok(sample)
+        self.pair.cycle(&self.item)
     }
 
     fn empty(&mut self, bench: &Bench<'_>) -> anyhow::Result<Sample> {
@@ -478,14 +491,40 @@ fn points(bench: &mut Bench<'_>) -> anyhow::Result<()> {
     let [ours, borg, restic] = medians;
     bench.rows.speed("second recovery point", ours.wall, "borg create", borg.wall, 15.0);
     bench.rows.speed("second recovery point", ours.wall, "restic backup", restic.wall, 40.0);
+    Ok(())
+}
+
+/// A test from the latest of many points: how fast its disk is there, and how fast it is.
+fn branch(bench: &mut Bench<'_>) -> anyhow::Result<()> {
+    const POINTS: usize = 48;
+    let (dir, size) = (bench.dir, bench.images.size);
+    let mut pair = Pair::start(dir, size)?;
+    let item = pair.fresh_item()?;
+    let mut walk = Walk::begin(&mut pair, bench, item.clone())?;
+    for _ in 1..POINTS {
+        walk.change(bench)?;
+    }
+    let latest = walk.step_checked(bench)?.1.seq;
     let mut branches: Vec<u64> = Vec::new();
     for _ in 0..bench.rounds {
-        branches.push(walk.pair.target.ask(&crate::agent::Ask::Branch { item: item.clone() })?.nanos);
+        branches.push(pair.target.ask(&Ask::Branch { item: item.clone() })?.nanos);
     }
     branches.sort_unstable();
-    let branch = branches.get(branches.len() / 2).copied().unwrap_or(0);
-    bench.rows.absolute("branch for a test", branch as f64 / 1e6, "ms", 100.0);
-    Ok(())
+    let median = branches.get(branches.len() / 2).copied().unwrap_or(0);
+    bench.rows.absolute(&format!("branch of {POINTS} points"), median as f64 / 1e6, "ms", 100.0);
+
+    let stacked = pair.disk(&item, latest);
+    let flat = dir.join("flat.qcow2");
+    place::remove(&flat)?;
+    peers::flatten(&stacked, &flat)?;
+    let mut contenders: Vec<Contender<'_>> = vec![
+        ("stacked", Box::new(|| peers::read_by_qemu(&stacked))),
+        ("flat", Box::new(|| peers::read_by_qemu(&flat))),
+    ];
+    let medians = in_turn(&mut contenders, bench.rounds)?;
+    let [stacked, one] = medians[..] else { anyhow::bail!("a contender is missing") };
+    bench.rows.speed(&format!("QEMU reads {POINTS} points"), stacked.wall, "one flat qcow2", one.wall, 0.8);
+    place::remove(&flat)
 }
 
 /// The stream alone.

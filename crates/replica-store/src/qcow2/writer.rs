@@ -178,6 +178,13 @@ impl Writer {
 
     /// Writes the tables, makes all of it durable, and returns the bytes that the file takes.
     pub fn finish(self) -> Result<u64> {
+        self.write_all_tables()?;
+        self.file.sync()?;
+        self.stored()
+    }
+
+    /// Writes the tables. What is left is to make the file durable.
+    pub(crate) fn write_all_tables(&self) -> Result<()> {
         for (at, bytes) in self.luks.iter().flat_map(|luks| luks.pieces()) {
             self.file.write_at(bytes, placed::LUKS * CLUSTER + at)?;
         }
@@ -185,8 +192,11 @@ impl Writer {
             Layout::Appended => self.write_tables()?,
             Layout::Placed => self.write_placed_tables()?,
         };
-        self.file.write_at(&header.encode(self.file.path())?, 0)?;
-        self.file.sync()?;
+        self.file.write_at(&header.encode(self.file.path())?, 0)
+    }
+
+    /// Bytes that the file takes.
+    pub(crate) fn stored(&self) -> Result<u64> {
         match self.layout {
             Layout::Appended => self.file.len(),
             Layout::Placed => self.file.allocated(),

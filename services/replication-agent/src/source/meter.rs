@@ -7,50 +7,46 @@ use std::{
 
 use understudy_replication::{
     Compression, Encoding,
-    encoding::{Chooser, WINDOW},
+    encoding::{Chooser, Passed},
 };
 
 /// Lasts from cycle to cycle: a delta is often shorter than what a rate is measured over.
 #[derive(Debug)]
 pub struct Meter {
     compression: Compression,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    chooser: Chooser,
-    bytes: u64,
-    elapsed: Duration,
+    chooser: Mutex<Chooser>,
 }
 
 impl Meter {
     pub fn new(compression: Compression) -> Self {
-        Self { compression, state: Mutex::default() }
+        Self { compression, chooser: Mutex::default() }
     }
 
     /// What blocks travel as at this moment.
     pub fn encoding(&self) -> Encoding {
         match self.compression {
-            Compression::Auto => self.lock().chooser.current(),
+            Compression::Auto => self.lock().current(),
             Compression::Off => Encoding::Plain,
         }
     }
 
-    /// So many bytes of the disk have gone to the connection since the last ones.
-    pub fn passed(&self, bytes: u64, elapsed: Duration) {
-        let mut state = self.lock();
-        state.bytes += bytes;
-        state.elapsed += elapsed;
-        if state.bytes >= WINDOW {
-            let (bytes, elapsed) = (state.bytes, state.elapsed);
-            state.chooser.window(bytes, elapsed);
-            (state.bytes, state.elapsed) = (0, Duration::ZERO);
-        }
+    /// A cycle begins with so many bytes of the disks to read.
+    pub fn begin(&self, bytes: u64) {
+        self.lock().begin(bytes);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    /// Something has gone to the connection since the last time.
+    pub fn passed(&self, passed: Passed) {
+        self.lock().passed(passed);
+    }
+
+    /// The receipt has come, so long after the last piece had gone to the connection.
+    pub fn end(&self, receipt: Duration) {
+        self.lock().end(receipt);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Chooser> {
         // Whole after every statement, so a panic elsewhere does not spoil it.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.chooser.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -13,7 +13,7 @@ use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use understudy_hypervisor::DiskReader;
-use understudy_replication::{DigestTree, Encoding, RangeSet, cycle::Work};
+use understudy_replication::{DigestTree, Encoding, RangeSet, cycle::Work, encoding::Passed};
 use understudy_replication_api::{
     SinkClient,
     sink::{Answer, Begin, Part, Receipt},
@@ -28,7 +28,7 @@ use super::{
     parts::{self, Outcome},
     progress::Step,
     seal,
-    work::{Piece, pieces},
+    work::{Piece, pieces, to_read},
 };
 
 /// Pieces that are read or digested at the same time.
@@ -64,12 +64,18 @@ pub async fn ship(
     meter: &Arc<Meter>,
     told: impl Fn(Step) + Send + Sync,
 ) -> Result<(Receipt, u64), CycleError> {
+    meter.begin(disks.iter().map(|disk| to_read(&disk.work, &disk.zero).bytes()).sum());
     let (queue, parts) = mpsc::channel(QUEUE);
     let mut produce = pin!(produce(disks, queue, pacer, meter, &told));
     let mut answers = pin!(receive(client, begin, parts, &told));
     tokio::select! {
         produced = &mut produce => match produced {
-            Ok(sent) => Ok((answers.await?, sent)),
+            Ok(sent) => {
+                let handed_over = Instant::now();
+                let receipt = answers.await?;
+                meter.end(handed_over.elapsed());
+                Ok((receipt, sent))
+            }
             Err(Stop::Failed(error)) => Err(error),
             Err(Stop::Closed) => {
                 answers.await?;
@@ -123,13 +129,15 @@ async fn produce(
             if let Some(pacer) = pacer.filter(|_| outcome.sent > 0) {
                 pacer.admit(outcome.sent).await;
             }
+            let made = Instant::now();
             for part in outcome.parts {
                 queue.send(part).await.map_err(|_| Stop::Closed)?;
             }
             sent += outcome.sent;
             if !piece.zero {
                 let now = Instant::now();
-                meter.passed(piece.range.len(), now - before);
+                let (elapsed, blocked) = (now - before, now - made);
+                meter.passed(Passed { bytes: piece.range.len(), payload: outcome.sent, elapsed, blocked });
                 before = now;
             }
             told(Step::Passed { place: (index, piece.range.end), payload: outcome.sent, parts });
