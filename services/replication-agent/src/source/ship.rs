@@ -126,10 +126,11 @@ async fn produce(
         while let Some(next) = outcomes.next().await {
             let (piece, outcome) = next.map_err(Stop::Failed)?;
             let parts = !outcome.parts.is_empty();
+            // What is held back waits for the line as well.
+            let made = Instant::now();
             if let Some(pacer) = pacer.filter(|_| outcome.sent > 0) {
                 pacer.admit(outcome.sent).await;
             }
-            let made = Instant::now();
             for part in outcome.parts {
                 queue.send(part).await.map_err(|_| Stop::Closed)?;
             }
