@@ -13,7 +13,7 @@ use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use understudy_hypervisor::DiskReader;
-use understudy_replication::{DigestTree, Encoding, RangeSet, cycle::Work, encoding::Passed};
+use understudy_replication::{DigestTree, RangeSet, cycle::Work, encoding::Passed};
 use understudy_replication_api::{
     SinkClient,
     sink::{Answer, Begin, Part, Receipt},
@@ -174,12 +174,11 @@ async fn outcome(
             let why = format!("{} bytes were read at {}", content.len(), piece.range);
             return Err(CycleError::Protocol(why));
         }
-        let (content, encoding) = match cipher {
-            // Ciphertext does not shrink.
-            Some(cipher) => (seal::encrypted(&cipher, piece.range.start, content), Encoding::Plain),
-            None => (content, meter.encoding()),
+        let content = match cipher {
+            Some(cipher) => seal::encrypted(&cipher, piece.range.start, content),
+            None => content,
         };
-        Ok(parts::of_content(disk, piece.range.start, content, target.as_deref(), encoding))
+        Ok(parts::of_content(disk, piece.range.start, content, target.as_deref(), meter.encoding()))
     });
     digested.await.map_err(|e| CycleError::Protocol(format!("digesting was cut off: {e}")))?
 }

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use understudy_ids::HostName;
+use understudy_replication::Compression;
 
 use super::{
     Source,
@@ -29,11 +30,16 @@ pub struct Held {
 impl Held {
     /// What was measured under the terms before stays true, as long as blocks travel in the same way.
     pub fn new(terms: Terms, peer: &HostName, paces: &Paces, before: Option<&Self>) -> Self {
-        let compression = terms.settings.compression;
-        let same = before.filter(|before| before.terms.settings.compression == compression);
+        let compression = compression(&terms);
+        let same = before.filter(|before| self::compression(&before.terms) == compression);
         let meter = same.map_or_else(|| Arc::new(Meter::new(compression)), |before| before.meter.clone());
         Self { pace: paces.of(peer, &terms), terms, meter }
     }
+}
+
+/// Ciphertext does not shrink.
+fn compression(terms: &Terms) -> Compression {
+    if terms.settings.encrypt_for.is_empty() { terms.settings.compression } else { Compression::Off }
 }
 
 impl Source {
