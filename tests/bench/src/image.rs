@@ -19,6 +19,7 @@ const ONE_OF: u64 = 50;
 /// Share of the image that is filled with files, in percent.
 const FILLED: u64 = 62;
 
+#[derive(Clone)]
 pub struct Images {
     pub base: PathBuf,
     pub variant: PathBuf,
@@ -115,6 +116,13 @@ fn change(base: &Path, variant: &Path, blocks: &RangeSet) -> anyhow::Result<()> 
     }
     file.sync_all()?;
     fs::rename(&fresh, variant).context("the variant cannot be put into its place")
+}
+
+/// A copy on a disk of another size, which takes no more space.
+pub fn enlarged(image: &Path, large: &Path, size: u64) -> anyhow::Result<()> {
+    place::remove(large)?;
+    run(Command::new("cp").args(["--sparse=always", "--"]).arg(image).arg(large))?;
+    OpenOptions::new().write(true).open(large)?.set_len(size).context("a larger file")
 }
 
 /// Reads a file once, so that it is in memory.

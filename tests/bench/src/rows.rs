@@ -139,6 +139,7 @@ const GROUPS: &[(&str, Group)] = &[
     ("resync", resync),
     ("points", points),
     ("branch", branch),
+    ("large", large),
 ];
 
 /// Programs of the peers, and the Debian packages that they are in.
@@ -315,7 +316,7 @@ fn delta(bench: &mut Bench<'_>) -> anyhow::Result<()> {
     let (dir, pki) = (bench.dir, bench.pki());
     let mut pair = Pair::start(dir, bench.images.size)?;
     let item = pair.fresh_item()?;
-    let mut walk = Walk::begin(&mut pair, bench, item)?;
+    let mut walk = Walk::begin(&mut pair, dir, &bench.images, item)?;
     let target = peers::target(dir, bench.images.size)?;
     peers::floor(&pki, &bench.images.base, &target, &bench.images.data, false, false)?;
     let mut qemu = QemuIncremental::start(dir, &bench.images, &target)?;
@@ -356,10 +357,10 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn begin(pair: &'a mut Pair, bench: &Bench<'_>, item: ItemName) -> anyhow::Result<Self> {
-        let ranges = bench.dir.join("changed.ranges");
-        crate::floor::write_ranges(&ranges, bench.images.changed.iter())?;
-        pair.exchange(&bench.images.base, None)?;
+    fn begin(pair: &'a mut Pair, dir: &Path, images: &Images, item: ItemName) -> anyhow::Result<Self> {
+        let ranges = dir.join("changed.ranges");
+        crate::floor::write_ranges(&ranges, images.changed.iter())?;
+        pair.exchange(&images.base, None)?;
         pair.prepare(&item)?;
         pair.first(&item, None)?;
         Ok(Self { pair, item, ranges, at_variant: false })
@@ -371,15 +372,15 @@ impl<'a> Walk<'a> {
 
     /// A cycle whose point is compared with the image.
     fn step_checked(&mut self, bench: &Bench<'_>) -> anyhow::Result<(Sample, Told)> {
-        let (sample, told) = self.change(bench)?;
+        let (sample, told) = self.change(&bench.images)?;
         let file = if self.at_variant { &bench.images.variant } else { &bench.images.base };
         self.pair.check(&self.item, told.seq, file)?;
         Ok((sample, told))
     }
 
-    fn change(&mut self, bench: &Bench<'_>) -> anyhow::Result<(Sample, Told)> {
+    fn change(&mut self, images: &Images) -> anyhow::Result<(Sample, Told)> {
         self.at_variant = !self.at_variant;
-        let file = if self.at_variant { &bench.images.variant } else { &bench.images.base };
+        let file = if self.at_variant { &images.variant } else { &images.base };
         self.pair.exchange(file, Some(&self.ranges))?;
         self.pair.cycle(&self.item)
     }
@@ -461,7 +462,7 @@ fn points(bench: &mut Bench<'_>) -> anyhow::Result<()> {
     let dir = bench.dir;
     let mut pair = Pair::start(dir, bench.images.size)?;
     let item = pair.fresh_item()?;
-    let mut walk = Walk::begin(&mut pair, bench, item.clone())?;
+    let mut walk = Walk::begin(&mut pair, dir, &bench.images, item.clone())?;
     let disk = dir.join("disk.img");
     let (borg, restic) = (Backup::borg(dir)?, Backup::restic(dir)?);
     let medians = {
@@ -500,9 +501,9 @@ fn branch(bench: &mut Bench<'_>) -> anyhow::Result<()> {
     let (dir, size) = (bench.dir, bench.images.size);
     let mut pair = Pair::start(dir, size)?;
     let item = pair.fresh_item()?;
-    let mut walk = Walk::begin(&mut pair, bench, item.clone())?;
+    let mut walk = Walk::begin(&mut pair, dir, &bench.images, item.clone())?;
     for _ in 1..POINTS {
-        walk.change(bench)?;
+        walk.change(&bench.images)?;
     }
     let latest = walk.step_checked(bench)?.1.seq;
     let mut branches: Vec<u64> = Vec::new();
@@ -525,6 +526,47 @@ fn branch(bench: &mut Bench<'_>) -> anyhow::Result<()> {
     let [stacked, one] = medians[..] else { anyhow::bail!("a contender is missing") };
     bench.rows.speed(&format!("QEMU reads {POINTS} points"), stacked.wall, "one flat qcow2", one.wall, 0.8);
     place::remove(&flat)
+}
+
+/// What a disk's size costs: the same content and the same changes on a disk of 4 TiB that is otherwise empty.
+fn large(bench: &mut Bench<'_>) -> anyhow::Result<()> {
+    const SIZE: u64 = 4 << 40;
+    let (base, variant) = (bench.dir.join("large-base.img"), bench.dir.join("large-variant.img"));
+    for (from, to) in [(&bench.images.base, &base), (&bench.images.variant, &variant)] {
+        image::enlarged(from, to, SIZE)?;
+    }
+    let big = Images { base, variant, size: SIZE, ..bench.images.clone() };
+    let (one_dir, other_dir) = (bench.dir.join("small"), bench.dir.join("large"));
+    for dir in [&one_dir, &other_dir] {
+        fs::create_dir_all(dir)?;
+        ours::certificates(dir)?;
+    }
+    let mut one = Pair::start(&one_dir, bench.images.size)?;
+    let mut other = Pair::start(&other_dir, SIZE)?;
+    let (item, large_item) = (one.fresh_item()?, other.fresh_item()?);
+    let mut small = Walk::begin(&mut one, bench.dir, &bench.images, item)?;
+    let mut walk = Walk::begin(&mut other, bench.dir, &big, large_item)?;
+    let medians = {
+        let bench = &*bench;
+        let mut contenders: Vec<Contender<'_>> = vec![
+            ("4 TiB", Box::new(|| Ok(walk.change(&big)?.0))),
+            ("the image's size", Box::new(|| Ok(small.change(&bench.images)?.0))),
+        ];
+        in_turn(&mut contenders, bench.rounds)?
+    };
+    let [huge, usual] = medians[..] else { anyhow::bail!("a contender is missing") };
+    let wall = |sample: Sample| sample.wall.as_secs_f64();
+    let rows = &mut bench.rows;
+    rows.cost("delta of a disk of 4 TiB", wall(huge), "s", "of 4 GiB", wall(usual), 1.05);
+    for (side, name) in [(&mut other.source, "source"), (&mut other.target, "target")] {
+        let peak = side.ask(&Ask::Usage)?.peak_bytes as f64 / 1048576.0;
+        rows.absolute(&format!("memory with a disk of 4 TiB, {name}"), peak, "MiB", 256.0);
+    }
+    drop((one, other));
+    for path in [&big.base, &big.variant, &one_dir, &other_dir] {
+        place::remove(path)?;
+    }
+    Ok(())
 }
 
 /// The stream alone.
