@@ -28,7 +28,7 @@ use crate::{
     scrub::Scrubber,
     sink::Sink,
     source::{self, Keys, Sources},
-    tasks::Tasks,
+    tasks::{Locks, Tasks},
 };
 
 /// Who may call the control port. Operators look at facts when they look into a host.
@@ -110,16 +110,17 @@ impl Agent {
             .await?
             .add_service(sink_service(Arc::new(sink.clone())), BULK_RULES)
             .descriptors(FILE_DESCRIPTOR_SET);
-        let tasks = Tasks::new(
-            hypervisor.clone(),
+        let tasks = Tasks {
+            hypervisor: hypervisor.clone(),
             replica,
-            ledger.clone(),
-            sources.clone(),
-            facts.clone(),
-            sink.clone(),
-            scrubber.clone(),
+            ledger: ledger.clone(),
+            sources: sources.clone(),
+            facts: facts.clone(),
+            sink: sink.clone(),
+            scrubber: scrubber.clone(),
             keyring,
-        );
+            locks: Locks::default(),
+        };
         Ok(Self { config, tasks, facts, hypervisor, sources, ledger, scrubber, control, bulk, shutdown })
     }
 

@@ -39,6 +39,7 @@ pub struct AgentTask {
 
 /// What must be true afterwards. See `tasks.proto` for what each promises.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "tasks come one at a time, and none is kept")]
 pub enum Action {
     PrepareReplica {
         disks: Vec<DiskSize>,

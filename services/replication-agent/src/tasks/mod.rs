@@ -53,8 +53,11 @@ pub struct Tasks {
     pub sink: Sink,
     pub scrubber: Scrubber,
     pub keyring: Keyring,
-    locks: Arc<Mutex<HashMap<ItemName, Arc<tokio::sync::Mutex<()>>>>>,
+    pub locks: Locks,
 }
+
+/// One for each item, so that its tasks come one after the other.
+pub type Locks = Arc<Mutex<HashMap<ItemName, Arc<tokio::sync::Mutex<()>>>>>;
 
 /// On whose behalf an action acts.
 #[derive(Debug, Clone)]
@@ -92,19 +95,6 @@ impl Handler for Tasks {
 }
 
 impl Tasks {
-    pub fn new(
-        hypervisor: Arc<dyn Hypervisor>,
-        replica: Replica,
-        ledger: Ledger,
-        sources: Sources,
-        facts: FactsHub,
-        sink: Sink,
-        scrubber: Scrubber,
-        keyring: Keyring,
-    ) -> Self {
-        Self { hypervisor, replica, ledger, sources, facts, sink, scrubber, keyring, locks: Arc::default() }
-    }
-
     /// Does one task.
     pub async fn perform(&self, task: AgentTask, context: &TaskContext) -> Result {
         let AgentTask { item, generation, run, action } = task;
