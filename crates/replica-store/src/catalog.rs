@@ -1,11 +1,12 @@
 //! Which points there are, and what is known about each.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use understudy_ids::{DiskName, Generation, ItemName, PointSeq, Uuid};
 use understudy_replication::{
     cycle::{TargetFacts, TargetHas},
     digest::DigestTree,
+    extents::RangeSet,
     retention::PointFacts,
 };
 
@@ -13,8 +14,8 @@ use crate::{
     digests,
     error::{Result, StoreError},
     layout::{DAMAGED, MANIFEST, MERGING, OVERLAY, digest_file},
-    model::{Damage, Manifest, OverlayRecord, Pin, PointInfo, PointKind, Seal, TargetSeals},
-    qcow2::Chain,
+    model::{Damage, DiskManifest, Manifest, OverlayRecord, Pin, PointInfo, PointKind, Seal, TargetSeals},
+    qcow2::{Chain, check_tables},
     store::{ItemState, Number, Store, StoreReader, lock, names, read_json},
 };
 
@@ -208,6 +209,47 @@ impl StoreReader {
         Ok(note.unwrap_or_default())
     }
 
+    /// As [`Self::damage`]; all of it when the note cannot be read.
+    pub(crate) fn damage_of(&self, manifest: &Manifest) -> Damage {
+        self.damage(&manifest.item, manifest.seq).unwrap_or_else(|_| {
+            let all = |disk: &DiskManifest| (disk.name.clone(), RangeSet::span(0, disk.size));
+            Damage { disks: manifest.disks.iter().map(all).collect() }
+        })
+    }
+
+    /// Whether another point may stand on this one: when it is damaged, only if its digests and tables can be believed, so that blocks
+    /// of the other one hide what is damaged.
+    pub(crate) fn carries(&self, point: &PointInfo) -> bool {
+        if point.damaged_blocks == 0 {
+            return true;
+        }
+        let Manifest { item, seq, disks, .. } = &point.manifest;
+        let believed = disks.iter().try_for_each(|disk| {
+            self.tree_from_files(item, *seq, &disk.name)?;
+            self.check_tables_below(&point.manifest, disk)
+        });
+        if let Err(error) = &believed {
+            tracing::warn!(%item, %seq, %error, "no point can stand on this one, the next one will be a full copy");
+        }
+        believed.is_ok()
+    }
+
+    /// Of one disk, down to the file that stands on none.
+    fn check_tables_below(&self, top: &Manifest, disk: &DiskManifest) -> Result<()> {
+        let mut next = Some((top.clone(), disk.clone()));
+        while let Some((manifest, disk)) = next.take() {
+            let damage = self.damage_of(&manifest);
+            let damaged = damage.disks.get(&disk.name).cloned().unwrap_or_default();
+            let path = self.dir(&manifest.item).point(manifest.seq).join(&disk.file);
+            self.check_link(&manifest, &disk, &Chain::open(&path)?)?;
+            check_tables(&path, &damaged)?;
+            let below = manifest.parent.filter(|_| disk.stacked);
+            let below = below.map(|seq| self.any_manifest(&manifest.item, seq)).transpose()?.flatten();
+            next = below.and_then(|(m, _)| Some((m.disk(&disk.name)?.clone(), m))).map(|(d, m)| (m, d));
+        }
+        Ok(())
+    }
+
     /// Everything that stands on a point of the item.
     pub(crate) fn pins(&self, item: &ItemName) -> Result<Vec<(PointSeq, Pin)>> {
         let dir = self.dir(item);
@@ -244,19 +286,24 @@ impl StoreReader {
 }
 
 impl Store {
-    /// The facts that the source's next cycle is planned from. A damaged newest point counts as nothing, so that the next
-    /// cycle ships everything.
+    /// The facts that the source's next cycle is planned from. A newest point that cannot carry another one counts as nothing, so that
+    /// the next cycle ships everything.
     pub fn target_facts(&self, item: &ItemName) -> Result<TargetFacts> {
-        let newest = self.newest_first(item)?.next().filter(|p| p.damaged_blocks == 0);
-        let has = newest.map_or(TargetHas::Nothing, |p| {
-            let Manifest { seq, checkpoint, kind, disks, .. } = p.manifest;
+        let newest = self.newest_first(item)?.next();
+        let highest_seq = newest.as_ref().map(|p| p.manifest.seq);
+        let mut damaged = BTreeMap::new();
+        let mut has = TargetHas::Nothing;
+        if let Some(PointInfo { manifest, .. }) = newest.filter(|p| self.carries(p)) {
+            damaged = self.damage_of(&manifest).disks;
+            damaged.retain(|_, ranges| !ranges.is_empty());
+            let Manifest { seq, checkpoint, kind, disks, .. } = manifest;
             let disks = disks.into_iter().map(|d| (d.name, d.size)).collect();
-            match checkpoint.filter(|_| kind == PointKind::Recovery) {
+            has = match checkpoint.filter(|_| kind == PointKind::Recovery) {
                 Some(checkpoint) => TargetHas::Point { seq, checkpoint, disks },
                 None => TargetHas::Base { seq, disks },
-            }
-        });
-        Ok(TargetFacts { has, partial: self.partial(item)? })
+            };
+        }
+        Ok(TargetFacts { has, partial: self.partial(item)?, highest_seq, damaged })
     }
 
     /// How what [`Self::target_facts`] tells of is encrypted.

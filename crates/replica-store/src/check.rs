@@ -25,8 +25,8 @@ use understudy_replication::{
 use crate::{
     digests,
     error::{Result, StoreError},
-    layout::digest_file,
-    model::{Damage, Manifest},
+    layout::{backing_path, digest_file},
+    model::{Damage, DiskManifest, Manifest},
     qcow2::{Chain, Source},
     store::StoreReader,
 };
@@ -86,6 +86,10 @@ impl StoreReader {
         }
         let content =
             Content::open(&dir.join(&disk.file), &dir.join(digest_file(&disk.name)), disk.size, disk.stacked);
+        let content = content.and_then(|content| {
+            self.check_link(&manifest, disk, &content.chain)?;
+            Ok(content)
+        });
         let content = match content {
             Ok(content) => Some(content),
             Err(error) => {
@@ -94,6 +98,18 @@ impl StoreReader {
             }
         };
         Ok(LayerCheck { size: disk.size, next: 0, content })
+    }
+
+    /// Whether a file stands on the file that its point says: another one would open as well, and show something else. To be asked after
+    /// the file was opened, because a merge unlists a point before it moves its file.
+    pub(crate) fn check_link(&self, point: &Manifest, disk: &DiskManifest, chain: &Chain) -> Result<()> {
+        let Some(parent) = point.parent.filter(|_| disk.stacked) else { return Ok(()) };
+        let right = chain.backing() == Some(backing_path(parent, &disk.name).as_path());
+        if right || self.manifest(&point.item, parent)?.is_none() {
+            return Ok(());
+        }
+        let path = self.dir(&point.item).point(point.seq).join(&disk.file);
+        Err(StoreError::Format { path, why: format!("it does not stand on point {parent}") })
     }
 
     /// What of the findings is found again. False ones come from files that were merged while they were read.
@@ -153,7 +169,7 @@ impl StoreReader {
 }
 
 /// Which of `among` a layer has blocks of its own for. None that is known, when its digests cannot be read.
-fn own_blocks(digests: &Path, among: &RangeSet) -> RangeSet {
+pub(crate) fn own_blocks(digests: &Path, among: &RangeSet) -> RangeSet {
     let Ok(reader) = digests::Reader::open(digests) else { return RangeSet::new() };
     let records: Result<Vec<ByteRange>> = reader
         .filter(|r| r.as_ref().map_or(true, |(block, _)| among.contains(block * BLOCK_SIZE)))

@@ -40,7 +40,8 @@ pub enum StoreError {
     NotPromoted { item: ItemName, generation: Generation },
 
     #[error(
-        "recovery point {seq} of {item} is damaged ({blocks} blocks); choose another one and resynchronise"
+        "recovery point {seq} of {item} is damaged ({blocks} blocks); choose another one, and leave replication on: its next cycle \
+         ships what is damaged"
     )]
     Damaged { item: ItemName, seq: PointSeq, blocks: u64 },
 

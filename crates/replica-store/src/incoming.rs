@@ -7,6 +7,8 @@
 //!                  └─ dropped ──▶ partial with its watermark, for resume; never synced: nothing
 //! ```
 //!
+//! What is damaged of the point below must be covered by the new one, or it is not accepted (R-REP-5).
+//!
 //! A block's digest is checked on arrival, the disk's root at the end. The watermark is the end of the highest block received
 //! of a disk, because a source sends a disk's blocks in ascending order; what arrives below it writes over what is there.
 
@@ -15,7 +17,7 @@ use std::collections::BTreeMap;
 use understudy_ids::{DiskName, ItemName, UnixMicros};
 use understudy_replication::{
     digest::{BlockDigest, DigestTree},
-    extents::{BLOCK_SIZE, block_count},
+    extents::{BLOCK_SIZE, RangeSet, block_count},
 };
 
 use crate::{
@@ -53,11 +55,28 @@ pub(crate) struct DiskWriter {
     tree: DigestTree,
     /// In blocks.
     watermark: u64,
+    /// Bytes of the parent that are not what its digests say.
+    damaged: RangeSet,
 }
 
 impl DiskWriter {
-    pub fn new(name: DiskName, writer: Writer, tree: DigestTree) -> Self {
-        Self { name, writer, tree, watermark: 0 }
+    pub fn new(name: DiskName, writer: Writer, tree: DigestTree, damaged: RangeSet) -> Self {
+        Self { name, writer, tree, watermark: 0, damaged }
+    }
+
+    /// Whether reading the block would give what the tree says.
+    fn has(&self, block: u64) -> bool {
+        self.writer.cluster(block) != Cluster::Absent || !self.damaged.contains(block * BLOCK_SIZE)
+    }
+
+    /// The first block at or after `from` that may not read as zeros.
+    fn next_nonzero(&self, from: u64) -> Option<u64> {
+        let nonzero = self.tree.next_nonzero_node(from);
+        if self.damaged.is_empty() {
+            return nonzero;
+        }
+        let damaged = RangeSet::span(from * BLOCK_SIZE, u64::MAX).intersection(&self.damaged).blocks().next();
+        nonzero.into_iter().chain(damaged).min()
     }
 
     /// Takes over what the log of an interrupted transfer says.
@@ -156,7 +175,9 @@ impl PointWriter {
         let disk = &self.disks[index];
         let there = |n: usize| {
             let block = first + n as u64;
-            disk.writer.cluster(block) == Cluster::Absent && disk.tree.get(block) == digests[n]
+            disk.writer.cluster(block) == Cluster::Absent
+                && disk.has(block)
+                && disk.tree.get(block) == digests[n]
         };
         let numbers: Vec<usize> = (0..digests.len()).filter(|n| !there(*n)).collect();
         for run in numbers.chunk_by(|one, other| one + 1 == *other) {
@@ -184,11 +205,11 @@ impl PointWriter {
     }
 
     fn zero(&mut self, index: usize, first: u64, end: u64) -> Result<()> {
-        let mut next = self.disks[index].tree.next_nonzero_node(first);
+        let mut next = self.disks[index].next_nonzero(first);
         while let Some(block) = next.filter(|b| *b < end) {
             let disk = &mut self.disks[index];
-            next = disk.tree.next_nonzero_node(block + 1);
-            if disk.tree.get(block).is_zero_block() {
+            next = disk.next_nonzero(block + 1);
+            if disk.tree.get(block).is_zero_block() && disk.has(block) {
                 continue;
             }
             disk.writer.write_zero(block);
@@ -268,9 +289,9 @@ impl PointWriter {
     /// Completes the point. `roots` are those of the source's trees at the instant, one for each disk; `received` is now.
     ///
     /// # Errors
-    /// [`StoreError::RootMismatch`] when a disk is not what the source says, or [`StoreError::StaleGeneration`] when a
-    /// higher generation has been seen meanwhile; the transfer is thrown away. I/O errors: the partial is thrown away
-    /// unless the point was complete already, in which case it is listed.
+    /// [`StoreError::RootMismatch`] when a disk is not what the source says, [`StoreError::Damaged`] when damage of the parent would
+    /// show through, or [`StoreError::StaleGeneration`] when a higher generation has been seen meanwhile; the transfer is
+    /// thrown away. I/O errors: the partial is thrown away unless the point was complete already, in which case it is listed.
     pub fn finish(
         mut self,
         roots: &BTreeMap<DiskName, BlockDigest>,
@@ -382,6 +403,7 @@ impl PointWriter {
         let mut state = lock(&state);
         store.admit(&manifest.item, manifest.generation, None)?;
         let dir = store.dir(&manifest.item);
+        store.check_covers(manifest, &dir.incoming_point())?;
         store.io().create_dir_all(&dir.points())?;
         store.io().rename(&dir.incoming_point(), &dir.point(manifest.seq))?;
         state.trees = Some((manifest.seq, trees));

@@ -5,7 +5,7 @@
 //!                       │ sync                      ├─▶ promote (a machine's overlay) ─▶ commit ─▶ adopt
 //!                       └─▶ partial (resumable)     ├─▶ merge_away (retention)
 //!                                                   ├─▶ verify, export (read-only, beside a writer)
-//!                                                   └─▶ scrub ─▶ damaged: not offered
+//!                                                   └─▶ scrub ─▶ damaged: not offered ─▶ repair, with what later points bring
 //! ```
 //!
 //! **Promises.** A point is whole and verified or no reader sees it; once seen it stays bootable and byte-identical until it
@@ -35,6 +35,7 @@ mod partial;
 pub mod qcow2;
 mod recover;
 mod reflink;
+mod repair;
 mod scrub;
 mod store;
 mod verify;
@@ -48,6 +49,7 @@ pub use model::{
     Adopt, AdoptDisk, Begin, Damage, DiskFile, DiskFormat, DiskManifest, DiskSpec, GenerationRecord,
     ItemUsage, Manifest, Pin, PointInfo, PointKind, Role, Seal, Space, TargetSeals,
 };
+pub use repair::Repaired;
 pub use scrub::{Finished, Scrub, ScrubRecord, Scrubbed};
 pub use store::{Store, StoreReader};
 pub use verify::Verified;

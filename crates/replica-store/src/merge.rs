@@ -14,7 +14,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use understudy_ids::{ItemName, PointSeq};
+use understudy_ids::{DiskName, ItemName, PointSeq};
 
 use crate::{
     catalog::{Link, ancestry},
@@ -22,7 +22,7 @@ use crate::{
     error::{Result, StoreError},
     layout::{MANIFEST, MERGING, digest_file},
     model::{DiskManifest, Manifest, PointKind, Seal},
-    qcow2::merge_into,
+    qcow2::{Damaged, check_merge, merge_into},
     store::{Store, lock, read_json, write_json},
 };
 
@@ -37,7 +37,7 @@ impl Store {
             match self.merge_away(item, seq) {
                 Ok(()) => return Ok(Some(seq)),
                 // Then the later one can go, and this one after it.
-                Err(StoreError::Pinned { .. }) if self.sealed_otherwise(item, &links, seq)? => {}
+                Err(StoreError::Pinned { .. }) if self.waits(item, &links, seq)?.is_some() => {}
                 Err(StoreError::Pinned { .. }) => return Ok(None),
                 Err(error) => return Err(error),
             }
@@ -85,8 +85,8 @@ impl Store {
         if links.iter().filter(|l| l.parent == Some(seq)).count() > 1 {
             return held("more than one later point");
         }
-        if self.sealed_otherwise(item, links, seq)? {
-            return held("the later point, which is encrypted with another key");
+        if let Some(why) = self.waits(item, links, seq)? {
+            return held(why);
         }
         match self.pins(item)?.iter().find(|(point, _)| ancestry(links, *point).contains(&seq)) {
             Some((_, pin)) => held(&pin.to_string()),
@@ -94,23 +94,43 @@ impl Store {
         }
     }
 
-    /// Whether a point stands on the files of this one and has another key. That is a machine's own disk that was adopted; it goes when
-    /// the point after it, which stands on nothing, takes its place.
-    fn sealed_otherwise(&self, item: &ItemName, links: &[Link], seq: PointSeq) -> Result<bool> {
-        let Some(leaving) = self.manifest(item, seq)? else { return Ok(false) };
-        let above = links.iter().filter(|l| l.parent == Some(seq));
-        for link in above {
+    /// Why a point cannot be merged into one that stands on its files. It goes when a point that stands on nothing takes that one's place.
+    fn waits(&self, item: &ItemName, links: &[Link], seq: PointSeq) -> Result<Option<&'static str>> {
+        let Some(leaving) = self.manifest(item, seq)? else { return Ok(None) };
+        for link in links.iter().filter(|l| l.parent == Some(seq)) {
             let Some((above, _)) = self.any_manifest(item, link.seq)? else { continue };
-            let other = |disk: &DiskManifest| {
-                disk.stacked
-                    && Seal::header(leaving.seal.as_ref(), &disk.name)
-                        != Seal::header(above.seal.as_ref(), &disk.name)
-            };
-            if above.disks.iter().any(other) {
-                return Ok(true);
+            for disk in above.disks.iter().filter(|disk| disk.stacked) {
+                let header = |m: &Manifest| Seal::header(m.seal.as_ref(), &disk.name).cloned();
+                // A machine's own disk that was adopted.
+                if header(&leaving) != header(&above) {
+                    return Ok(Some("the later point, which is encrypted with another key"));
+                }
+                if let Err(error) = self.check_merge(&leaving, &above, disk) {
+                    tracing::warn!(%item, %seq, %error, "a damaged point cannot be merged away");
+                    return Ok(Some("the later point: one of them is so damaged that they cannot be merged"));
+                }
             }
         }
-        Ok(false)
+        Ok(None)
+    }
+
+    /// A merge must not stop half-way. Digests of points that are whole are not read.
+    fn check_merge(&self, leaving: &Manifest, above: &Manifest, disk: &DiskManifest) -> Result<()> {
+        let item = &leaving.item;
+        let Some(below) = leaving.disk(&disk.name) else { return Ok(()) };
+        let (old_dir, new_dir) = (self.dir(item).point(leaving.seq), self.dir(item).point(above.seq));
+        for (point, dir) in [(leaving, &old_dir), (above, &new_dir)] {
+            if self.damaged_blocks(item, point.seq) > 0 {
+                digests::Reader::open(&dir.join(digest_file(&disk.name)))?.try_for_each(|r| r.map(|_| ()))?;
+            }
+        }
+        let damaged = self.damaged(leaving, above, &disk.name);
+        check_merge(self.io(), &old_dir.join(&below.file), &new_dir.join(&disk.file), &damaged)
+    }
+
+    fn damaged(&self, leaving: &Manifest, above: &Manifest, disk: &DiskName) -> Damaged {
+        let of = |m: &Manifest| self.damage_of(m).disks.get(disk).cloned().unwrap_or_default();
+        Damaged { base: of(leaving), overlay: of(above) }
     }
 
     /// Steps 2 to 6, from wherever they were left. The caller holds the item's lock or is alone.
@@ -140,12 +160,13 @@ impl Store {
         index: usize,
     ) -> Result<()> {
         let (successor, sealed) = (into.seq, into.seal.is_some());
+        let damaged = self.damaged(leaving, into, &into.disks[index].name);
         let disk = &mut into.disks[index];
         let Some(below) = leaving.disk(&disk.name).filter(|_| disk.stacked) else { return Ok(()) };
         let (old_dir, new_dir) = (self.dir(item).point(seq), self.dir(item).point(successor));
         let (base, overlay) = (old_dir.join(&below.file), new_dir.join(&disk.file));
         if base.exists() {
-            merge_into(self.io(), &base, &overlay)?;
+            merge_into(self.io(), &base, &overlay, &damaged)?;
             let digests = digest_file(&disk.name);
             digests::absorb(self.io(), &old_dir.join(&digests), &new_dir.join(&digests))?;
             self.io().rename(&base, &overlay)?;

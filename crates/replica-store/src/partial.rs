@@ -150,7 +150,7 @@ impl Store {
         }
         if let Some(parent) = begin.parent {
             let parent = self.point(item, parent)?;
-            if parent.damaged_blocks > 0 {
+            if !self.carries(&parent) {
                 let (seq, blocks) = (parent.manifest.seq, parent.damaged_blocks);
                 return Err(StoreError::Damaged { item: item.clone(), seq, blocks });
             }
@@ -171,8 +171,10 @@ impl Store {
             let backing = backing(begin, parent.as_ref(), &disk.name, disk.size);
             let tree = self.parent_tree(begin, state, backing.is_some(), &disk.name, disk.size)?;
             let luks = Seal::header(begin.seal.as_ref(), &disk.name).cloned();
+            let damaged = parent.as_ref().filter(|_| backing.is_some()).map(|parent| self.damage_of(parent));
+            let damaged = damaged.and_then(|d| d.disks.get(&disk.name).cloned()).unwrap_or_default();
             let writer = open(self.io(), &dir.join(disk_file(&disk.name)), disk.size, backing, luks)?;
-            disks.push(DiskWriter::new(disk.name.clone(), writer, tree));
+            disks.push(DiskWriter::new(disk.name.clone(), writer, tree, damaged));
         }
         Ok(disks)
     }

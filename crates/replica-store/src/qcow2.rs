@@ -24,7 +24,7 @@ mod used;
 mod writer;
 
 pub use header::{Backing, virtual_size};
-pub(crate) use merge::merge_into;
+pub(crate) use merge::{Damaged, Mend, Mender, check_merge, check_tables, merge_into};
 pub use reader::{Chain, Extent, Source};
 pub(crate) use writer::create_overlay_with;
 pub use writer::{Cluster, Writer, create_overlay, create_sealed_overlay};

@@ -13,6 +13,7 @@
 //!   point P at C₀       since C, mark W  instant C is gone           as without a partial; the partial is discarded
 //!   point P at C₀       –                C₀ usable, the disk grew    changed since C₀  ∪  everything beyond the old end
 //!   base of unknown     as for a point   –                           what differs from it by digest
+//!   … of it D damaged   as without       as without                  the same  ∪  D
 //! ```
 //!
 //! **Promise.** Whatever is interrupted when, the point that is finally complete equals the source at the instant of the
@@ -122,6 +123,18 @@ pub struct PartialDisk {
 pub struct TargetFacts {
     pub has: TargetHas,
     pub partial: Option<Partial>,
+    /// The highest number that a point has there, also of one that nothing can be built upon.
+    pub highest_seq: Option<PointSeq>,
+    /// Bytes of `has` that are not what they were any more (R-REP-5). Nothing tells what the source has there but sending it.
+    pub damaged: BTreeMap<DiskName, RangeSet>,
+}
+
+impl TargetFacts {
+    /// Of a target where nothing was interrupted and nothing is damaged.
+    pub fn of(has: TargetHas) -> Self {
+        let highest_seq = has.seq();
+        Self { has, partial: None, highest_seq, damaged: BTreeMap::new() }
+    }
 }
 
 /// State of the change tracking of one disk since one checkpoint.
@@ -235,6 +248,8 @@ pub struct DiskPlan {
     pub size: u64,
     pub scope: Scope,
     pub resume: Option<Resume>,
+    /// Shipped in any case, wherever the watermark is: an interrupted transfer may be from before the damage was found.
+    pub damaged: RangeSet,
 }
 
 /// Block-aligned bytes of one disk. A range that reads as zeros is shipped as zeros, not skipped: it may cover something.
@@ -266,15 +281,17 @@ impl DiskPlan {
             Some(Resume { changed_since: Some(_), .. }) => changed.intersection(&RangeSet::span(0, mark)),
             _ => RangeSet::new(),
         };
-        match &self.scope {
-            Scope::Everything => Work { ship: below.union(&beyond), compare: RangeSet::new() },
-            Scope::ChangedSince(_) => Work { ship: changed.intersection(&beyond), compare: RangeSet::new() },
+        let (ship, compare) = match &self.scope {
+            Scope::Everything => (below.union(&beyond), RangeSet::new()),
+            Scope::ChangedSince(_) => (changed.intersection(&beyond), RangeSet::new()),
             Scope::Grown { from, .. } => {
                 let added = RangeSet::span(from / BLOCK_SIZE * BLOCK_SIZE, self.size);
-                Work { ship: changed.union(&added).intersection(&beyond), compare: RangeSet::new() }
+                (changed.union(&added).intersection(&beyond), RangeSet::new())
             }
-            Scope::Differing => Work { ship: below, compare: beyond },
-        }
+            Scope::Differing => (below, beyond),
+        };
+        let damaged = self.damaged.intersection(&all).to_blocks(self.size);
+        Work { ship: ship.union(&damaged), compare: compare.difference(&damaged) }
     }
 }
 
@@ -295,6 +312,7 @@ pub fn plan(target: &TargetFacts, source: &SourceFacts) -> CyclePlan {
             size: source.disks[disk],
             scope,
             resume: usable.and_then(|p| resume(p, source, disk, same_instant.is_some(), &mut reasons)),
+            damaged: damaged(target, disk, &mut reasons),
         })
         .collect();
     let partial = match (&target.partial, usable) {
@@ -317,7 +335,16 @@ pub fn plan(target: &TargetFacts, source: &SourceFacts) -> CyclePlan {
 /// Sequence numbers are never used again, not even one of a partial that is thrown away.
 fn next_seq(target: &TargetFacts, source: &SourceFacts) -> PointSeq {
     let partial = target.partial.as_ref().map(|p| p.seq);
-    target.has.seq().max(partial).max(source.highest_seq).map_or(PointSeq::new(1), PointSeq::next)
+    let known = [target.has.seq(), partial, target.highest_seq, source.highest_seq];
+    known.into_iter().flatten().max().map_or(PointSeq::new(1), PointSeq::next)
+}
+
+fn damaged(target: &TargetFacts, disk: &DiskName, reasons: &mut Vec<String>) -> RangeSet {
+    let damaged = target.damaged.get(disk).cloned().unwrap_or_default();
+    if !damaged.is_empty() {
+        reasons.push(format!("{disk}: {} blocks at the target are damaged", damaged.blocks().count()));
+    }
+    damaged
 }
 
 fn scope(
@@ -484,13 +511,12 @@ mod tests {
     #[test]
     fn r_rep_2_a_known_point_costs_its_changes_and_nothing_costs_everything() {
         use Tracking::Usable;
-        let nothing = TargetFacts { has: TargetHas::Nothing, partial: None };
+        let nothing = TargetFacts::of(TargetHas::Nothing);
         let full = plan(&nothing, &source(&[], None));
         assert_eq!((full.kind, full.seq), (CycleKind::Full, PointSeq::new(1)));
         assert_eq!(blocks(&full.disks[0].work(&RangeSet::new()).ship), (0..8).collect::<Vec<_>>());
 
-        let next =
-            plan(&TargetFacts { has: point(), partial: None }, &source(&[("c7", Usable, Usable)], None));
+        let next = plan(&TargetFacts::of(point()), &source(&[("c7", Usable, Usable)], None));
         assert_eq!(next.kind, CycleKind::Incremental { base: PointSeq::new(7) });
         assert_eq!((next.seq, next.parent), (PointSeq::new(8), Some(PointSeq::new(7))));
         assert_eq!(next.disks[0].bitmap(), Some(&cp("c7")));
@@ -501,7 +527,7 @@ mod tests {
     #[test]
     fn r_rep_7_an_inconsistent_bitmap_costs_a_comparison_of_that_disk_only() {
         use Tracking::{Inconsistent, Usable};
-        let facts = TargetFacts { has: point(), partial: None };
+        let facts = TargetFacts::of(point());
         let planned = plan(&facts, &source(&[("c7", Usable, Inconsistent)], None));
         assert_eq!(planned.kind, CycleKind::DigestCompare { against: PointSeq::new(7) });
         assert_eq!(planned.disks[0].scope, Scope::ChangedSince(cp("c7")));
@@ -512,7 +538,7 @@ mod tests {
     #[test]
     fn r_rep_6_a_first_copy_goes_on_at_its_watermark() {
         use Tracking::Usable;
-        let facts = TargetFacts { has: TargetHas::Nothing, partial: Some(partial(None)) };
+        let facts = TargetFacts { partial: Some(partial(None)), ..TargetFacts::of(TargetHas::Nothing) };
         let same = plan(&facts, &source(&[("c8", Usable, Usable)], Some("c8")));
         assert_eq!((same.kind, same.partial), (CycleKind::ResumeFull, PartialUse::Continue));
         assert_eq!(same.instant, Instant::Open(cp("c8")));
@@ -528,7 +554,7 @@ mod tests {
     #[test]
     fn r_rep_6_a_partial_whose_instant_is_gone_is_not_built_upon_blindly() {
         use Tracking::{Inconsistent, Usable};
-        let facts = TargetFacts { has: point(), partial: Some(partial(Some(7))) };
+        let facts = TargetFacts { partial: Some(partial(Some(7))), ..TargetFacts::of(point()) };
         let checkpoints = [("c7", Usable, Usable), ("c8", Usable, Usable)];
         let planned = plan(&facts, &source(&checkpoints, None));
         assert_eq!((planned.partial, planned.seq), (PartialUse::Discard, PointSeq::new(9)));
@@ -537,7 +563,7 @@ mod tests {
         assert_eq!((planned.partial, planned.seq), (PartialUse::Continue, PointSeq::new(8)));
         assert_eq!(blocks(&planned.disks[0].work(&dirty(&[1, 5])).ship), [5]);
 
-        let facts = TargetFacts { has: TargetHas::Nothing, partial: Some(partial(None)) };
+        let facts = TargetFacts { partial: Some(partial(None)), ..TargetFacts::of(TargetHas::Nothing) };
         let planned = plan(&facts, &source(&[("c8", Usable, Inconsistent)], None));
         assert_eq!(planned.partial, PartialUse::Continue);
         assert_eq!(blocks(&planned.disks[1].work(&RangeSet::new()).ship), (0..8).collect::<Vec<_>>());
@@ -548,7 +574,7 @@ mod tests {
         use Tracking::Usable;
         let disks = [(name("vda"), SIZE - BLOCK_SIZE), (name("vdc"), SIZE)].into();
         let has = TargetHas::Point { seq: PointSeq::new(7), checkpoint: cp("c7"), disks };
-        let planned = plan(&TargetFacts { has, partial: None }, &source(&[("c7", Usable, Usable)], None));
+        let planned = plan(&TargetFacts::of(has), &source(&[("c7", Usable, Usable)], None));
         // What has changed, and from the block on that the old end lies in.
         assert_eq!(planned.disks[0].scope, Scope::Grown { since: cp("c7"), from: SIZE - BLOCK_SIZE });
         assert_eq!(blocks(&planned.disks[0].work(&dirty(&[2])).ship), [2, 7]);
@@ -559,14 +585,44 @@ mod tests {
         // Without tracking it is compared, as any other disk.
         let disks = [(name("vda"), SIZE - 1), (name("vdb"), SIZE)].into();
         let has = TargetHas::Point { seq: PointSeq::new(7), checkpoint: cp("c7"), disks };
-        let lost = plan(&TargetFacts { has, partial: None }, &source(&[], None));
+        let lost = plan(&TargetFacts::of(has), &source(&[], None));
         assert_eq!(lost.disks[0].scope, Scope::Differing);
+    }
+
+    #[test]
+    fn r_rep_5_what_is_damaged_at_the_target_is_shipped_whatever_else_is() {
+        use Tracking::Usable;
+        let damaged: BTreeMap<DiskName, RangeSet> = [(name("vda"), dirty(&[0, 6]))].into();
+        let facts = TargetFacts { damaged: damaged.clone(), ..TargetFacts::of(point()) };
+        let planned = plan(&facts, &source(&[("c7", Usable, Usable)], None));
+        assert_eq!(planned.kind, CycleKind::Incremental { base: PointSeq::new(7) });
+        assert_eq!(blocks(&planned.disks[0].work(&dirty(&[2])).ship), [0, 2, 6]);
+        assert_eq!(blocks(&planned.disks[1].work(&dirty(&[2])).ship), [2]);
+        assert_eq!(planned.reason, "vda: 2 blocks at the target are damaged");
+
+        // Not compared: the digests that the target has are not those of what lies there.
+        let lost = plan(&facts, &source(&[], None)).disks[0].work(&RangeSet::new());
+        assert_eq!((blocks(&lost.ship), blocks(&lost.compare)), (vec![0, 6], vec![1, 2, 3, 4, 5, 7]));
+
+        // Below the watermark too.
+        let facts = TargetFacts { partial: Some(partial(Some(7))), ..facts };
+        let planned = plan(&facts, &source(&[("c7", Usable, Usable)], Some("c8")));
+        assert_eq!(planned.partial, PartialUse::Continue);
+        assert_eq!(blocks(&planned.disks[0].work(&dirty(&[1, 5])).ship), [0, 5, 6]);
+    }
+
+    #[test]
+    fn r_rep_5_a_full_copy_beside_points_that_nothing_can_be_built_upon_has_a_number_of_its_own() {
+        let facts =
+            TargetFacts { highest_seq: Some(PointSeq::new(7)), ..TargetFacts::of(TargetHas::Nothing) };
+        let planned = plan(&facts, &source(&[], None));
+        assert_eq!((planned.kind, planned.seq, planned.parent), (CycleKind::Full, PointSeq::new(8), None));
     }
 
     #[test]
     fn r_rep_6_a_checkpoint_is_obsolete_only_when_nothing_on_the_target_refers_to_it() {
         let known = [cp("c6"), cp("c7"), cp("c8"), cp("c9"), cp("c10")];
-        let facts = TargetFacts { has: point(), partial: Some(partial(Some(7))) };
+        let facts = TargetFacts { partial: Some(partial(Some(7))), ..TargetFacts::of(point()) };
         assert_eq!(obsolete(&facts, &known, Some(&cp("c10"))), [cp("c6"), cp("c9")]);
     }
 }

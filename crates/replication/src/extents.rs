@@ -107,6 +107,15 @@ impl RangeSet {
         self.iter().map(widen).filter(|(s, e)| s < e).map(|(s, e)| ByteRange::new(s, e)).collect()
     }
 
+    /// A set of at most `most` ranges that contains this one: neighbours are joined, with what lies between them.
+    ///
+    /// # Panics
+    /// When `most` is zero.
+    pub fn coarsened(&self, most: usize) -> Self {
+        let together = self.ranges.len().div_ceil(most).max(1);
+        self.ranges.chunks(together).map(|run| ByteRange::new(run[0].start, run[run.len() - 1].end)).collect()
+    }
+
     /// Cut into pieces of at most `max` bytes, in ascending order. Pieces end on multiples of `max`, so that pieces of a
     /// block-aligned set are block-aligned when `max` is a multiple of [`BLOCK_SIZE`].
     ///
@@ -191,6 +200,14 @@ mod tests {
             for s in [a.union(&b), a.intersection(&b), a.difference(&b)] {
                 prop_assert!(s.ranges.windows(2).all(|w| w[0].end < w[1].start));
             }
+        }
+
+        #[test]
+        fn a_coarser_set_contains_the_finer_one_and_is_small(a in set(), most in 1usize..8) {
+            let coarse = a.coarsened(most);
+            prop_assert!(coarse.ranges.len() <= most);
+            prop_assert!(a.difference(&coarse).is_empty());
+            prop_assert!(a.ranges.len() > most || coarse == a);
         }
 
         #[test]

@@ -160,7 +160,10 @@ impl Reason {
             Self::DiskNotProtected { .. } => {
                 "Include it or leave it out: understudy item disks ITEM --add DISK or --exclude DISK."
             }
-            Self::Damaged { .. } => "Resynchronise the item.",
+            Self::Damaged { .. } => {
+                "Leave replication on: its next cycle repairs what the guest has not changed since; other damaged points \
+                 leave with retention. Look at the disks of the target's host."
+            }
             Self::ClockAhead { .. } => "Correct the clocks of the hosts.",
         }
     }
@@ -367,7 +370,8 @@ mod tests {
         assert_eq!(
             texts,
             [
-                "2 recovery points are damaged and not offered. Resynchronise the item.",
+                "2 recovery points are damaged and not offered. Leave replication on: its next cycle repairs what the guest \
+                 has not changed since; other damaged points leave with retention. Look at the disks of the target's host.",
                 "replication is paused by user/ada: the link is full. \
                  Resume replication when the reason for the pause is gone: understudy item resume ITEM."
             ]

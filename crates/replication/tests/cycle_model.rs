@@ -43,6 +43,11 @@ enum Event {
     Estrange,
     /// The target loses its partial.
     LosePartial,
+    /// A block of the target's newest point is not what its digest says any more, and a scrub has found it.
+    Damage {
+        disk: usize,
+        block: usize,
+    },
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -54,6 +59,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::LoseCheckpoints),
         1 => Just(Event::Estrange),
         1 => Just(Event::LosePartial),
+        1 => (0..2usize, 0..BLOCKS).prop_map(|(disk, block)| Event::Damage { disk, block }),
     ]
 }
 
@@ -63,6 +69,8 @@ struct Received {
     parent: Option<PointSeq>,
     disks: Disks,
     marks: BTreeMap<DiskName, usize>,
+    /// What the point has of its own; the rest is the parent's.
+    own: BTreeSet<(DiskName, usize)>,
 }
 
 #[derive(Default)]
@@ -72,7 +80,9 @@ struct World {
     checkpoints: BTreeMap<CheckpointName, BTreeMap<DiskName, Option<BTreeSet<usize>>>>,
     made: u32,
     open: Option<(CheckpointName, Disks)>,
+    /// As its digests say.
     point: Option<(PointSeq, Option<CheckpointName>, Disks)>,
+    damaged: BTreeMap<DiskName, BTreeSet<usize>>,
     partial: Option<Received>,
     highest: Option<PointSeq>,
     completed: u32,
@@ -123,7 +133,8 @@ impl World {
             since: p.since.clone(),
             disks: p.marks.iter().map(disk).collect(),
         });
-        TargetFacts { has, partial }
+        let damaged = self.damaged.iter().map(|(name, blocks)| (name.clone(), ranges(blocks))).collect();
+        TargetFacts { partial, damaged, ..TargetFacts::of(has) }
     }
 
     fn source(&self) -> SourceFacts {
@@ -154,6 +165,10 @@ impl World {
         if complete {
             // The promise.
             assert_eq!(received.disks, frozen, "{plan:?}");
+            for (name, blocks) in std::mem::take(&mut self.damaged) {
+                let shown = |block: &usize| !received.own.contains(&(name.clone(), *block));
+                assert!(!blocks.iter().any(shown), "damage shows through: {plan:?}");
+            }
             self.highest = Some(received.seq);
             self.point = Some((received.seq, Some(checkpoint), received.disks));
             self.completed += 1;
@@ -195,6 +210,7 @@ impl World {
             parent: plan.parent,
             disks: below.unwrap_or_else(|| self.live.keys().map(|d| (d.clone(), [0; BLOCKS])).collect()),
             marks: self.live.keys().map(|d| (d.clone(), 0)).collect(),
+            own: BTreeSet::new(),
         }
     }
 
@@ -213,6 +229,7 @@ impl World {
                 let compared = work.compare.contains(block as u64 * BLOCK_SIZE);
                 if !compared || below.unwrap()[name][block] != frozen[name][block] {
                     received.disks.get_mut(name).unwrap()[block] = frozen[name][block];
+                    received.own.insert((name.clone(), block));
                 }
                 let mark = received.marks.get_mut(name).unwrap();
                 *mark = (*mark).max(block + 1);
@@ -244,6 +261,12 @@ impl World {
                 }
             }
             Event::LosePartial => self.partial = None,
+            Event::Damage { disk, block } => {
+                if let Some((_, _, disks)) = &self.point {
+                    let name = disks.keys().nth(disk).unwrap().clone();
+                    self.damaged.entry(name).or_default().insert(block);
+                }
+            }
         }
     }
 }

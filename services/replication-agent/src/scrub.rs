@@ -235,9 +235,8 @@ impl Scrubber {
         let done = self.inner.replica.call(move |_| scrub.finish(now())).await?;
         let (blocks, damaged) = (done.checked_blocks, done.damaged_points.len());
         tracing::info!(%item, blocks, damaged, "replica scrubbed");
-        let name = item.to_string();
-        metrics::gauge!("understudy_scrub_damaged_points", "item" => name.clone()).set(damaged as f64);
-        metrics::gauge!("understudy_scrub_last_end_seconds", "item" => name)
+        measure_damage(item, damaged);
+        metrics::gauge!("understudy_scrub_last_end_seconds", "item" => item.to_string())
             .set(done.ended.get() as f64 / 1e6);
         self.tell();
         Ok(done)
@@ -253,6 +252,11 @@ impl Scrubber {
             () = ended.cancelled() => {}
         }
     }
+}
+
+/// Points of an item that are known to be damaged, for dashboards.
+pub fn measure_damage(item: &ItemName, points: usize) {
+    metrics::gauge!("understudy_scrub_damaged_points", "item" => item.to_string()).set(points as f64);
 }
 
 fn now() -> UnixMicros {

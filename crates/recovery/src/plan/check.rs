@@ -264,7 +264,8 @@ impl<'a> ItemCheck<'a> {
             None if self.damaged_points() > 0 => {
                 let damaged = self.damaged_points();
                 let message = format!("all {damaged} recovery points of it at {target} are damaged");
-                let remedy = "Leave replication on: its next cycle ships everything and makes a whole point.";
+                let remedy =
+                    "Leave replication on: its next cycle ships what is damaged and makes a whole point.";
                 self.problem("POINT_DAMAGED", message, remedy)
             }
             None => {

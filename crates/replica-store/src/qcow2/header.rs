@@ -19,6 +19,8 @@ const EXT_LUKS: u32 = 0x0537_be77;
 const EXT_END: u32 = 0;
 /// The only encryption method that we know.
 const CRYPT_LUKS: u32 = 2;
+/// As QEMU has it: 32 MiB.
+const MAX_L1_ENTRIES: u32 = 4 << 20;
 /// The longest backing file name that QEMU accepts.
 const MAX_BACKING_NAME: usize = 1023;
 /// Incompatible feature bit 0: refcounts may be stale after a crash. Readers need not care, and merging recounts them.
@@ -164,6 +166,10 @@ impl Header {
         }
         if u64::from(header.l1_entries) < super::l1_entries(header.size) && header.size > 0 {
             return Err(bad("its L1 table is too short for its size".to_owned()));
+        }
+        // A sparse file is long enough for any, and a flipped bit may ask for gigabytes.
+        if header.l1_entries > MAX_L1_ENTRIES {
+            return Err(bad("its L1 table is longer than any can be".to_owned()));
         }
         Ok(header)
     }

@@ -9,50 +9,123 @@
 //! **Promise.** Seen through the overlay the disk is the same at every moment, also after a crash between any two writes, and
 //! merging again completes the work: every cluster that changes is one that the overlay hides, and places and refcounts are
 //! counted anew from the tables each time.
+//!
+//! [`mend`] puts single damaged clusters right by the same way. What it writes over is damaged, so a crash in the middle leaves them
+//! damaged or mended, and every other cluster as it was.
 
 use std::{collections::BTreeMap, os::unix::fs::FileExt, path::Path};
+
+use understudy_replication::extents::RangeSet;
 
 use super::{
     CLUSTER, COPIED, OFFSET_MASK, REFCOUNTS_PER_BLOCK, TABLE_ENTRIES, l1_entries, placed,
     reader::{Found, Image},
     table,
-    used::UsedClusters,
+    used::{Kept, UsedClusters, is_doubtful},
 };
 use crate::{
     error::{IoContext, Result, StoreError},
     fsio::{Io, IoFile},
 };
 
+/// Bytes of a base and of its overlay that are known not to be what they were, and whose table entries may say anything.
+#[derive(Debug, Default)]
+pub(crate) struct Damaged {
+    pub base: RangeSet,
+    pub overlay: RangeSet,
+}
+
 /// Makes `base` read as `overlay` does now. Durable when this returns; returns the length of `base` in bytes.
 ///
 /// # Errors
 /// Besides I/O errors, when `overlay` is shorter than `base`, or either is not of the supported subset.
-pub(crate) fn merge_into(io: &Io, base: &Path, overlay: &Path) -> Result<u64> {
+pub(crate) fn merge_into(io: &Io, base: &Path, overlay: &Path, damaged: &Damaged) -> Result<u64> {
+    let (mut merge, overlay) = open_both(io, base, overlay, damaged)?;
+    let mut content = vec![0; CLUSTER as usize];
+    for (index, offset) in overlay.l2_tables() {
+        for (within, entry) in (0..).zip(overlay.read_l2(offset)?.iter()) {
+            let cluster = index * TABLE_ENTRIES + within;
+            match overlay.classify(*entry) {
+                Ok(Found::Nothing) => {}
+                Ok(Found::Zero) => merge.put_zero(cluster)?,
+                Ok(Found::At(place)) if !overlay.header.luks || place == placed::data(cluster) * CLUSTER => {
+                    read_cluster(&overlay, place, &mut content)?;
+                    merge.put_data(cluster, &content)?;
+                }
+                // It stays damaged, and goes on hiding what is below.
+                _ if damaged.overlay.contains(cluster * CLUSTER) => merge.put_zero(cluster)?,
+                Ok(Found::At(_)) => return Err(displaced(&overlay, cluster)),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    merge.finish(overlay.header.size)
+}
+
+/// Whether [`merge_into`] can do its work, found out before anything is changed.
+pub(crate) fn check_merge(io: &Io, base: &Path, overlay: &Path, damaged: &Damaged) -> Result<()> {
+    let (_, overlay) = open_both(io, base, overlay, damaged)?;
+    check_tables(&overlay.path, &damaged.overlay)
+}
+
+/// Whether the tables of a file, but for the entries of `damaged` bytes, can be believed: whether an overlay may stand on it.
+pub(crate) fn check_tables(path: &Path, damaged: &RangeSet) -> Result<()> {
+    let image = Image::open(path)?;
+    let end = image.file.metadata().during("stat", path)?.len().div_ceil(CLUSTER);
+    UsedClusters::count(&image, &mut [], end, damaged).map(|_| ())
+}
+
+fn open_both(io: &Io, base: &Path, overlay: &Path, damaged: &Damaged) -> Result<(Merge, Image)> {
     let overlay = Image::open(overlay)?;
-    let mut merge = Merge::open(io, base)?;
+    let merge = Merge::open(io, base, &damaged.base)?;
     if overlay.header.size < merge.image.header.size {
         let why = "it is shorter than the file it is stacked on".to_owned();
         return Err(StoreError::Format { path: overlay.path, why });
     }
     alike(&merge.image, &overlay)?;
-    let mut content = vec![0; CLUSTER as usize];
-    for (index, offset) in overlay.l2_tables() {
-        for (within, entry) in (0..).zip(overlay.read_l2(offset)?.iter()) {
-            let cluster = index * TABLE_ENTRIES + within;
-            match overlay.classify(*entry)? {
-                Found::Nothing => {}
-                Found::Zero => merge.put_zero(cluster)?,
-                Found::At(place) => {
-                    if overlay.header.luks && place != placed::data(cluster) * CLUSTER {
-                        return Err(displaced(&overlay, cluster));
-                    }
-                    read_cluster(&overlay, place, &mut content)?;
-                    merge.put_data(cluster, &content)?;
-                }
-            }
+    Ok((merge, overlay))
+}
+
+/// How a damaged cluster is put right.
+pub(crate) enum Mend<'a> {
+    /// With a whole cluster that was found elsewhere.
+    Data(&'a [u8]),
+    Zero,
+    /// The file should not have it at all.
+    Absent,
+}
+
+/// A file of which single clusters are put right.
+pub(crate) struct Mender(Merge);
+
+impl Mender {
+    /// Opens a file of which nothing but `damaged` is put in doubt.
+    ///
+    /// # Errors
+    /// When its tables cannot be believed, or it is encrypted with its clusters anywhere, where none can be put from elsewhere.
+    pub fn open(io: &Io, path: &Path, damaged: &RangeSet) -> Result<Self> {
+        let merge = Merge::open(io, path, damaged)?;
+        if merge.image.header.luks && !merge.image.is_placed() {
+            let why = "what is encrypted there is tied to its place".to_owned();
+            return Err(StoreError::Format { path: path.to_owned(), why });
+        }
+        Ok(Self(merge))
+    }
+
+    /// Puts a cluster of the damaged bytes right.
+    pub fn mend(&mut self, cluster: u64, how: Mend<'_>) -> Result<()> {
+        match how {
+            Mend::Data(content) => self.0.put_data(cluster, content),
+            Mend::Zero => self.0.put_zero(cluster),
+            Mend::Absent => self.0.remove(cluster),
         }
     }
-    merge.finish(overlay.header.size)
+
+    /// Makes what was put right durable. Before that, nothing is.
+    pub fn finish(self) -> Result<()> {
+        let size = self.0.image.header.size;
+        self.0.finish(size).map(|_| ())
+    }
 }
 
 /// Ciphertext can be moved only between files of one key, each cluster in its place (see [`placed`]).
@@ -95,6 +168,8 @@ struct Merge {
     /// L2 tables that change: where they are in the file, and their entries to be.
     tables: BTreeMap<u64, Changed>,
     refcount_table: Vec<u64>,
+    damaged: RangeSet,
+    kept: Kept,
 }
 
 struct Changed {
@@ -104,10 +179,15 @@ struct Changed {
 }
 
 impl Merge {
-    fn open(io: &Io, path: &Path) -> Result<Self> {
+    fn open(io: &Io, path: &Path, damaged: &RangeSet) -> Result<Self> {
         let image = Image::open(path)?;
         let file = io.open(path)?;
         let header = &image.header;
+        let refcounts_end = header.refcount_offset + u64::from(header.refcount_clusters) * CLUSTER;
+        if refcounts_end > file.len()?.next_multiple_of(CLUSTER) {
+            let why = "its refcount table is cut off".to_owned();
+            return Err(StoreError::Format { path: image.path, why });
+        }
         let mut refcount_table = vec![0; (u64::from(header.refcount_clusters) * TABLE_ENTRIES) as usize];
         let mut bytes = vec![0; refcount_table.len() * 8];
         file.read_at(&mut bytes, header.refcount_offset)?;
@@ -117,11 +197,33 @@ impl Merge {
             // A crash may have kept an entry and lost its block; that block is then made again.
             *entry = if place / CLUSTER < end { place } else { 0 };
         }
-        let used = UsedClusters::count(&image, &refcount_table, end)?;
-        Ok(Self { image, file, used, tables: BTreeMap::new(), refcount_table })
+        let (used, kept) = UsedClusters::count(&image, &mut refcount_table, end, damaged)?;
+        let damaged = damaged.clone();
+        Ok(Self { image, file, used, tables: BTreeMap::new(), refcount_table, damaged, kept })
+    }
+
+    /// Makes a doubtful entry say what can be believed of it.
+    fn doubt(&mut self, cluster: u64) -> Result<()> {
+        let entry = self.entry(cluster)?;
+        if !is_doubtful(&self.image, cluster, entry, &self.damaged) {
+            return Ok(());
+        }
+        let kept = self.kept.get(&cluster).copied();
+        match kept.filter(|place| !self.image.is_placed() || *place == placed::data(cluster) * CLUSTER) {
+            Some(place) => self.set(cluster, table::data_entry(place)),
+            None => self.remove(cluster),
+        }
+    }
+
+    fn remove(&mut self, cluster: u64) -> Result<()> {
+        if let Some(place) = self.kept.remove(&cluster) {
+            self.used.release(place / CLUSTER);
+        }
+        self.set(cluster, 0)
     }
 
     fn put_zero(&mut self, cluster: u64) -> Result<()> {
+        self.doubt(cluster)?;
         let has_backing = self.image.backing().is_some();
         let entry = self.entry(cluster)?;
         if entry != 0 || has_backing {
@@ -131,6 +233,7 @@ impl Merge {
     }
 
     fn put_data(&mut self, cluster: u64, content: &[u8]) -> Result<()> {
+        self.doubt(cluster)?;
         let place = match table::offset(self.entry(cluster)?) {
             Some(place) if self.image.header.luks && place != placed::data(cluster) * CLUSTER => {
                 return Err(displaced(&self.image, cluster));

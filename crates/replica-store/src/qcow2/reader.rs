@@ -108,6 +108,14 @@ impl Chain {
         self.layers.iter().map(header).collect()
     }
 
+    /// What the topmost file says that it stands on.
+    pub(crate) fn backing(&self) -> Option<&Path> {
+        match self.layers.first() {
+            Some(Layer::Qcow2(image)) => image.backing().map(|backing| backing.path.as_path()),
+            _ => None,
+        }
+    }
+
     /// Files from the top down.
     pub fn files(&self) -> impl Iterator<Item = &Path> + '_ {
         self.layers.iter().map(Layer::path)

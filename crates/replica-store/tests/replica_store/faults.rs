@@ -19,6 +19,7 @@ use std::{
 };
 
 use crate::{
+    repair::{Machine, flip_block, misplace, scrub, three},
     sealed::{Sealing, assert_opens},
     support::*,
 };
@@ -360,6 +361,69 @@ fn r_rep_10_killed_at_any_change_while_receiving_an_encrypted_point() {
     let cases = kill_everywhere(prepare_sealed, act, judge);
     eprintln!("receiving encrypted: {cases} faults");
     assert!(cases > 80, "{cases}");
+}
+
+/// R-REP-5: damaged blocks arrive again and older points are mended from them. Whatever dies when, what is offered is what was sent, and
+/// the damage is noted until it is gone.
+fn killed_while_damage_is_repaired(sealing: Option<&'static Sealing>) {
+    static CASES: AtomicUsize = AtomicUsize::new(0);
+    let prepare = |root: &Path| {
+        let (store, machine) = three(root, sealing);
+        for (number, block) in [(1, 5), (1, 6), (2, 1)] {
+            flip_block(root, number, block);
+        }
+        misplace(root, 1, 11, 12);
+        scrub(&store);
+        assert_eq!(machine.assert_offered_points(&store), [1, 2, 3]);
+        machine.model
+    };
+    // What the fourth point is, complete or not.
+    let fourth = |model: &BTreeMap<u64, Disks>| {
+        let mut machine = Machine::at(model.clone(), sealing);
+        machine.write(20, 0x55);
+        machine
+    };
+    let act = |store: &Store, model: &BTreeMap<u64, Disks>| {
+        fourth(model).cycle(store).and_then(|_| store.repair(&item())).is_ok()
+    };
+    let judge = |store: &Store, model: &BTreeMap<u64, Disks>, done: bool| {
+        let mut machine = fourth(model);
+        machine.model.insert(4, machine.stored());
+        let noted = machine.assert_offered_points(store);
+        let newest = store.points(&item()).unwrap().pop().unwrap().manifest.seq.get();
+        assert!(newest >= 3 && (!done || (newest == 4 && noted.is_empty())), "{newest} {noted:?}");
+        // What is not noted is not damaged either.
+        scrub(store);
+        assert!(machine.assert_offered_points(store).iter().all(|seq| noted.contains(seq)), "{noted:?}");
+
+        machine.model.retain(|number, _| *number <= newest);
+        machine.write(21, 0x56);
+        let (number, sent) = machine.cycle(store).unwrap();
+        assert!(number > 3 && sent <= 6, "{sent} blocks were sent");
+        store.repair(&item()).unwrap();
+        scrub(store);
+        assert_eq!(machine.assert_offered_points(store), [0u64; 0]);
+        // What takes a while is looked at now and then.
+        if CASES.fetch_add(1, Ordering::Relaxed).is_multiple_of(16) {
+            machine.assert_qemu(store);
+            while store.merge_oldest(&item()).unwrap().is_some() {}
+            assert_eq!(machine.assert_offered_points(store), [0u64; 0]);
+            machine.assert_qemu(store);
+        }
+    };
+    let cases = kill_everywhere(prepare, act, judge);
+    eprintln!("repairing: {cases} faults");
+    assert!(cases > 100, "{cases}");
+}
+
+#[test]
+fn r_rep_5_killed_at_any_change_while_damage_is_repaired() {
+    killed_while_damage_is_repaired(None);
+}
+
+#[test]
+fn r_rep_10_killed_at_any_change_while_damage_of_encrypted_points_is_repaired() {
+    killed_while_damage_is_repaired(Some(sealing()));
 }
 
 /// A foreign disk as the base of two points: merging has to make tables in a file that has none.

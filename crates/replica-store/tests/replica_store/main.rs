@@ -5,6 +5,7 @@ mod faults;
 mod injected;
 mod one_writer;
 mod qcow2;
+mod repair;
 mod scrub;
 mod sealed;
 mod store;

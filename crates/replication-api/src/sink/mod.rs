@@ -19,11 +19,11 @@ mod order;
 mod payload;
 pub(crate) mod wire;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use understudy_ids::{Consistency, DiskName, Generation, ItemName, PointSeq, UnixMicros};
-use understudy_replication::{BlockDigest, Encoding};
+use understudy_replication::{BlockDigest, Encoding, RangeSet};
 use understudy_sealing::{LuksHeader, WrappedKey};
 
 pub use frames::RawBodies;
@@ -58,7 +58,12 @@ pub struct Negotiated {
     pub latest: Option<Latest>,
     /// A transfer that was cut, if it can be continued.
     pub partial: Option<Partial>,
+    /// The highest number of a point there, also when there is nothing to build upon.
+    pub highest_seq: Option<PointSeq>,
 }
+
+/// The most damaged ranges that are told of a disk.
+pub const MAX_DAMAGED_RANGES: usize = 1024;
 
 /// The newest point or base of the item at the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +73,8 @@ pub struct Latest {
     pub checkpoint: Option<String>,
     pub is_base: bool,
     pub disks: Vec<SinkDisk>,
+    /// Bytes that are not what they were, at most [`MAX_DAMAGED_RANGES`] of each disk.
+    pub damaged: BTreeMap<DiskName, RangeSet>,
 }
 
 /// A transfer that was cut.

@@ -1,14 +1,16 @@
 //! The sink's messages on the wire.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
-use understudy_ids::{Generation, PointSeq};
-use understudy_replication::{BlockDigest, Encoding};
+use understudy_ids::{ByteRange, DiskName, Generation, PointSeq};
+use understudy_replication::{BlockDigest, Encoding, RangeSet};
 use understudy_sealing::{LuksHeader, WrappedKey};
 use understudy_types_api::{consistency_from_wire, consistency_to_wire, duration_to_wire, time_to_wire};
 
 use super::{
-    Answer, Begin, DIGEST_BYTES, DigestRun, Latest, Negotiate, Negotiated, Part, Partial, PartialDisk,
-    ReadDigests, Receipt, SinkDisk, Watermark,
+    Answer, Begin, DIGEST_BYTES, DigestRun, Latest, MAX_DAMAGED_RANGES, Negotiate, Negotiated, Part, Partial,
+    PartialDisk, ReadDigests, Receipt, SinkDisk, Watermark,
 };
 use crate::{
     MAX_DISKS,
@@ -119,8 +121,15 @@ impl From<Negotiate> for v1::NegotiateRequest {
 impl TryFrom<v1::NegotiateResponse> for Negotiated {
     type Error = Invalid;
     fn try_from(wire: v1::NegotiateResponse) -> Result<Self, Invalid> {
-        let v1::NegotiateResponse { latest_seq, latest_checkpoint, latest_is_base, partial, latest_disks } =
-            wire;
+        let v1::NegotiateResponse {
+            latest_seq,
+            latest_checkpoint,
+            latest_is_base,
+            partial,
+            latest_disks,
+            latest_damage,
+            highest_seq,
+        } = wire;
         let checkpoint = text("latest_checkpoint", latest_checkpoint, MAX_CHECKPOINT)?;
         let latest = match latest_seq {
             0 => None,
@@ -129,11 +138,36 @@ impl TryFrom<v1::NegotiateResponse> for Negotiated {
                 checkpoint: Some(checkpoint).filter(|c| !c.is_empty()),
                 is_base: latest_is_base,
                 disks: disks(latest_disks).map_err(|e| e.within("latest"))?,
+                damaged: damaged(latest_damage)?,
             }),
         };
         let partial = partial.map(|p| Partial::try_from(p).map_err(|e| e.within("partial"))).transpose()?;
-        Ok(Self { latest, partial })
+        let highest_seq = (highest_seq != 0).then(|| PointSeq::new(highest_seq));
+        Ok(Self { latest, partial, highest_seq })
     }
+}
+
+fn damaged(wire: Vec<v1::DamagedRange>) -> Result<BTreeMap<DiskName, RangeSet>, Invalid> {
+    let most = MAX_DISKS * MAX_DAMAGED_RANGES;
+    let ranges = list("latest_damage", wire, most, |v1::DamagedRange { disk, offset, length }| {
+        let end = offset.checked_add(length).filter(|end| offset < *end);
+        let end = end.ok_or_else(|| Invalid::new("length", "is 0, or ends beyond any disk"))?;
+        Ok((parse::<DiskName>("disk", &disk)?, ByteRange::new(offset, end)))
+    })?;
+    let mut by_disk: BTreeMap<DiskName, Vec<ByteRange>> = BTreeMap::new();
+    for (disk, range) in ranges {
+        by_disk.entry(disk).or_default().push(range);
+    }
+    Ok(by_disk.into_iter().map(|(disk, ranges)| (disk, ranges.into_iter().collect())).collect())
+}
+
+fn damaged_to_wire(damaged: &BTreeMap<DiskName, RangeSet>) -> Vec<v1::DamagedRange> {
+    let told = |(disk, ranges): (&DiskName, &RangeSet)| {
+        let range =
+            |r: ByteRange| v1::DamagedRange { disk: disk.to_string(), offset: r.start, length: r.len() };
+        ranges.iter().map(range).collect::<Vec<_>>()
+    };
+    damaged.iter().flat_map(told).collect()
 }
 
 impl TryFrom<v1::Partial> for Partial {
@@ -157,16 +191,19 @@ impl TryFrom<v1::Partial> for Partial {
 }
 
 impl From<Negotiated> for v1::NegotiateResponse {
-    fn from(Negotiated { latest, partial }: Negotiated) -> Self {
+    fn from(Negotiated { latest, partial, highest_seq }: Negotiated) -> Self {
         let partial = partial.map(v1::Partial::from);
+        let highest_seq = highest_seq.map_or(0, PointSeq::get);
         match latest {
-            None => Self { partial, ..Self::default() },
-            Some(Latest { seq, checkpoint, is_base, disks }) => Self {
+            None => Self { partial, highest_seq, ..Self::default() },
+            Some(Latest { seq, checkpoint, is_base, disks, damaged }) => Self {
                 latest_seq: seq.get(),
                 latest_checkpoint: checkpoint.unwrap_or_default(),
                 latest_is_base: is_base,
                 partial,
                 latest_disks: disks_to_wire(disks),
+                latest_damage: damaged_to_wire(&damaged),
+                highest_seq,
             },
         }
     }

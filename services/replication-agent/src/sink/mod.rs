@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Negotiate ─▶ admitted? ─▶ an earlier transfer ends ─▶ what the store has
-//!   PushPoint ─▶ admitted? ─▶ one at a time per item, the latest counts ─▶ writer thread ─▶ watermarks … ─▶ receipt ─▶ retention, later
+//!   PushPoint ─▶ admitted? ─▶ one at a time per item, the latest counts ─▶ writer thread ─▶ watermarks … ─▶ receipt ─▶ upkeep, later
 //!                    │
 //!                    └─ stale, fenced, active here, another sender: refused before a byte is written
 //! ```
@@ -10,8 +10,8 @@
 //! a cut transfer keeps what was durable, for the next one to go on from (R-REP-6).
 
 mod receive;
-mod retention;
 mod turns;
+mod upkeep;
 
 use std::sync::{
     Arc,
@@ -30,8 +30,8 @@ use understudy_replication::{
 use understudy_replication_api::{
     GENERATION_KEY, PartStream, STALE_GENERATION, SinkHandler,
     sink::{
-        Begin, DigestRun, Latest, Negotiate, Negotiated, Partial, PartialDisk, ReadDigests, Receipt,
-        SinkDisk, Watermark,
+        Begin, DigestRun, Latest, MAX_DAMAGED_RANGES, Negotiate, Negotiated, Partial, PartialDisk,
+        ReadDigests, Receipt, SinkDisk, Watermark,
     },
 };
 use understudy_rpc::ApiError;
@@ -40,8 +40,8 @@ use crate::{
     ledger::{ItemRecord, Ledger, LedgerError, Role, Sender, Verb},
     replica::Replica,
 };
-use retention::Retention;
 use turns::Turns;
+use upkeep::Upkeep;
 
 /// Digests per message: 2048 blocks are 64 KiB of digests and 128 MiB of disk.
 const RUN: usize = 2048;
@@ -51,7 +51,7 @@ const RUN: usize = 2048;
 pub struct Sink {
     ledger: Ledger,
     replica: Replica,
-    retention: Retention,
+    upkeep: Upkeep,
     turns: Turns,
     changes: Arc<watch::Sender<u64>>,
     receiving: Arc<AtomicUsize>,
@@ -60,8 +60,8 @@ pub struct Sink {
 impl Sink {
     pub fn new(ledger: Ledger, replica: Replica) -> Self {
         let changes = Arc::new(watch::Sender::new(0));
-        let retention = Retention::new(replica.clone(), changes.clone());
-        Self { ledger, replica, retention, turns: Turns::default(), changes, receiving: Arc::default() }
+        let upkeep = Upkeep::new(replica.clone(), changes.clone());
+        Self { ledger, replica, upkeep, turns: Turns::default(), changes, receiving: Arc::default() }
     }
 
     /// Merges away what the item's record does not keep, in the background.
@@ -264,7 +264,7 @@ impl SinkHandler for Sink {
         let receipt = receive::receive(&self.replica, begin, parts, durable).await?;
         drop(turn);
         self.changes.send_modify(|n| *n += 1);
-        self.retention.tidy(record);
+        self.upkeep.begin(record);
         Ok(receipt)
     }
 
@@ -301,7 +301,9 @@ fn runs(tree: DigestTree) -> impl futures::Stream<Item = DigestRun> + Send + 'st
     stream::unfold((tree, 0), next_run)
 }
 
-fn negotiated(TargetFacts { has, partial }: TargetFacts, seals: &TargetSeals) -> Negotiated {
+fn negotiated(facts: TargetFacts, seals: &TargetSeals) -> Negotiated {
+    let TargetFacts { has, partial, highest_seq, mut damaged } = facts;
+    damaged.values_mut().for_each(|ranges| *ranges = ranges.coarsened(MAX_DAMAGED_RANGES));
     let header = |seal: &Option<Seal>, disk: &DiskName| seal.as_ref()?.disks.get(disk).cloned();
     let disks = |disks: std::collections::BTreeMap<_, u64>| {
         let disk = |(name, size)| SinkDisk { luks: header(&seals.latest, &name), name, size };
@@ -310,11 +312,11 @@ fn negotiated(TargetFacts { has, partial }: TargetFacts, seals: &TargetSeals) ->
     let latest = match has {
         TargetHas::Nothing => None,
         TargetHas::Base { seq, disks: all } => {
-            Some(Latest { seq, checkpoint: None, is_base: true, disks: disks(all) })
+            Some(Latest { seq, checkpoint: None, is_base: true, disks: disks(all), damaged })
         }
         TargetHas::Point { seq, checkpoint, disks: all } => {
             let checkpoint = Some(checkpoint.as_str().to_owned());
-            Some(Latest { seq, checkpoint, is_base: false, disks: disks(all) })
+            Some(Latest { seq, checkpoint, is_base: false, disks: disks(all), damaged })
         }
     };
     let partial = partial.map(|p| Partial {
@@ -332,7 +334,7 @@ fn negotiated(TargetFacts { has, partial }: TargetFacts, seals: &TargetSeals) ->
             })
             .collect(),
     });
-    Negotiated { latest, partial }
+    Negotiated { latest, partial, highest_seq }
 }
 
 #[cfg(test)]

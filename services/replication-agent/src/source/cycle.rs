@@ -92,7 +92,8 @@ impl Source {
             Purpose::Final => state.release().await,
             Purpose::Interval(_) => {
                 let untouched = Untouched::of(&machine).await.filter(|_| off);
-                if untouched.is_some() && untouched == state.covered_off {
+                let covered = untouched.is_some() && untouched == state.covered_off;
+                if covered && !self.is_damaged_at_target(&machine).await {
                     return Ok(None);
                 }
             }
@@ -124,6 +125,14 @@ impl Source {
         found.ok_or_else(|| {
             CycleError::Protocol("a machine that is not there passed for unchanged".to_owned())
         })
+    }
+
+    /// Whether the target has lost something of the latest point (R-REP-5). A target that does not answer has not said so.
+    async fn is_damaged_at_target(&self, machine: &Machine) -> bool {
+        let disks = self.sizes(machine).iter().map(|(name, size)| sink_disk(name, *size, None)).collect();
+        let asked = Negotiate { item: self.item.clone(), generation: self.generation, disks };
+        let answer = self.client.negotiate(asked).await;
+        answer.is_ok_and(|told| told.latest.is_none_or(|latest| !latest.damaged.is_empty()))
     }
 
     /// Stops what only a person can decide (R-REP-8); what is handled is told.
@@ -232,7 +241,7 @@ impl Source {
         checkpoint: CheckpointName,
     ) {
         let has = TargetHas::Point { seq: plan.seq, checkpoint, disks: source.disks.clone() };
-        let target = TargetFacts { has, partial: None };
+        let target = TargetFacts::of(has);
         opener.forget(&cycle::obsolete(&target, source.checkpoints.keys(), None)).await;
     }
 
@@ -403,10 +412,12 @@ fn sink_disk(name: &DiskName, size: u64, sealing: Option<&Sealing>) -> SinkDisk 
 
 /// What the target said, as the algebra takes it. A disk that is encrypted otherwise than it is now to be sent is none to build upon:
 /// neither its blocks nor its digests can be compared with ours (R-REP-10).
-fn target_facts(Negotiated { latest, partial }: Negotiated, sealing: Option<&Sealing>) -> TargetFacts {
+fn target_facts(answer: Negotiated, sealing: Option<&Sealing>) -> TargetFacts {
+    let Negotiated { latest, partial, highest_seq } = answer;
     let alike = |name: &DiskName, luks: &Option<LuksHeader>| {
         luks.as_ref() == sealing.and_then(|sealing| sealing.header(name))
     };
+    let damaged = latest.as_ref().map(|latest| latest.damaged.clone()).unwrap_or_default();
     let has = latest.map_or(TargetHas::Nothing, |latest| {
         let disks = latest.disks.into_iter().filter(|d| alike(&d.name, &d.luks));
         let disks = disks.map(|d| (d.name, d.size)).collect();
@@ -428,7 +439,7 @@ fn target_facts(Negotiated { latest, partial }: Negotiated, sealing: Option<&Sea
             .map(|d| (d.name, PartialDisk { size: d.size, watermark: d.durable }))
             .collect(),
     });
-    TargetFacts { has, partial }
+    TargetFacts { has, partial, highest_seq, damaged }
 }
 
 /// The kind of a cycle with its reason, for people.

@@ -117,9 +117,11 @@ impl From<StoreError> for TaskError {
             StoreError::NoItem(_) | StoreError::NoPoint { .. } => {
                 Self::failed("NO_POINT", text, "Choose one of the item's recovery points.")
             }
-            StoreError::Damaged { .. } => {
-                Self::failed("DAMAGED", text, "Choose another recovery point and resynchronise.")
-            }
+            StoreError::Damaged { .. } => Self::failed(
+                "DAMAGED",
+                text,
+                "Choose another recovery point; replication repairs this one if it can.",
+            ),
             StoreError::Sealed { .. } => {
                 Self::failed("KEY_MISSING", text, "Unlock it with a recipient's private key.")
             }

@@ -64,7 +64,8 @@ impl Tasks {
         let points: Vec<String> = done.damaged_points.iter().map(ToString::to_string).collect();
         let message =
             format!("recovery points {} of {} are damaged on this host", points.join(", "), scope.item);
-        let remedy = "Leave replication on: its next cycle ships what is damaged. Look at the host's disks.";
+        let remedy = "Leave replication on: its next cycle ships what is damaged and mends what the guest has not changed \
+                      since. Look at the host's disks.";
         Err(TaskError::failed("POINT_DAMAGED", message, remedy))
     }
 

@@ -1,4 +1,5 @@
-//! Merging away points that are too many or too old, off the path that receives (R-REP-4).
+//! What an item's points need after one has come, off the path that receives: damage that it can mend is mended (R-REP-5), then points
+//! that are too many or too old are merged away (R-REP-4).
 
 use std::{
     collections::HashSet,
@@ -11,37 +12,53 @@ use understudy_replica_store::{Store, StoreError};
 use understudy_replication::retention::expired;
 
 use super::now;
-use crate::{ledger::ItemRecord, replica::Replica};
+use crate::{ledger::ItemRecord, replica::Replica, scrub};
 
-/// At most one merge per item at a time; a point that comes meanwhile brings the next.
+/// At most once per item at a time; a point that comes meanwhile brings the next.
 #[derive(Clone)]
-pub struct Retention {
+pub struct Upkeep {
     replica: Replica,
     busy: Arc<Mutex<HashSet<ItemName>>>,
     changes: Arc<watch::Sender<u64>>,
 }
 
-impl Retention {
+impl Upkeep {
     pub fn new(replica: Replica, changes: Arc<watch::Sender<u64>>) -> Self {
         Self { replica, busy: Arc::default(), changes }
     }
 
-    /// Begins to tidy up the item's points and returns at once.
-    pub fn tidy(&self, record: ItemRecord) {
+    /// Begins to look after the item's points and returns at once.
+    pub fn begin(&self, record: ItemRecord) {
         let item = record.item.clone();
         if !self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(item.clone()) {
             return;
         }
         let this = self.clone();
         tokio::spawn(async move {
-            let merged = this.replica.call(move |store| tidy(store, &record)).await;
-            match merged {
+            if let Err(error) = this.repair(&item).await {
+                tracing::warn!(%item, %error, "damaged recovery points could not be repaired");
+            }
+            match this.replica.call(move |store| tidy(store, &record)).await {
                 Ok(0) => {}
-                Ok(_) => this.changes.send_modify(|n| *n += 1),
+                Ok(_) => this.tell(),
                 Err(error) => tracing::warn!(%item, %error, "old recovery points could not be merged"),
             }
             this.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&item);
         });
+    }
+
+    async fn repair(&self, item: &ItemName) -> Result<(), StoreError> {
+        let wanted = item.clone();
+        let repaired = self.replica.call(move |store| store.repair(&wanted)).await?;
+        if !repaired.whole.is_empty() || !repaired.damaged.is_empty() {
+            scrub::measure_damage(item, repaired.damaged.len());
+            self.tell();
+        }
+        Ok(())
+    }
+
+    fn tell(&self) {
+        self.changes.send_modify(|n| *n += 1);
     }
 }
 
