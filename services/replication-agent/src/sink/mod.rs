@@ -64,9 +64,9 @@ impl Sink {
         Self { ledger, replica, upkeep, turns: Turns::default(), changes, receiving: Arc::default() }
     }
 
-    /// Merges away what the item's record does not keep, in the background.
+    /// Mends what is damaged and merges away what the item's record does not keep, in the background.
     pub fn tidy(&self, record: ItemRecord) {
-        self.retention.tidy(record);
+        self.upkeep.begin(record);
     }
 
     /// Whether a point is arriving right now.
