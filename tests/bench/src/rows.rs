@@ -542,7 +542,8 @@ fn large(bench: &mut Bench<'_>) -> anyhow::Result<()> {
         ours::certificates(dir)?;
     }
     let mut one = Pair::start(&one_dir, bench.images.size)?;
-    let mut other = Pair::start(&other_dir, SIZE)?;
+    // Prepared for the image's size, as for a disk that has grown since: a whole 4 TiB of space would be asked for otherwise.
+    let mut other = Pair::start(&other_dir, bench.images.size)?;
     let (item, large_item) = (one.fresh_item()?, other.fresh_item()?);
     let mut small = Walk::begin(&mut one, bench.dir, &bench.images, item)?;
     let mut walk = Walk::begin(&mut other, bench.dir, &big, large_item)?;
