@@ -132,6 +132,17 @@ impl Node {
     }
 }
 
+/// Takes in the digests of so many nodes of zeros, many at once: a large disk is mostly that.
+fn zero_nodes(hasher: &mut blake3::Hasher, count: u64) {
+    static MANY: LazyLock<Vec<u8>> = LazyLock::new(|| ZERO_NODE.0.repeat(LEAVES_PER_NODE as usize));
+    let mut left = count;
+    while left > 0 {
+        let now = left.min(LEAVES_PER_NODE);
+        hasher.update(&MANY[..now as usize * ZERO_NODE.0.len()]);
+        left -= now;
+    }
+}
+
 /// Digests of one disk. A new tree describes a disk full of zeros.
 #[derive(Clone)]
 pub struct DigestTree {
@@ -197,9 +208,13 @@ impl DigestTree {
     pub fn root(&self) -> BlockDigest {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"understudy disk 1").update(&self.size.to_le_bytes());
-        for index in 0..self.blocks().div_ceil(LEAVES_PER_NODE) {
-            hasher.update(&self.node_digest(index).0);
+        let mut next = 0;
+        for (index, node) in self.nodes.range(..self.node_count()) {
+            zero_nodes(&mut hasher, index - next);
+            hasher.update(&node.digest().0);
+            next = index + 1;
         }
+        zero_nodes(&mut hasher, self.node_count() - next);
         BlockDigest(hasher.finalize().into())
     }
 
@@ -279,6 +294,26 @@ mod tests {
         padded.resize(BLOCK_SIZE as usize, 0);
         assert_eq!(BlockDigest::of(&[7; 512]), BlockDigest::of(&padded));
         assert_eq!(BlockDigest::of(&[]), BlockDigest::zero_block());
+    }
+
+    /// Roots are written down with every point, so the formula must stay what it is however it is computed.
+    #[test]
+    fn the_root_is_what_the_formula_says() {
+        for (mib, set) in [(1u64, vec![]), (64, vec![0]), (64 * 2500, vec![5, 1024 * 1030, 1024 * 2499 + 3])]
+        {
+            let mut tree = DigestTree::new((mib << 20) + 512);
+            set.iter().for_each(|block| tree.set(*block, BlockDigest::of(&[1])));
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(b"understudy disk 1").update(&tree.size().to_le_bytes());
+            for index in 0..tree.node_count() {
+                let mut node = blake3::Hasher::new();
+                (index * LEAVES_PER_NODE..).take(1024).for_each(|block| {
+                    node.update(tree.get(block).bytes());
+                });
+                hasher.update(node.finalize().as_bytes());
+            }
+            assert_eq!(tree.root().bytes(), hasher.finalize().as_bytes(), "{mib} MiB");
+        }
     }
 
     #[test]
