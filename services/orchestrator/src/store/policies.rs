@@ -59,23 +59,10 @@ pub async fn insert(
     name: &PolicyName,
     settings: &PolicySettings,
 ) -> Result<bool, Failure> {
-    let done = sqlx::query(
-        "INSERT INTO policies (name, interval_ms, rpo_objective_ms, keep_count, keep_age_ms, shutdown_grace_ms,
+    const SQL: &str = "INSERT INTO policies (name, interval_ms, rpo_objective_ms, keep_count, keep_age_ms, shutdown_grace_ms,
                                power_off_after_grace, replication, keep_tiers)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
-    )
-    .bind(name.as_str())
-    .bind(to_ms(settings.interval))
-    .bind(to_ms(settings.rpo_objective))
-    .bind(i32::try_from(settings.keep_count).unwrap_or(i32::MAX))
-    .bind(to_ms(settings.keep_age))
-    .bind(to_ms(settings.shutdown_grace))
-    .bind(settings.power_off_after_grace)
-    .bind(Json(&settings.replication))
-    .bind(Json(&settings.keep_tiers))
-    .execute(tx)
-    .await?;
-    Ok(done.rows_affected() == 1)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
+    write(tx, SQL, name, settings).await
 }
 
 /// Whether it was changed; false when there is no policy of that name.
@@ -84,22 +71,31 @@ pub async fn update(
     name: &PolicyName,
     settings: &PolicySettings,
 ) -> Result<bool, Failure> {
-    let done = sqlx::query(
-        "UPDATE policies SET interval_ms = $2, rpo_objective_ms = $3, keep_count = $4, keep_age_ms = $5,
+    const SQL: &str = "UPDATE policies SET interval_ms = $2, rpo_objective_ms = $3, keep_count = $4, keep_age_ms = $5,
                              shutdown_grace_ms = $6, power_off_after_grace = $7, replication = $8, keep_tiers = $9
-         WHERE name = $1",
-    )
-    .bind(name.as_str())
-    .bind(to_ms(settings.interval))
-    .bind(to_ms(settings.rpo_objective))
-    .bind(i32::try_from(settings.keep_count).unwrap_or(i32::MAX))
-    .bind(to_ms(settings.keep_age))
-    .bind(to_ms(settings.shutdown_grace))
-    .bind(settings.power_off_after_grace)
-    .bind(Json(&settings.replication))
-    .bind(Json(&settings.keep_tiers))
-    .execute(tx)
-    .await?;
+         WHERE name = $1";
+    write(tx, SQL, name, settings).await
+}
+
+/// Both statements number their parameters alike. Whether a row was written.
+async fn write(
+    tx: &mut PgConnection,
+    sql: &'static str,
+    name: &PolicyName,
+    settings: &PolicySettings,
+) -> Result<bool, Failure> {
+    let done = sqlx::query(sql)
+        .bind(name.as_str())
+        .bind(to_ms(settings.interval))
+        .bind(to_ms(settings.rpo_objective))
+        .bind(i32::try_from(settings.keep_count).unwrap_or(i32::MAX))
+        .bind(to_ms(settings.keep_age))
+        .bind(to_ms(settings.shutdown_grace))
+        .bind(settings.power_off_after_grace)
+        .bind(Json(&settings.replication))
+        .bind(Json(&settings.keep_tiers))
+        .execute(tx)
+        .await?;
     Ok(done.rows_affected() == 1)
 }
 
