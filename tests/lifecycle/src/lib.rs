@@ -5,13 +5,15 @@
 //!                                                                                                  └ panic: logs kept
 //! ```
 //!
-//! One scene stands at a time on a machine, whichever threads or processes the tests run in: what they measure are times.
+//! As many scenes stand at a time as tests run at a time, which is one for each core; a scene that was set alone stands alone on
+//! the machine, whichever threads or processes the tests run in.
 
 pub mod evidence;
 
 use std::{
     env,
     fs::{self, File},
+    io,
     path::PathBuf,
     thread,
 };
@@ -27,23 +29,38 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// Builds it when no other scene stands. `name` names its lab: 1 to 12 letters or digits.
+    /// Builds it. `name` names its lab: 1 to 12 letters or digits.
     ///
     /// # Errors
     /// When the machine cannot run a lab (everything that is missing is listed) or a part does not start.
     pub fn set(name: &str, machines: &[Machine]) -> Result<Self> {
-        let scene = Self::bare(name, machines)?;
-        scene.stack.up()?;
-        scene.stack.describe_sites()?;
-        Ok(scene)
+        Self::bare(name, machines)?.with_product()
     }
 
-    /// The same with the machines running and nothing of the product started.
+    /// The same when no other scene stands, for a test that judges times: others wait meanwhile.
+    ///
+    /// # Errors
+    /// As [`Scene::set`].
+    pub fn set_alone(name: &str, machines: &[Machine]) -> Result<Self> {
+        Self::build(name, machines, File::lock)?.with_product()
+    }
+
+    /// With the machines running and nothing of the product started.
     ///
     /// # Errors
     /// As [`Scene::set`].
     pub fn bare(name: &str, machines: &[Machine]) -> Result<Self> {
-        let turn = my_turn()?;
+        Self::build(name, machines, File::lock_shared)
+    }
+
+    fn with_product(self) -> Result<Self> {
+        self.stack.up()?;
+        self.stack.describe_sites()?;
+        Ok(self)
+    }
+
+    fn build(name: &str, machines: &[Machine], wait: fn(&File) -> io::Result<()>) -> Result<Self> {
+        let turn = my_turn(wait)?;
         let id: LabId = name.parse()?;
         let lab = Lab::from_env(id)?;
         // What a test of this name that was killed may have left behind.
@@ -91,9 +108,9 @@ impl Drop for Scene {
 }
 
 /// Held until the file is closed, also by a process that is killed.
-fn my_turn() -> Result<File> {
+fn my_turn(wait: fn(&File) -> io::Result<()>) -> Result<File> {
     let path = env::temp_dir().join("understudy-lifecycle.turn");
     let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+    wait(&file).with_context(|| format!("cannot lock {}", path.display()))?;
     Ok(file)
 }

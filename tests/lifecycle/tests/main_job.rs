@@ -7,7 +7,7 @@ use understudy_lifecycle_tests::Scene;
 
 #[test]
 fn the_main_job_holds_from_protection_to_failback_under_fire() {
-    let scene = Scene::set("mainjob", &Machine::defaults().unwrap()).unwrap();
+    let scene = Scene::set_alone("mainjob", &Machine::defaults().unwrap()).unwrap();
     let mut story = Story::new(&scene.stack).unwrap();
     let told = story.tell_all();
     let held = story.tell.conclude();
