@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ipnet::Ipv4Net;
 use understudy_ids::{
-    DiskName, HostName, ItemName, NetworkName, PointChoice, PolicyName, RunId, SiteName, Uuid,
+    DiskName, HostName, ItemName, NetworkName, PointChoice, PolicyName, RunId, SeedName, SiteName, Uuid,
 };
 use understudy_netplan::NetworkRef;
 use understudy_pki::Identity;
@@ -296,6 +296,13 @@ pub enum Item {
         policy: PolicyName,
         #[arg(long)]
         exclude_disk: Vec<DiskName>,
+        /// The first copy is on a medium: a directory of this name below the seed_dir of the target's agent, with <disk>.qcow2 or
+        /// <disk>.raw. Only what differs is sent
+        #[arg(long)]
+        seed: Option<SeedName>,
+        /// The source's agent writes it below its own seed_dir; carry it over, then: run confirm
+        #[arg(long, requires = "seed")]
+        export_seed: bool,
         /// Only say what would stand against it
         #[arg(long)]
         check: bool,
@@ -522,6 +529,12 @@ pub enum Run {
     },
     /// Makes a failover final
     Commit {
+        run: RunId,
+        #[arg(long, short)]
+        watch: bool,
+    },
+    /// Says that what a run waits for has been done
+    Confirm {
         run: RunId,
         #[arg(long, short)]
         watch: bool,

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 use understudy_ids::{Consistency, DiskName, Generation, ItemName, PointSeq, UnixMicros};
-use understudy_replica_store::{Begin, DiskSpec, Store};
+use understudy_replica_store::{Begin, DiskSpec, PointKind, Store};
 use understudy_replication::{
     cycle::CheckpointName,
     digest::{BlockDigest, DigestTree},
@@ -50,6 +50,7 @@ fn scene() -> Scene {
             seq: PointSeq::new(number),
             parent: (number > 1).then(|| PointSeq::new(number - 1)),
             disks: vec![DiskSpec { name: disk.clone(), size: now.len() as u64 }],
+            kind: PointKind::Recovery,
             checkpoint: CheckpointName::new(format!("cp{number}")),
             instant: UnixMicros::new(1_700_000_000_000_000 + number as i64),
             consistency: Consistency::Crash,

@@ -100,6 +100,10 @@ name!(
     DiskName, "disk name", 32
 );
 name!(
+    /// A first copy on a medium, by the name of its directory (R-REP-11).
+    SeedName, "seed name", 63
+);
+name!(
     /// A step of a run, unique within it, such as `web1.start`.
     StepName, "step name", 120
 );

@@ -232,6 +232,12 @@ impl RecoveryClient {
         Run::from_wire(answer.into_inner()).map_err(not_understood)
     }
 
+    pub async fn confirm_run(&self, RunVerb { run, request_id }: RunVerb) -> Result<Run, ApiError> {
+        let request = v1::ConfirmRunRequest { name: run.to_resource(), request_id: request_id.to_string() };
+        let answer = self.failover.clone().confirm_run(request).await?;
+        Run::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
     pub async fn cancel_run(&self, RunVerb { run, request_id }: RunVerb) -> Result<Run, ApiError> {
         let request = v1::CancelRunRequest { name: run.to_resource(), request_id: request_id.to_string() };
         let answer = self.failover.clone().cancel_run(request).await?;

@@ -23,7 +23,7 @@ pub use resolve::{
 use serde::{Deserialize, Serialize};
 use understudy_ids::{
     DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq, PolicyName,
-    StepName, UnixMicros, Uuid,
+    SeedName, StepName, UnixMicros, Uuid,
 };
 use understudy_replication::{ReplicationSettings, RetentionPolicy};
 
@@ -49,6 +49,20 @@ pub enum AgentWork {
     PrepareReplica {
         disks: Vec<DiskSize>,
         retention: RetentionPolicy,
+    },
+    /// The disks as they are at one instant, on a medium at this host (R-REP-11).
+    ExportSeed {
+        machine: MachineName,
+        disks: Vec<DiskName>,
+        seed: SeedName,
+    },
+    /// What a medium at this host has of the disks is the base of the first copy.
+    ImportSeed {
+        disks: Vec<DiskSize>,
+        seed: SeedName,
+    },
+    RemoveSeed {
+        seed: SeedName,
     },
     StartReplication(Box<StartReplication>),
     StopReplication {
@@ -245,6 +259,8 @@ pub enum Internal {
 pub enum OperatorWait {
     CompleteTest,
     Commit,
+    /// The medium with the first copy is on its way (R-REP-11).
+    DeliverSeed,
 }
 
 /// What came of a step, as workers report it.
@@ -283,6 +299,10 @@ pub enum StepResult {
     Adopted {
         seq: PointSeq,
         bytes_read: u64,
+    },
+    /// A first copy was written to a medium, or read from one.
+    Seeded {
+        bytes: u64,
     },
     /// The orchestrator saw it in the standby side's facts.
     FirstPoint {

@@ -29,7 +29,7 @@ pub use input::{
 };
 pub use lint::{Flaw, lint};
 use serde::{Deserialize, Serialize};
-pub use spec::{Operation, RunSpec};
+pub use spec::{Operation, RunSpec, Seed};
 use understudy_ids::{
     Consistency, Generation, HostName, ItemName, MachineName, PointSeq, Problem, StepName, UnixMicros,
 };

@@ -136,8 +136,26 @@ impl PointWriter {
             return Err(self.out_of_range(index, first, end));
         }
         self.check_digests(disk, first, content, expected)?;
+        self.store_blocks(index, first, content, expected)
+    }
+
+    /// Writes blocks that this host has read itself, so that their digests are what they are.
+    pub(crate) fn write_read(&mut self, disk: &DiskName, first: u64, content: &[u8]) -> Result<()> {
+        let digests: Vec<_> = content.chunks(BLOCK_SIZE as usize).map(BlockDigest::of).collect();
+        let index = self.writable(disk, first, first + digests.len() as u64)?;
+        self.store_blocks(index, first, content, &digests)
+    }
+
+    /// Stores blocks with these digests, of which zeros cost nothing.
+    fn store_blocks(
+        &mut self,
+        index: usize,
+        first: u64,
+        content: &[u8],
+        digests: &[BlockDigest],
+    ) -> Result<()> {
         let mut next = first;
-        for run in expected.chunk_by(|one, other| one.is_zero_block() == other.is_zero_block()) {
+        for run in digests.chunk_by(|one, other| one.is_zero_block() == other.is_zero_block()) {
             let after = next + run.len() as u64;
             if run[0].is_zero_block() {
                 self.zero(index, next, after)?;
@@ -149,7 +167,7 @@ impl PointWriter {
             next = after;
         }
         let disk = &mut self.disks[index];
-        disk.watermark = disk.watermark.max(end);
+        disk.watermark = disk.watermark.max(next);
         Ok(())
     }
 
@@ -376,9 +394,10 @@ impl PointWriter {
             frozen,
             machine,
             seal,
+            kind,
             ..
         } = self.begin.clone();
-        let (kind, checkpoint) = (PointKind::Recovery, Some(checkpoint));
+        let checkpoint = (kind == PointKind::Recovery).then_some(checkpoint);
         Manifest {
             item,
             seq,

@@ -3,7 +3,7 @@
 //! ```text
 //!   begin/resume ─▶ PointWriter ─▶ finish ─▶ point ─┬─▶ branch (a test's overlay) ─▶ drop_branch
 //!                       │ sync                      ├─▶ promote (a machine's overlay) ─▶ commit ─▶ adopt
-//!                       └─▶ partial (resumable)     ├─▶ merge_away (retention)
+//!   import (a medium) ──┴─▶ partial (resumable)     ├─▶ merge_away (retention)
 //!                                                   ├─▶ verify, export (read-only, beside a writer)
 //!                                                   └─▶ scrub ─▶ damaged: not offered ─▶ repair, with what later points bring
 //! ```
@@ -24,6 +24,7 @@ mod digests;
 mod error;
 mod export;
 mod fsio;
+mod import;
 mod incoming;
 mod journal;
 mod layout;
@@ -46,8 +47,8 @@ pub use export::{Export, Exported};
 pub use fsio::{Change, Watch};
 pub use incoming::PointWriter;
 pub use model::{
-    Adopt, AdoptDisk, Begin, Damage, DiskFile, DiskFormat, DiskManifest, DiskSpec, GenerationRecord,
-    ItemUsage, Manifest, Pin, PointInfo, PointKind, Role, Seal, Space, TargetSeals,
+    Adopt, AdoptDisk, Begin, Damage, DiskFile, DiskFormat, DiskManifest, DiskSpec, GenerationRecord, Import,
+    ImportDisk, ItemUsage, Manifest, Pin, PointInfo, PointKind, Role, Seal, Space, TargetSeals,
 };
 pub use repair::Repaired;
 pub use scrub::{Finished, Scrub, ScrubRecord, Scrubbed};

@@ -20,6 +20,13 @@ pub enum PointKind {
     Base,
 }
 
+impl PointKind {
+    /// Of what was written down before there were others.
+    const fn recovery() -> Self {
+        Self::Recovery
+    }
+}
+
 /// What this host is to an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -154,6 +161,9 @@ pub struct Begin {
     /// The point that the changes are relative to; `None` for a full copy.
     pub parent: Option<PointSeq>,
     pub disks: Vec<DiskSpec>,
+    /// What it will be. A base has no source that could go on with it.
+    #[serde(default = "PointKind::recovery")]
+    pub kind: PointKind,
     /// The source's checkpoint at the instant being sent.
     pub checkpoint: CheckpointName,
     pub instant: UnixMicros,
@@ -207,6 +217,25 @@ pub struct Adopt {
 pub struct AdoptDisk {
     pub name: DiskName,
     /// Absolute path of the disk as the machine used it.
+    pub path: PathBuf,
+    pub format: DiskFormat,
+}
+
+/// Disks that came on a medium and become the base of the first copy (R-REP-11).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Import {
+    pub item: ItemName,
+    pub generation: Generation,
+    pub seq: PointSeq,
+    pub disks: Vec<ImportDisk>,
+    /// When this is done, by the caller's clock.
+    pub now: UnixMicros,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportDisk {
+    pub name: DiskName,
+    /// A file that stands alone: not stacked on another, not encrypted.
     pub path: PathBuf,
     pub format: DiskFormat,
 }

@@ -21,7 +21,7 @@ use crate::{
     incoming::{DiskWriter, PointWriter},
     journal::{Journal, Received},
     layout::{backing_path, disk_file},
-    model::{Begin, DiskFormat, DiskSpec, Manifest, Role, Seal},
+    model::{Begin, DiskFormat, DiskSpec, Manifest, PointKind, Role, Seal},
     qcow2::{Backing, Writer},
     store::{ItemState, Store, StoreReader, lock, read_json},
 };
@@ -77,10 +77,11 @@ impl Store {
     }
 
     /// The interrupted transfer of an item, as the source's next cycle is planned from it. One of a generation that has
-    /// passed does not count.
+    /// passed does not count, nor does one that came from no source.
     pub fn partial(&self, item: &ItemName) -> Result<Option<Partial>> {
         let dir = self.dir(item);
-        let Some(begin) = self.begun(item)?.filter(|_| dir.incoming_point().is_dir()) else {
+        let begun = self.begun(item)?.filter(|begin| begin.kind == PointKind::Recovery);
+        let Some(begin) = begun.filter(|_| dir.incoming_point().is_dir()) else {
             return Ok(None);
         };
         if self.generation(item)?.is_none_or(|g| g.highest != begin.generation) {
@@ -111,7 +112,7 @@ impl Store {
     }
 
     /// What a transfer was begun with of which something is durable. It is whole before there is a log.
-    fn begun(&self, item: &ItemName) -> Result<Option<Begin>> {
+    pub(crate) fn begun(&self, item: &ItemName) -> Result<Option<Begin>> {
         let dir = self.dir(item);
         if !dir.incoming_log().exists() {
             return Ok(None);
@@ -210,6 +211,9 @@ fn mismatch(first: &Begin, now: &Begin) -> Option<&'static str> {
     }
     if first.parent != now.parent {
         return Some("it is stacked on another point");
+    }
+    if first.kind != now.kind {
+        return Some("it is of another kind");
     }
     if first.generation != now.generation {
         return Some("it is of another generation");

@@ -48,6 +48,10 @@ pub enum AgentTaskResult {
         seq: PointSeq,
         bytes_read: u64,
     },
+    /// A first copy was written to a medium, or read from one.
+    Seeded {
+        bytes: u64,
+    },
 }
 
 /// Root of the digest tree over one whole disk (R-PF-2).
@@ -120,6 +124,7 @@ impl TryFrom<v1::AgentTaskResult> for AgentTaskResult {
             WireResult::Adopted(v1::Adopted { seq, bytes_read }) => {
                 Self::Adopted { seq: PointSeq::new(seq), bytes_read }
             }
+            WireResult::Seeded(v1::Seeded { bytes }) => Self::Seeded { bytes },
         })
     }
 }
@@ -181,6 +186,7 @@ impl From<AgentTaskResult> for v1::AgentTaskResult {
             AgentTaskResult::Adopted { seq, bytes_read } => {
                 WireResult::Adopted(v1::Adopted { seq: seq.get(), bytes_read })
             }
+            AgentTaskResult::Seeded { bytes } => WireResult::Seeded(v1::Seeded { bytes }),
         };
         Self { result: Some(wire) }
     }
@@ -212,6 +218,7 @@ mod tests {
                 method: "ping".to_owned(),
             }),
             AgentTaskResult::Adopted { seq, bytes_read: 1 },
+            AgentTaskResult::Seeded { bytes: 1 << 40 },
         ];
         for result in all {
             assert_eq!(AgentTaskResult::from_any(&result.to_any()), Ok(result));

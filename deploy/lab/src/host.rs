@@ -97,6 +97,11 @@ impl Host {
         self.directory.join("agent")
     }
 
+    /// For media with first copies.
+    pub fn media(&self) -> PathBuf {
+        self.directory.join("media")
+    }
+
     /// For keys and certificates.
     pub fn pki(&self) -> PathBuf {
         self.directory.join("pki")

@@ -94,6 +94,8 @@ pub(crate) struct AgentPlace {
     pub pki: PathBuf,
     pub store: PathBuf,
     pub state: PathBuf,
+    /// Below it are media with first copies.
+    pub media: PathBuf,
     /// Stands for the kernel's boot id: all hosts of a lab share one kernel, which boots once.
     pub boot_id: PathBuf,
 }
@@ -177,12 +179,13 @@ log_format = "text"
 
     /// The configuration of a host's agent; `hypervisor` is what its driver is told.
     pub fn agent_config(&self, host: HostName, hypervisor: &str) -> String {
-        let AgentPlace { facts, sink, pki, store, state, boot_id } = self.agent(host);
+        let AgentPlace { facts, sink, pki, store, state, media, boot_id } = self.agent(host);
         format!(
             r#"site = "{site}"
 host = "{host}"
 store_dir = "{store}"
 state_dir = "{state}"
+seed_dir = "{media}"
 control_listen = "{facts}"
 bulk_listen = "{sink}"
 job_tracker = "{job_tracker}"
@@ -196,6 +199,7 @@ log_format = "text"
             site = host.site().name(),
             store = store.display(),
             state = state.display(),
+            media = media.display(),
             job_tracker = self.endpoint(Service::JobTracker),
             boot_id = boot_id.display(),
             tls = tls_config(pki, "agent"),

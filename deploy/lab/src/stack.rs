@@ -107,6 +107,7 @@ impl Stack {
                 pki: host.pki(),
                 store: host.store(),
                 state: host.agent_state(),
+                media: host.media(),
                 boot_id: agent_directory(&host).join("boot-id"),
             }
         };

@@ -24,6 +24,7 @@ use crate::{
     facts::{FactsHub, Origins},
     keyring::Keyring,
     ledger::Ledger,
+    medium::Media,
     replica::Replica,
     scrub::Scrubber,
     sink::Sink,
@@ -119,6 +120,7 @@ impl Agent {
             sink: sink.clone(),
             scrubber: scrubber.clone(),
             keyring,
+            media: Media::new(config.seed_dir.clone()),
             locks: Locks::default(),
         };
         Ok(Self { config, tasks, facts, hypervisor, sources, ledger, scrubber, control, bulk, shutdown })

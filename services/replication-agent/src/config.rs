@@ -25,6 +25,9 @@ pub struct Config {
     pub store_dir: PathBuf,
     /// What the agent is to each item. Must outlive the host's boot.
     pub state_dir: PathBuf,
+    /// Below it are media with first copies, each under its name. Without it there are none.
+    #[serde(default)]
+    pub seed_dir: Option<PathBuf>,
     pub tls: TlsFiles,
     /// Facts, health, metrics: called by the orchestrator.
     pub control_listen: SocketAddr,

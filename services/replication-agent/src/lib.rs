@@ -21,6 +21,7 @@ pub mod facts;
 pub mod guard;
 pub mod keyring;
 pub mod ledger;
+mod medium;
 pub mod memory;
 pub mod replica;
 pub mod scrub;

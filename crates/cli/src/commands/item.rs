@@ -3,7 +3,7 @@ use std::{process::ExitCode, time::Duration};
 use understudy_ids::{ItemName, PointSeq};
 use understudy_recovery_api::{
     RecoveryClient,
-    request::{ChangeDisks, ProtectMachine, ScrubItem, SetItemPolicy, Steer, Unprotect},
+    request::{ChangeDisks, ProtectMachine, ScrubItem, Seed, SetItemPolicy, Steer, Unprotect},
     view::{Alert, Pause, ProtectedItem, ReplicationHealth, RpoPercentiles, Scrub},
 };
 use understudy_rpc::retry;
@@ -24,13 +24,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub async fn run(connection: &ConnectionArgs, format: Format, verb: Item) -> anyhow::Result<ExitCode> {
     let client = connection.recovery()?;
     match verb {
-        Item::Protect { item, machine, to, policy, exclude_disk, check, watch } => {
+        Item::Protect { item, machine, to, policy, exclude_disk, seed, export_seed, check, watch } => {
             let request = ProtectMachine {
                 item,
                 machine,
                 target: to,
                 policy,
                 excluded: exclude_disk.into_iter().collect(),
+                seed: seed.map(|name| Seed { name, export: export_seed }),
                 request_id: request_id(),
                 validate_only: check,
             };

@@ -36,6 +36,7 @@ pub async fn run(connection: &ConnectionArgs, format: Format, verb: Run) -> anyh
             (client.complete_test(CompleteTest { run, notes, request_id: request_id() }).await?, watch)
         }
         Run::Commit { run, watch } => (client.commit_run(named(run)).await?, watch),
+        Run::Confirm { run, watch } => (client.confirm_run(named(run)).await?, watch),
         Run::Cancel { run, watch } => (client.cancel_run(named(run)).await?, watch),
         Run::Retry { run, watch } => (client.retry_run(named(run)).await?, watch),
     };

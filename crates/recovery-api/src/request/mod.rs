@@ -5,8 +5,8 @@ mod run;
 mod site;
 
 pub use protection::{
-    ChangeDisks, CreatePolicy, PolicySettings, ProtectMachine, ScrubItem, SetItemPolicy, Steer, Unprotect,
-    UpdatePolicy,
+    ChangeDisks, CreatePolicy, PolicySettings, ProtectMachine, ScrubItem, Seed, SetItemPolicy, Steer,
+    Unprotect, UpdatePolicy,
 };
 pub(crate) use protection::{policy_to_wire, settings};
 pub use run::{CompleteTest, RunSpec, RunVerb, StartRun};

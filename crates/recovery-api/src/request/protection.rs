@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use serde::Serialize;
-use understudy_ids::{DiskName, HostName, ItemName, PointSeq, PolicyName};
+use understudy_ids::{DiskName, HostName, ItemName, PointSeq, PolicyName, SeedName};
 use understudy_replication::{ReplicationSettings, RetentionPolicy, Tier, settings::BadSetting};
 use understudy_types_api::{
     duration_to_wire, settings_from_wire, settings_to_wire, tiers_from_wire, tiers_to_wire,
@@ -197,8 +197,18 @@ pub struct ProtectMachine {
     pub target: HostName,
     pub policy: PolicyName,
     pub excluded: BTreeSet<DiskName>,
+    /// The first copy comes on a medium (R-REP-11).
+    pub seed: Option<Seed>,
     pub request_id: RequestId,
     pub validate_only: bool,
+}
+
+/// A first copy on a medium.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seed {
+    pub name: SeedName,
+    /// The source's agent writes it; otherwise it is at the target already.
+    pub export: bool,
 }
 
 impl ProtectMachine {
@@ -213,6 +223,7 @@ impl ProtectMachine {
             excluded_disks,
             request_id,
             validate_only,
+            seed,
         } = wire;
         let mut checks = Checks::default();
         let item = checks.parse("item_id", &item_id);
@@ -220,6 +231,9 @@ impl ProtectMachine {
         let target = checks.resource("target_host", &target_host);
         let policy = checks.resource("policy", &policy);
         let excluded = disks(&mut checks, "excluded_disks", &excluded_disks);
+        let seed = seed.map(|v1::Seed { name, export }| {
+            checks.parse("seed.name", &name).map(|name| Seed { name, export })
+        });
         let request_id = checks.request_id(&request_id);
         let whole = (|| {
             Some(Self {
@@ -228,6 +242,8 @@ impl ProtectMachine {
                 target: target?,
                 policy: policy?,
                 excluded,
+                // One that is not right is one too.
+                seed: seed.map_or(Some(None), |seed| seed.map(Some))?,
                 request_id: request_id?,
                 validate_only,
             })
@@ -236,7 +252,7 @@ impl ProtectMachine {
     }
 
     pub fn into_wire(self) -> v1::ProtectMachineRequest {
-        let Self { item, machine, target, policy, excluded, request_id, validate_only } = self;
+        let Self { item, machine, target, policy, excluded, seed, request_id, validate_only } = self;
         v1::ProtectMachineRequest {
             item_id: item.to_string(),
             machine: machine.to_resource(),
@@ -245,6 +261,7 @@ impl ProtectMachine {
             excluded_disks: excluded.iter().map(ToString::to_string).collect(),
             request_id: request_id.to_string(),
             validate_only,
+            seed: seed.map(|Seed { name, export }| v1::Seed { name: name.into(), export }),
         }
     }
 }
@@ -505,27 +522,30 @@ mod tests {
             excluded_disks: vec!["VDA".into(), "vdb".into()],
             request_id: "".into(),
             validate_only: false,
+            seed: Some(v1::Seed { name: "../media".into(), export: true }),
         })
         .unwrap_err();
         let fields: Vec<_> = error.0.iter().map(|p| p.subject.as_str()).collect();
         assert_eq!(
             fields,
-            ["item_id", "machine", "target_host", "policy", "excluded_disks[0]", "request_id"]
+            ["item_id", "machine", "target_host", "policy", "excluded_disks[0]", "seed.name", "request_id"]
         );
     }
 
     #[test]
     fn endless_lists_are_refused_without_endless_answers() {
-        let mut wire = ProtectMachine {
+        let wire = ProtectMachine {
             item: "web1".parse().unwrap(),
             machine: MachineRef::from_resource("sites/a/hosts/h/machines/web1").unwrap(),
             target: "b/h".parse().unwrap(),
             policy: "gold".parse().unwrap(),
             excluded: BTreeSet::new(),
+            seed: Some(Seed { name: "disk-3".parse().unwrap(), export: true }),
             request_id: "r".parse().unwrap(),
             validate_only: false,
-        }
-        .into_wire();
+        };
+        assert_eq!(ProtectMachine::from_wire(wire.clone().into_wire()), Ok(wire.clone()));
+        let mut wire = wire.into_wire();
         wire.excluded_disks = vec!["vda".into(); 100_000];
         let error = ProtectMachine::from_wire(wire).unwrap_err();
         assert_eq!(error.0.len(), 1, "{error}");

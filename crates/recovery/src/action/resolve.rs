@@ -119,6 +119,9 @@ impl Resolver<'_> {
             | AgentWork::RemoveTestNetwork { name }
             | AgentWork::ProbeIsolation { network: name, .. } => *name = network(self.run, name),
             AgentWork::PrepareReplica { .. }
+            | AgentWork::ExportSeed { .. }
+            | AgentWork::ImportSeed { .. }
+            | AgentWork::RemoveSeed { .. }
             | AgentWork::StartReplication(_)
             | AgentWork::StopReplication { .. }
             | AgentWork::RemoveReplica

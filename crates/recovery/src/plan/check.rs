@@ -46,12 +46,13 @@ pub(super) fn problems(spec: &RunSpec, input: &PlanInput) -> Vec<Problem> {
 /// Options that the operation would ignore.
 fn options(spec: &RunSpec) -> Vec<Problem> {
     use Operation::*;
-    let given: [(&str, bool, &[Operation]); 5] = [
+    let given: [(&str, bool, &[Operation]); 6] = [
         ("points", !spec.points.is_empty(), &[TestFailover, UnplannedFailover]),
         ("primary_down_assertion", spec.primary_down_assertion.is_some(), &[UnplannedFailover]),
         ("without_network", spec.without_network, &[TestFailover]),
         ("no_reverse_replication", spec.no_reverse_replication, &[PlannedFailover]),
         ("delete_replica", spec.delete_replica, &[Unprotect]),
+        ("seed", spec.seed.is_some(), &[Protect]),
     ];
     let ignored = given.iter().filter(|(_, given, of)| *given && !of.contains(&spec.operation));
     let mut found: Vec<Problem> = ignored
@@ -167,6 +168,7 @@ impl<'a> ItemCheck<'a> {
         found.extend(self.primary_down());
         found.extend(self.machine_state());
         found.extend(self.disks());
+        found.extend(self.seed());
         found.extend(self.space());
         found.extend(self.machine_names());
         found
@@ -407,6 +409,20 @@ impl<'a> ItemCheck<'a> {
             }
         }
         found
+    }
+
+    /// What is on a medium is in clear, and what an encrypted replica is made of is not (R-REP-10).
+    fn seed(&self) -> Option<Problem> {
+        self.spec.seed.as_ref()?;
+        if self.item.policy.settings.encrypt_for.is_empty() {
+            return None;
+        }
+        let message = format!(
+            "policy {} encrypts replicas, and a first copy on a medium is not encrypted",
+            self.item.policy.name
+        );
+        let remedy = "Leave the medium out, or choose a policy without encryption.";
+        Some(self.problem("SEED_NOT_ENCRYPTED", message, remedy))
     }
 
     /// The first copy fits, even when every block of it is used.

@@ -21,6 +21,8 @@ use crate::{
 pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(90);
 /// Work that reads or writes whole disks.
 const LONG: Duration = Duration::from_secs(6 * 3600);
+/// Whole machines to and from media that may be slow.
+const SEEDING: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Everything else on a host.
 const SHORT: Duration = Duration::from_secs(600);
 /// A worker that dies loses its lease and another attempt begins; a step that loses this many is given up on.
@@ -30,7 +32,7 @@ pub(super) fn draft(spec: &RunSpec, input: &PlanInput) -> Result<RunPlan, Vec<Pr
     let items: Vec<Subject<'_>> =
         spec.items.iter().filter_map(|name| Subject::of(spec, input, name)).collect();
     let steps = match spec.operation {
-        Operation::Protect => protect::protect(&items),
+        Operation::Protect => protect::protect(spec, &items),
         Operation::Unprotect => protect::unprotect(spec, &items),
         Operation::TestFailover => test_failover::steps(spec, input, &items),
         Operation::PlannedFailover => planned::steps(spec, input, &items),
@@ -137,9 +139,13 @@ impl<'a> Subject<'a> {
     }
 
     pub fn prepare_replica(&self) -> AgentWork {
-        let sizes = self.view.machine.disks.iter().filter(|disk| self.view.disks.contains(&disk.name));
-        let disks = sizes.map(|d| DiskSize { name: d.name.clone(), size_bytes: d.size_bytes }).collect();
-        AgentWork::PrepareReplica { disks, retention: self.view.policy.retention.clone() }
+        AgentWork::PrepareReplica { disks: self.sizes(), retention: self.view.policy.retention.clone() }
+    }
+
+    /// Of the disks that are replicated.
+    pub fn sizes(&self) -> Vec<DiskSize> {
+        let replicated = self.view.machine.disks.iter().filter(|disk| self.view.disks.contains(&disk.name));
+        replicated.map(|d| DiskSize { name: d.name.clone(), size_bytes: d.size_bytes }).collect()
     }
 
     /// A run that starts replication is a beginning: it is never paused from before.
@@ -302,6 +308,7 @@ pub(super) fn wait_for(wait: OperatorWait, after: Vec<StepName>) -> Step {
     let (id, title) = match wait {
         OperatorWait::CompleteTest => ("complete-test", "Wait until the test is completed"),
         OperatorWait::Commit => ("commit", "Wait until the failover is committed"),
+        OperatorWait::DeliverSeed => ("deliver-seed", "Wait until the medium is at the target's host"),
     };
     let step =
         Step::new(step_name(id), title.to_owned(), Executor::Operator, Action::Operator(wait), Phase::Wait);
@@ -367,6 +374,7 @@ fn time_out(work: &AgentWork) -> Duration {
         | AgentWork::AdoptDisks { .. }
         | AgentWork::CommitItem
         | AgentWork::ScrubItem { .. } => LONG,
+        AgentWork::ExportSeed { .. } | AgentWork::ImportSeed { .. } => SEEDING,
         _ => SHORT,
     }
 }
@@ -374,6 +382,13 @@ fn time_out(work: &AgentWork) -> Duration {
 fn title(work: &AgentWork, machine: &str) -> String {
     match work {
         AgentWork::PrepareReplica { .. } => format!("Prepare the replica of {machine}"),
+        AgentWork::ExportSeed { seed, .. } => format!("Write a first copy of {machine} to the medium {seed}"),
+        AgentWork::ImportSeed { seed, .. } => {
+            format!("Read the first copy of {machine} from the medium {seed}")
+        }
+        AgentWork::RemoveSeed { seed } => {
+            format!("Remove the first copy of {machine} from the medium {seed}")
+        }
         AgentWork::StartReplication(asked) => format!("Replicate {machine} to {}", asked.peer_host),
         AgentWork::StopReplication { .. } => format!("Stop replicating {machine}"),
         AgentWork::RemoveReplica => format!("Remove the replica of {machine}"),

@@ -3,30 +3,64 @@
 //! ```text
 //!   protect:    prepare replica @ target ─▶ replicate @ source ─▶ first point
 //!               cancelled: stop replicating ─▶ remove replica
+//!   … seeded:   (write to a medium @ source ─▶ wait: it is carried over) ─▶ prepare ─▶ read it @ target ─▶ replicate, what differs
+//!               cancelled: as above, and what the medium got is removed
 //!   unprotect:  stop replicating @ source ─▶ (remove replica @ target) ─▶ forget the item
 //!               cancelled before that: replicate again
 //! ```
 
 use understudy_ids::StepName;
 
-use super::{Phase, RunSpec, Stage, Step, draft::Subject};
+use super::{
+    Phase, RunSpec, Seed, Stage, Step,
+    draft::{self, Subject},
+};
 use crate::{
-    action::{AgentWork, Internal},
+    action::{AgentWork, Internal, OperatorWait},
     item::{ItemState, Verb},
 };
 
-pub(super) fn protect(items: &[Subject<'_>]) -> Vec<Step> {
-    items.iter().flat_map(protect_item).collect()
+pub(super) fn protect(spec: &RunSpec, items: &[Subject<'_>]) -> Vec<Step> {
+    let exports: Vec<Step> = match spec.seed.as_ref().filter(|seed| seed.export) {
+        Some(seed) => items.iter().flat_map(|item| export(item, seed)).collect(),
+        None => Vec::new(),
+    };
+    let written = exports.iter().filter(|step| step.stage == Stage::Main).map(|step| step.id.clone());
+    let delivered =
+        (!exports.is_empty()).then(|| draft::wait_for(OperatorWait::DeliverSeed, written.collect()));
+    let after: Vec<StepName> = delivered.iter().map(|step| step.id.clone()).collect();
+    let protected = items.iter().flat_map(|item| protect_item(item, spec.seed.as_ref(), &after));
+    let protected: Vec<Step> = protected.collect();
+    exports.into_iter().chain(delivered).chain(protected).collect()
 }
 
-fn protect_item(item: &Subject<'_>) -> Vec<Step> {
+/// Written at one instant, whatever the medium then takes to arrive; what changes meanwhile is shipped by the first cycle.
+fn export(item: &Subject<'_>, seed: &Seed) -> [Step; 2] {
     let generation = item.view.generation;
-    let prepare =
-        item.agent("prepare-replica", item.target, generation, Phase::Prepare, item.prepare_replica());
+    let machine = item.view.machine.name.clone();
+    let write = AgentWork::ExportSeed { machine, disks: item.view.disks.clone(), seed: seed.name.clone() };
+    let write = item.agent("export-seed", item.source, generation, Phase::Prepare, write);
+    let remove = AgentWork::RemoveSeed { seed: seed.name.clone() };
+    let remove = item
+        .agent("remove-seed", item.source, generation, Phase::CleanUp, remove)
+        .cleans_up(Stage::Undo, [write.id.clone()]);
+    [write, remove]
+}
+
+fn protect_item(item: &Subject<'_>, seed: Option<&Seed>, after: &[StepName]) -> Vec<Step> {
+    let generation = item.view.generation;
+    let prepare = item
+        .agent("prepare-replica", item.target, generation, Phase::Prepare, item.prepare_replica())
+        .after(after.iter().cloned());
+    let import = seed.map(|seed| {
+        let read = AgentWork::ImportSeed { disks: item.sizes(), seed: seed.name.clone() };
+        let read = item.agent("import-seed", item.target, generation, Phase::Prepare, read);
+        read.after([prepare.id.clone()])
+    });
+    let ready = import.as_ref().unwrap_or(&prepare).id.clone();
     let start = item.start_replication(item.target, &item.target_endpoint);
-    let start = item
-        .agent("start-replication", item.source, generation, Phase::Replicate, start)
-        .after([prepare.id.clone()]);
+    let start =
+        item.agent("start-replication", item.source, generation, Phase::Replicate, start).after([ready]);
     let wait = item.await_first_point(item.target, generation, Phase::Replicate).after([start.id.clone()]);
 
     let stop = AgentWork::StopReplication { forget: true };
@@ -37,7 +71,7 @@ fn protect_item(item: &Subject<'_>) -> Vec<Step> {
         .agent("remove-replica", item.target, generation, Phase::CleanUp, AgentWork::RemoveReplica)
         .after([stop.id.clone()])
         .cleans_up(Stage::Undo, [prepare.id.clone()]);
-    vec![prepare, start, wait, stop, remove]
+    [Some(prepare), import, Some(start), Some(wait), Some(stop), Some(remove)].into_iter().flatten().collect()
 }
 
 /// Nothing is deleted before every item has let go of its replication, so that until then all of it can be taken back.

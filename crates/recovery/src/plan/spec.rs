@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
-use understudy_ids::{ItemName, PointChoice};
+use understudy_ids::{ItemName, PointChoice, SeedName};
 
 use crate::item::Verb;
 
@@ -75,6 +75,19 @@ pub struct RunSpec {
     pub no_reverse_replication: bool,
     /// Unprotect: the replica is deleted as well.
     pub delete_replica: bool,
+    /// Protect: the first copy comes on a medium.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<Seed>,
+}
+
+/// A first copy on a medium (R-REP-11).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seed {
+    /// Of its directory below the `seed_dir` of either host.
+    pub name: SeedName,
+    /// It is written by the run, at the source's host, which then waits until somebody has carried it over. Otherwise it is at the
+    /// target's host already, of whatever age.
+    pub export: bool,
 }
 
 impl RunSpec {
@@ -88,6 +101,7 @@ impl RunSpec {
             without_network: false,
             no_reverse_replication: false,
             delete_replica: false,
+            seed: None,
         }
     }
 }

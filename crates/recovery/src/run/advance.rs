@@ -91,6 +91,7 @@ fn operator(run: &Run, verb: RunVerb, by: &str, at: UnixMicros) -> Result<(Run, 
     match verb {
         RunVerb::CompleteTest => change.approve(OperatorWait::CompleteTest, by),
         RunVerb::Commit => change.approve(OperatorWait::Commit, by),
+        RunVerb::Confirm => change.approve(OperatorWait::DeliverSeed, by),
         RunVerb::Cancel => change.cancel(),
         RunVerb::Retry => change.retry(),
     }

@@ -62,17 +62,20 @@ impl Event {
 pub enum RunVerb {
     CompleteTest,
     Commit,
+    /// What the run waits for somebody to do outside of it has been done.
+    Confirm,
     Cancel,
     Retry,
 }
 
 impl RunVerb {
-    pub const ALL: [Self; 4] = [Self::CompleteTest, Self::Commit, Self::Cancel, Self::Retry];
+    pub const ALL: [Self; 5] = [Self::CompleteTest, Self::Commit, Self::Confirm, Self::Cancel, Self::Retry];
 
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::CompleteTest => "complete-test",
             Self::Commit => "commit",
+            Self::Confirm => "confirm",
             Self::Cancel => "cancel",
             Self::Retry => "retry",
         }

@@ -4,8 +4,8 @@ use understudy_ids::{Problem, StepName};
 
 use super::{Course, EndReason, JobState, JobView, Run, RunState, RunVerb, StepState, report, settle};
 use crate::{
-    action::{Action, Internal, OperatorWait, StepResult},
-    plan::{Operation, Phase, Step},
+    action::{Action, AgentWork, Internal, OperatorWait, StepResult},
+    plan::{Executor, Operation, Phase, Step},
 };
 
 /// Where the run stands.
@@ -44,6 +44,7 @@ fn is_allowed(run: &Run, verb: RunVerb) -> bool {
     match verb {
         RunVerb::CompleteTest => forward && operator_wait(run) == Some(OperatorWait::CompleteTest),
         RunVerb::Commit => forward && operator_wait(run) == Some(OperatorWait::Commit),
+        RunVerb::Confirm => forward && operator_wait(run) == Some(OperatorWait::DeliverSeed),
         RunVerb::Retry => state(run) == RunState::Failed || has_items_to_try_again(run),
         RunVerb::Cancel => match run.course {
             Course::Ending(_) => run.is_clean_up_incomplete(),
@@ -75,7 +76,9 @@ pub(super) fn why_not(run: &Run, verb: RunVerb) -> String {
         return "it has ended".to_owned();
     }
     match verb {
-        RunVerb::CompleteTest | RunVerb::Commit => format!("it does not wait for that; it is {}", state(run)),
+        RunVerb::CompleteTest | RunVerb::Commit | RunVerb::Confirm => {
+            format!("it does not wait for that; it is {}", state(run))
+        }
         RunVerb::Retry => format!("nothing has failed that could be tried again; it is {}", state(run)),
         RunVerb::Cancel if matches!(run.course, Course::Ending(_)) => "it is ending already".to_owned(),
         RunVerb::Cancel => "it has passed its point of no return".to_owned(),
@@ -117,6 +120,7 @@ pub fn waiting_for(run: &Run) -> String {
             return "Check the machines, then commit; or retry the items that failed.".to_owned();
         }
         Some(OperatorWait::Commit) => return "Check the machines, then commit.".to_owned(),
+        Some(OperatorWait::DeliverSeed) => return deliver_seed(run),
         None => {}
     }
     let awaited = run.plan.steps.iter().find_map(|step| match &step.action {
@@ -128,6 +132,19 @@ pub fn waiting_for(run: &Run) -> String {
         _ => None,
     });
     if run.has_work_on_its_way() { String::new() } else { awaited.unwrap_or_default() }
+}
+
+fn deliver_seed(run: &Run) -> String {
+    let exported = run.plan.steps.iter().find_map(|step| match (&step.action, &step.executor) {
+        (Action::Agent { work: AgentWork::ExportSeed { seed, .. }, .. }, Executor::Host(host)) => {
+            Some((seed, host))
+        }
+        _ => None,
+    });
+    let Some((seed, host)) = exported else { return String::new() };
+    format!(
+        "Carry the directory {seed} from the seed_dir of {host} to that of the target's host, then confirm."
+    )
 }
 
 /// Share of the steps that have ended. Clean-up steps count once they are known to be needed. 0 to 100; 100 only at the end.
@@ -180,6 +197,7 @@ pub fn step_outcome(run: &Run, step: &StepName) -> String {
         Some(StepResult::Adopted { seq, bytes_read }) => {
             format!("kept as base {seq}, {bytes_read} bytes read")
         }
+        Some(StepResult::Seeded { bytes }) => format!("{bytes} bytes"),
         Some(StepResult::Released { addresses, test_networks }) => {
             format!("{addresses} addresses and {test_networks} test networks released")
         }

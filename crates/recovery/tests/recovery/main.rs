@@ -6,5 +6,6 @@ mod plans;
 mod random;
 mod refusals;
 mod runs;
+mod seeds;
 mod theatre;
 mod world;

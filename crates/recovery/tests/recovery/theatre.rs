@@ -10,7 +10,8 @@ use std::{
 };
 
 use understudy_ids::{
-    Generation, HostName, ItemName, MachineName, NetworkName, PointSeq, Problem, StepName, UnixMicros,
+    Generation, HostName, ItemName, MachineName, NetworkName, PointSeq, Problem, SeedName, StepName,
+    UnixMicros,
 };
 use understudy_recovery::{
     Effect, Event, ItemState, Operation, Run,
@@ -47,6 +48,7 @@ pub struct HostModel {
     pub replicas: BTreeSet<ItemName>,
     pub test_machines: BTreeSet<MachineName>,
     pub test_networks: BTreeSet<NetworkName>,
+    pub seeds: BTreeSet<SeedName>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -359,8 +361,9 @@ impl Theatre {
                 return;
             }
             let allowed = run::allowed_actions(&self.run);
-            let approval =
-                [RunVerb::CompleteTest, RunVerb::Commit].into_iter().find(|verb| allowed.contains(verb));
+            let approval = [RunVerb::CompleteTest, RunVerb::Commit, RunVerb::Confirm]
+                .into_iter()
+                .find(|verb| allowed.contains(verb));
             let verb = approval.or_else(|| Some(at_error).filter(|verb| allowed.contains(verb)));
             let verb = verb.or_else(|| Some(RunVerb::Retry).filter(|verb| allowed.contains(verb)));
             self.ask(verb.unwrap_or_else(|| panic!("nobody can move the run: {:#?}", self.run.steps)));
@@ -389,6 +392,18 @@ fn agent(
         AgentWork::PrepareReplica { .. } => {
             host.replicas.insert(item.clone());
             StepResult::Done
+        }
+        AgentWork::ExportSeed { seed, .. } => {
+            host.seeds.insert(seed.clone());
+            StepResult::Seeded { bytes: 1 << 30 }
+        }
+        AgentWork::RemoveSeed { seed } => {
+            host.seeds.remove(seed);
+            StepResult::Done
+        }
+        AgentWork::ImportSeed { .. } => {
+            assert!(host.replicas.contains(item) && !host.replicating.contains(item));
+            StepResult::Seeded { bytes: 1 << 30 }
         }
         AgentWork::StartReplication(_) => {
             host.replicating.insert(item.clone());

@@ -93,6 +93,28 @@ impl Chain {
         Ok(Self { layers })
     }
 
+    /// Opens a disk that came from elsewhere and has to stand alone: what is on a medium does not choose which other files of this
+    /// host are read.
+    ///
+    /// # Errors
+    /// [`StoreError::Format`] also when it is stacked on another file, or encrypted; I/O errors.
+    pub(crate) fn open_alone(path: &Path, format: DiskFormat) -> Result<Self> {
+        let refused = |why: &str| Err(StoreError::Format { path: path.to_owned(), why: why.to_owned() });
+        let layer = match format {
+            DiskFormat::Raw => Layer::raw(path.to_owned())?,
+            DiskFormat::Qcow2 => Layer::Qcow2(Image::open(path)?),
+        };
+        if let Layer::Qcow2(image) = &layer {
+            if image.backing().is_some() {
+                return refused("it is stacked on another file; flatten it with qemu-img convert");
+            }
+            if image.luks()?.is_some() {
+                return refused("it is encrypted; decrypt it with qemu-img convert");
+            }
+        }
+        Ok(Self { layers: vec![layer] })
+    }
+
     /// Size of the disk in bytes.
     pub fn size(&self) -> u64 {
         self.layers.first().map_or(0, Layer::size)
@@ -374,7 +396,8 @@ impl Image {
 
     pub fn classify(&self, entry: u64) -> Result<Found> {
         if entry & COMPRESSED != 0 {
-            let why = "it has compressed clusters".to_owned();
+            let why =
+                "it has compressed clusters; write it anew with qemu-img convert, without -c".to_owned();
             return Err(StoreError::Format { path: self.path.clone(), why });
         }
         Ok(match (table::is_zero(entry), table::offset(entry)) {

@@ -19,6 +19,7 @@ use std::{
 };
 
 use crate::{
+    import::{content, import, medium},
     repair::{Machine, flip_block, misplace, scrub, three},
     sealed::{Sealing, assert_opens},
     support::*,
@@ -236,6 +237,34 @@ fn r_rep_5_and_6_killed_at_any_change_while_receiving_no_half_point_is_seen_and_
     let cases = kill_everywhere(prepare, act, judge);
     eprintln!("receiving: {cases} faults");
     assert!(cases > 100, "{cases}");
+}
+
+/// R-REP-11: an import that is killed is taken up again, and no half base is seen.
+#[test]
+fn r_rep_11_killed_at_any_change_while_importing_a_medium() {
+    let dir = tempfile::tempdir().unwrap();
+    let disks = content();
+    let wanted = medium(dir.path(), &disks);
+    let nothing = |root: &Path| {
+        Store::open(root).unwrap();
+        BTreeMap::from([(1, disks.clone())])
+    };
+    // Broken off once in the middle, so that there is something to take up.
+    let act = |store: &Store, _: &BTreeMap<u64, Disks>| {
+        let first = import(store, &wanted, 4);
+        first.is_ok() && import(store, &wanted, u32::MAX).is_ok()
+    };
+    let judge = |store: &Store, model: &BTreeMap<u64, Disks>, done: bool| {
+        assert_points(store, model, false);
+        assert!(store.partial(&item()).unwrap().is_none());
+        assert!(!done || !store.points(&item()).unwrap().is_empty());
+        import(store, &wanted, u32::MAX).unwrap().unwrap();
+        assert_eq!(store.points(&item()).unwrap().len(), 1);
+        assert_points(store, model, now_and_then());
+    };
+    let cases = kill_everywhere(nothing, act, judge);
+    eprintln!("importing: {cases} faults");
+    assert!(cases > 80, "{cases}");
 }
 
 #[test]

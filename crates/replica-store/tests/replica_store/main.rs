@@ -2,6 +2,7 @@
 
 mod export;
 mod faults;
+mod import;
 mod injected;
 mod one_writer;
 mod qcow2;

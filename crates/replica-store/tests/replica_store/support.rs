@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, path::Path, process::Command};
 
 use understudy_ids::{Consistency, DiskName, Generation, ItemName, PointSeq, UnixMicros};
-use understudy_replica_store::{Begin, DiskSpec, Manifest, PointWriter, Result, Store, StoreReader};
+use understudy_replica_store::{
+    Begin, DiskSpec, Manifest, PointKind, PointWriter, Result, Store, StoreReader,
+};
 use understudy_replication::{
     cycle::CheckpointName,
     digest::{BlockDigest, DigestTree},
@@ -75,6 +77,7 @@ pub fn begin(number: u64, parent: Option<u64>, disks: &Disks) -> Begin {
         seq: seq(number),
         parent: parent.map(seq),
         disks: disks.iter().map(|(name, c)| DiskSpec { name: name.clone(), size: c.len() as u64 }).collect(),
+        kind: PointKind::Recovery,
         checkpoint: CheckpointName::new(format!("cp{number}")),
         instant: UnixMicros::new(number as i64),
         consistency: Consistency::Crash,

@@ -20,7 +20,7 @@ use std::{
 
 use understudy_ids::{
     DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq, PolicyName,
-    RunId,
+    RunId, SeedName,
 };
 use understudy_replication::{ReplicationSettings, RetentionPolicy};
 use understudy_types_api::{Any, pack, unpack};
@@ -113,6 +113,18 @@ pub enum Action {
     ScrubItem {
         seq: Option<PointSeq>,
     },
+    ExportSeed {
+        machine: MachineName,
+        disks: Vec<DiskName>,
+        seed: SeedName,
+    },
+    ImportSeed {
+        disks: Vec<DiskSize>,
+        seed: SeedName,
+    },
+    RemoveSeed {
+        seed: SeedName,
+    },
 }
 
 impl Action {
@@ -139,6 +151,9 @@ impl Action {
             Self::AdoptDisks { .. } => "adopt-disks",
             Self::CommitItem => "commit-item",
             Self::ScrubItem { .. } => "scrub-item",
+            Self::ExportSeed { .. } => "export-seed",
+            Self::ImportSeed { .. } => "import-seed",
+            Self::RemoveSeed { .. } => "remove-seed",
         }
     }
 }

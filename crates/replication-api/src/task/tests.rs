@@ -93,6 +93,16 @@ fn all() -> Vec<Action> {
         Action::CommitItem,
         Action::ScrubItem { seq: None },
         Action::ScrubItem { seq: Some(PointSeq::new(4)) },
+        Action::ExportSeed {
+            machine: "web1".parse().unwrap(),
+            disks: vec!["vda".parse().unwrap()],
+            seed: "disk-3".parse().unwrap(),
+        },
+        Action::ImportSeed {
+            disks: vec![DiskSize { name: "vda".parse().unwrap(), size: 1 << 40 }],
+            seed: "disk-3".parse().unwrap(),
+        },
+        Action::RemoveSeed { seed: "disk-3".parse().unwrap() },
     ]
 }
 
@@ -128,6 +138,9 @@ fn tasks_outside_the_contract_are_refused_by_field() {
         (wire(Wire::PrepareReplica(v1::PrepareReplica::default())), "prepare_replica.disks"),
         (prepare(|r| r.keep_tiers[0].age = None), "prepare_replica.retention.keep_tiers"),
         (prepare(|r| r.keep_count = 5000), "prepare_replica.retention.policy"),
+        (wire(Wire::RemoveSeed(v1::RemoveSeed { seed: "../etc".into() })), "remove_seed.seed"),
+        (wire(Wire::ImportSeed(v1::ImportSeed::default())), "import_seed.disks"),
+        (wire(Wire::ExportSeed(v1::ExportSeed::default())), "export_seed.disks"),
         (wire(Wire::SyncFinal(v1::SyncFinal { machine: "a b".into() })), "sync_final.machine"),
         (start(|s| s.interval = None), "start_replication.interval"),
         (

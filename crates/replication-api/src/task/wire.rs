@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use understudy_ids::{Generation, NetworkName, PointSeq};
+use understudy_ids::{DiskName, Generation, NetworkName, PointSeq};
 use understudy_replication::{ReplicationSettings, RetentionPolicy, settings::BadSetting};
 use understudy_types_api::{
     duration_to_wire, settings_from_wire, settings_to_wire, tiers_from_wire, tiers_to_wire,
@@ -24,6 +24,7 @@ use crate::{
 const MAX_RESERVATIONS: usize = 4096;
 const MAX_PROBE_TARGETS: usize = 256;
 const MAX_TEXT: usize = 256;
+const NO_DISKS: &str = "is empty: a machine without disks cannot be replicated";
 /// The shortest interval that is not a denial of service to the hypervisor, and the longest that a policy may ask for.
 const INTERVALS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(86_400);
@@ -107,6 +108,14 @@ impl TryFrom<WireAction> for Action {
             WireAction::ScrubItem(v1::ScrubItem { seq }) => {
                 Ok(Self::ScrubItem { seq: (seq != 0).then(|| PointSeq::new(seq)) })
             }
+            WireAction::ExportSeed(a) => export_seed(a).map_err(|e| e.within("export_seed")),
+            WireAction::ImportSeed(v1::ImportSeed { disks, seed }) => Ok(Self::ImportSeed {
+                disks: sizes(disks).map_err(|e| e.within("import_seed"))?,
+                seed: parse("import_seed.seed", &seed)?,
+            }),
+            WireAction::RemoveSeed(v1::RemoveSeed { seed }) => {
+                Ok(Self::RemoveSeed { seed: parse("remove_seed.seed", &seed)? })
+            }
         }
     }
 }
@@ -120,17 +129,33 @@ fn point(field: &str, seq: u64) -> Result<PointSeq, Invalid> {
 
 fn prepare_replica(wire: v1::PrepareReplica) -> Result<Action, Invalid> {
     let v1::PrepareReplica { disks, retention } = wire;
+    let disks = sizes(disks)?;
+    let retention = retention_of(retention.unwrap_or_default()).map_err(|e| e.within("retention"))?;
+    Ok(Action::PrepareReplica { disks, retention })
+}
+
+fn export_seed(wire: v1::ExportSeed) -> Result<Action, Invalid> {
+    let v1::ExportSeed { machine, disks, seed } = wire;
+    let disks: Vec<DiskName> = names("disks", &disks, MAX_DISKS)?;
+    if disks.is_empty() {
+        return Err(Invalid::new("disks", NO_DISKS));
+    }
+    Ok(Action::ExportSeed { machine: parse("machine", &machine)?, disks, seed: parse("seed", &seed)? })
+}
+
+fn sizes(disks: Vec<v1::DiskSize>) -> Result<Vec<DiskSize>, Invalid> {
     let disks = list("disks", disks, MAX_DISKS, |v1::DiskSize { name, size_bytes }| {
         if size_bytes == 0 {
             return Err(Invalid::new("size_bytes", "is 0"));
         }
         Ok(DiskSize { name: parse("name", &name)?, size: size_bytes })
     })?;
-    if disks.is_empty() {
-        return Err(Invalid::new("disks", "is empty: a machine without disks cannot be replicated"));
-    }
-    let retention = retention_of(retention.unwrap_or_default()).map_err(|e| e.within("retention"))?;
-    Ok(Action::PrepareReplica { disks, retention })
+    if disks.is_empty() { Err(Invalid::new("disks", NO_DISKS)) } else { Ok(disks) }
+}
+
+fn sizes_to_wire(disks: Vec<DiskSize>) -> Vec<v1::DiskSize> {
+    let wire = |DiskSize { name, size }| v1::DiskSize { name: name.into(), size_bytes: size };
+    disks.into_iter().map(wire).collect()
 }
 
 /// A policy of what is kept, within its bounds.
@@ -265,10 +290,7 @@ impl From<Action> for WireAction {
     fn from(action: Action) -> Self {
         match action {
             Action::PrepareReplica { disks, retention } => Self::PrepareReplica(v1::PrepareReplica {
-                disks: disks
-                    .into_iter()
-                    .map(|DiskSize { name, size }| v1::DiskSize { name: name.into(), size_bytes: size })
-                    .collect(),
+                disks: sizes_to_wire(disks),
                 retention: Some(retention_to_wire(&retention)),
             }),
             Action::StartReplication(StartReplication {
@@ -356,6 +378,15 @@ impl From<Action> for WireAction {
             }
             Action::CommitItem => Self::CommitItem(v1::CommitItem {}),
             Action::ScrubItem { seq } => Self::ScrubItem(v1::ScrubItem { seq: seq.map_or(0, PointSeq::get) }),
+            Action::ExportSeed { machine, disks, seed } => Self::ExportSeed(v1::ExportSeed {
+                machine: machine.into(),
+                disks: disks.into_iter().map(String::from).collect(),
+                seed: seed.into(),
+            }),
+            Action::ImportSeed { disks, seed } => {
+                Self::ImportSeed(v1::ImportSeed { disks: sizes_to_wire(disks), seed: seed.into() })
+            }
+            Action::RemoveSeed { seed } => Self::RemoveSeed(v1::RemoveSeed { seed: seed.into() }),
         }
     }
 }

@@ -72,6 +72,7 @@ impl SimulatedStack {
                 pki: base.join("pki"),
                 store: base.join("store"),
                 state: base.join("agent"),
+                media: base.join("media"),
                 boot_id: base.join("boot-id"),
             }
         };

@@ -18,7 +18,7 @@ pub const PROTECTION: &[AccessRule] = users!("ProtectionService":
     "ChangeItemDisks", "UnprotectItem", "ScrubItem", "UpdatePolicy", "SetItemPolicy", "PauseReplication", "ResumeReplication");
 
 pub const FAILOVER: &[AccessRule] = users!("FailoverService":
-    "PreviewRun", "StartRun", "GetRun", "ListRuns", "CompleteTest", "CommitRun", "CancelRun", "RetryRun");
+    "PreviewRun", "StartRun", "GetRun", "ListRuns", "CompleteTest", "CommitRun", "ConfirmRun", "CancelRun", "RetryRun");
 
 pub const AUDIT: &[AccessRule] = users!("AuditService": "ListAuditRecords");
 

@@ -98,6 +98,15 @@ impl FailoverService for Api {
         self.steer(mutation, Verb::Commit, &name, &request_id).await
     }
 
+    async fn confirm_run(
+        &self,
+        request: Request<v1::ConfirmRunRequest>,
+    ) -> Result<Response<v1::Run>, Status> {
+        let mutation = Mutation::new(&request, "FailoverService/ConfirmRun", |r| r.name.clone())?;
+        let v1::ConfirmRunRequest { name, request_id } = request.into_inner();
+        self.steer(mutation, Verb::Confirm, &name, &request_id).await
+    }
+
     async fn cancel_run(&self, request: Request<v1::CancelRunRequest>) -> Result<Response<v1::Run>, Status> {
         let mutation = Mutation::new(&request, "FailoverService/CancelRun", |r| r.name.clone())?;
         let v1::CancelRunRequest { name, request_id } = request.into_inner();

@@ -5,8 +5,12 @@ use std::sync::Arc;
 use sqlx::PgConnection;
 use understudy_ids::{DiskName, ItemName, PointSeq, PolicyName, Problem, RunId, UnixMicros, Uuid};
 use understudy_recovery::{
-    ItemState, Operation, RunPlan, RunSpec, Verb, disks::DiskChoice, item, plan, plan::PlanInput,
-    plan::Power, start,
+    ItemState, Operation, RunPlan, RunSpec, Verb,
+    disks::DiskChoice,
+    item, plan,
+    plan::PlanInput,
+    plan::{Power, Seed},
+    start,
 };
 use understudy_recovery_api::{
     Resource,
@@ -46,7 +50,8 @@ impl Runtime {
         }
         let now = now();
         let checked = check(&mut *self.reader().await?, &request, now).await?;
-        let spec = RunSpec::new(Operation::Protect, vec![request.item.clone()]);
+        let mut spec = RunSpec::new(Operation::Protect, vec![request.item.clone()]);
+        spec.seed = request.seed.clone().map(|request::Seed { name, export }| Seed { name, export });
         let answer = connections::ask(&self.0.network, &spec, &checked.input.items).await;
         let planned = checked.plan(&mut *self.reader().await?, &spec, &answer).await?;
         if request.validate_only {

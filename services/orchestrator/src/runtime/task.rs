@@ -15,8 +15,8 @@ use understudy_network_api::{
 use understudy_recovery::{
     Event,
     action::{
-        Action, AgentWork, DiskRoot, MachineRef, NetworkRef, NetworkWork, PointRef, StartReplication,
-        StepResult,
+        Action, AgentWork, DiskRoot, DiskSize, MachineRef, NetworkRef, NetworkWork, PointRef,
+        StartReplication, StepResult,
     },
     plan::Executor,
 };
@@ -65,13 +65,12 @@ fn agent_payload(
 fn agent_action(work: &AgentWork) -> Result<agent::Action, Unsendable> {
     use agent::Action as Wire;
     Ok(match work.clone() {
-        AgentWork::PrepareReplica { disks, retention } => Wire::PrepareReplica {
-            disks: disks
-                .into_iter()
-                .map(|disk| agent::DiskSize { name: disk.name, size: disk.size_bytes })
-                .collect(),
-            retention,
-        },
+        AgentWork::PrepareReplica { disks, retention } => {
+            Wire::PrepareReplica { disks: sizes(disks), retention }
+        }
+        AgentWork::ExportSeed { machine, disks, seed } => Wire::ExportSeed { machine, disks, seed },
+        AgentWork::ImportSeed { disks, seed } => Wire::ImportSeed { disks: sizes(disks), seed },
+        AgentWork::RemoveSeed { seed } => Wire::RemoveSeed { seed },
         AgentWork::StartReplication(asked) => {
             let revision = asked.revision();
             let StartReplication {
@@ -145,6 +144,10 @@ fn agent_action(work: &AgentWork) -> Result<agent::Action, Unsendable> {
         AgentWork::CommitItem => Wire::CommitItem,
         AgentWork::ScrubItem { point } => Wire::ScrubItem { seq: point },
     })
+}
+
+fn sizes(disks: Vec<DiskSize>) -> Vec<agent::DiskSize> {
+    disks.into_iter().map(|disk| agent::DiskSize { name: disk.name, size: disk.size_bytes }).collect()
 }
 
 fn seq(point: &PointRef) -> Result<understudy_ids::PointSeq, Unsendable> {
@@ -287,6 +290,7 @@ fn agent_result(result: agent::AgentTaskResult) -> StepResult {
             StepResult::Isolation { ports, tried, answered, method }
         }
         Wire::Adopted { seq, bytes_read } => StepResult::Adopted { seq, bytes_read },
+        Wire::Seeded { bytes } => StepResult::Seeded { bytes },
     }
 }
 

@@ -479,7 +479,10 @@ impl Model {
                 self.item(host, &item, generation, ItemRole::Fenced).points.clear();
                 return Ok(AgentTaskResult::Adopted { seq, bytes_read: 1 << 30 });
             }
-            Action::CommitItem | Action::ScrubItem { .. } => {}
+            Action::CommitItem | Action::ScrubItem { .. } | Action::RemoveSeed { .. } => {}
+            Action::ExportSeed { .. } | Action::ImportSeed { .. } => {
+                return Ok(AgentTaskResult::Seeded { bytes: 1 << 30 });
+            }
         }
         Ok(AgentTaskResult::Done)
     }

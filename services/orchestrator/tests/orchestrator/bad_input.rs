@@ -3,7 +3,7 @@
 use understudy_ids::{Problem, Uuid};
 use understudy_recovery_api::{
     MachineRef, Operation, RequestId,
-    request::{CreateHost, CreateSite, Page, ProtectMachine, StartRun},
+    request::{CreateHost, CreateSite, Page, ProtectMachine, Seed, StartRun},
 };
 use understudy_replication_api::PowerState;
 use understudy_rpc::{ApiError, Kind};
@@ -75,6 +75,14 @@ async fn protecting_what_cannot_be_protected_lists_everything_that_is_wrong() {
         (ProtectMachine { policy: "lead".parse().unwrap(), ..protect("web1") }, &["POLICY_NOT_FOUND"]),
         (ProtectMachine { excluded: all_disks(&["vdx"]), ..protect("web1") }, &["DISK_NOT_FOUND"]),
         (ProtectMachine { excluded: all_disks(&["vda"]), ..protect("web1") }, &["NO_DISKS"]),
+        // What is on a medium is in clear, and the policy encrypts.
+        (
+            ProtectMachine {
+                seed: Some(Seed { name: "disk-3".parse().unwrap(), export: true }),
+                ..protect("web1")
+            },
+            &["SEED_NOT_ENCRYPTED"],
+        ),
         (protect("paused1"), &["MACHINE_STATE_UNSUITABLE"]),
         (protect("big1"), &["DISK_NOT_REPLICABLE", "NOT_ENOUGH_SPACE"]),
         (protect("twin1"), &["UUID_IN_USE", "NAME_IN_USE"]),

@@ -324,6 +324,7 @@ pub fn protect(name: &str) -> ProtectMachine {
         target: BRAVO.parse().unwrap(),
         policy: "gold".parse().unwrap(),
         excluded: BTreeSet::new(),
+        seed: None,
         request_id: fresh(),
         validate_only: false,
     }

@@ -165,6 +165,7 @@ fn open(store: &Store, begin: Begin) -> Result<PointWriter, Failure> {
         seq: begin.seq,
         parent: begin.parent,
         disks: begin.disks.into_iter().map(|d| DiskSpec { name: d.name, size: d.size }).collect(),
+        kind: store::PointKind::Recovery,
         checkpoint: CheckpointName::new(begin.checkpoint),
         instant: begin.instant,
         consistency: begin.consistency,

@@ -15,6 +15,7 @@ mod point;
 mod rehearsal;
 mod replication;
 mod sealed;
+mod seed;
 
 use std::{
     collections::HashMap,
@@ -34,6 +35,7 @@ use crate::{
     facts::FactsHub,
     keyring::Keyring,
     ledger::{ItemRecord, Ledger, LedgerError, Role, Verb},
+    medium::Media,
     replica::Replica,
     scrub::Scrubber,
     sink::Sink,
@@ -53,6 +55,7 @@ pub struct Tasks {
     pub sink: Sink,
     pub scrubber: Scrubber,
     pub keyring: Keyring,
+    pub media: Media,
     pub locks: Locks,
 }
 
@@ -122,6 +125,11 @@ impl Tasks {
                 self.prepare_replica(scope, disks, retention).await
             }
             Action::RemoveReplica => self.remove_replica(scope).await,
+            Action::ExportSeed { machine, disks, seed } => {
+                self.export_seed(scope, machine, disks, &seed, context).await
+            }
+            Action::ImportSeed { disks, seed } => self.import_seed(scope, disks, &seed, context).await,
+            Action::RemoveSeed { seed } => self.remove_seed(scope, &seed).await,
             Action::StartReplication(asked) => self.start_replication(scope, asked).await,
             Action::StopReplication { forget } => self.stop_replication(scope, forget).await,
             Action::SyncFinal { machine } => self.sync_final(scope, &machine, context).await,
@@ -151,12 +159,17 @@ impl Tasks {
         }
     }
 
-    /// What an action makes of this side. `None`: it may be done at any generation, because it takes away what a run made
+    /// What an action makes of this side. `None`: it may be done at any generation, because it only reads, or takes away what a run made
     /// and touches nothing else; a failover in between must not leave it behind.
     async fn verb(&self, action: &Action) -> Result<Option<Verb>> {
         Ok(Some(match action {
-            Action::RemoveTestMachine { .. } | Action::RemoveTestNetwork { .. } => return Ok(None),
-            Action::PrepareReplica { .. } | Action::AdoptDisks { .. } => Verb::Receive,
+            Action::RemoveTestMachine { .. }
+            | Action::RemoveTestNetwork { .. }
+            | Action::ExportSeed { .. }
+            | Action::RemoveSeed { .. } => return Ok(None),
+            Action::PrepareReplica { .. } | Action::ImportSeed { .. } | Action::AdoptDisks { .. } => {
+                Verb::Receive
+            }
             Action::StartReplication(_) | Action::PromotePoint { .. } => Verb::Activate,
             Action::Fence { .. } => Verb::Fence,
             Action::StartMachine { machine } => {

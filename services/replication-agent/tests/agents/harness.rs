@@ -195,6 +195,7 @@ impl Host {
             host: self.name.host().to_owned(),
             store_dir: self.dir.join("store"),
             state_dir: self.dir.join("state"),
+            seed_dir: Some(self.dir.join("media")),
             tls: self.tls.clone(),
             control_listen: "127.0.0.1:0".parse().unwrap(),
             bulk_listen: "127.0.0.1:0".parse().unwrap(),
@@ -276,6 +277,25 @@ impl Host {
         // As it travels.
         let task = AgentTask::from_any(&task.to_any()).unwrap();
         let (context, ..) = TaskContext::detached();
+        runtime.block_on(tasks.perform(task, &context))
+    }
+
+    /// Performs a task that is told to stop as soon as it says that it is so far, in percent.
+    pub fn perform_and_stop_at(
+        &self,
+        generation: u64,
+        run: Uuid,
+        action: Action,
+        percent: u32,
+    ) -> Result<AgentTaskResult, TaskError> {
+        let Running { runtime, tasks, .. } = self.agent.as_ref().expect("the agent runs");
+        let task = AgentTask { item: item(), generation: Generation::new(generation), run, action };
+        let (context, stop, mut progress) = TaskContext::detached();
+        runtime.spawn(async move {
+            if progress.wait_for(|told| told.percent >= percent).await.is_ok() {
+                stop.cancel();
+            }
+        });
         runtime.block_on(tasks.perform(task, &context))
     }
 

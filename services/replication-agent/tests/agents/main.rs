@@ -10,5 +10,6 @@ mod lifecycle;
 mod replication;
 mod scrub;
 mod sealed;
+mod seeds;
 mod terms;
 mod turns;
