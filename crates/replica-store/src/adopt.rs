@@ -26,7 +26,7 @@ use crate::{
     model::{Adopt, AdoptDisk, DiskManifest, Manifest, PointKind, Role, Seal},
     overlays::overlay_record,
     qcow2::{Backing, Chain, Source, create_overlay_with},
-    store::{Number, Store, lock, names, write_json},
+    store::{Number, Store, names, write_json},
 };
 
 impl Store {
@@ -38,8 +38,8 @@ impl Store {
     /// store's own; I/O errors.
     pub fn adopt(&self, adopt: &Adopt) -> Result<Manifest> {
         let item = &adopt.item;
-        let state = self.state(item);
-        let mut state = lock(&state);
+        let locks = self.locks(item);
+        let (_layers, mut state) = (locks.layers_at_once(), locks.state());
         self.admit(item, adopt.generation, Some(Role::Standby))?;
         if state.receiving {
             return Err(StoreError::Busy(item.clone()));

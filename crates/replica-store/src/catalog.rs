@@ -16,7 +16,7 @@ use crate::{
     layout::{DAMAGED, MANIFEST, MERGING, OVERLAY, digest_file},
     model::{Damage, DiskManifest, Manifest, OverlayRecord, Pin, PointInfo, PointKind, Seal, TargetSeals},
     qcow2::{Chain, check_tables},
-    store::{ItemState, Number, Store, StoreReader, lock, names, read_json},
+    store::{ItemState, Number, Store, StoreReader, names, read_json},
 };
 
 /// A point directory and what it stands on.
@@ -111,8 +111,8 @@ impl StoreReader {
 
     /// Digests of a disk as the point has it. The latest point's are kept in memory.
     pub fn digests(&self, item: &ItemName, seq: PointSeq, disk: &DiskName) -> Result<DigestTree> {
-        let state = self.state(item);
-        self.tree(item, &mut lock(&state), seq, disk)
+        let locks = self.locks(item);
+        self.tree(item, &mut locks.state(), seq, disk)
     }
 
     /// [`Self::digests`] for a caller that holds the item's lock.

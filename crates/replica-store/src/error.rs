@@ -91,6 +91,11 @@ pub enum StoreError {
     #[error("the transfer of {0} has failed to write before and is not trusted any more; begin a new one")]
     Untrusted(ItemName),
 
+    #[error(
+        "merging a point of {0} away made way for a failover; it is done when nobody uses the item's points"
+    )]
+    MadeWay(ItemName),
+
     #[error("point {seq} of {item} is in use by {by}; end that first")]
     Pinned { item: ItemName, seq: PointSeq, by: String },
 

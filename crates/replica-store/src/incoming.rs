@@ -29,7 +29,7 @@ use crate::{
     layout::{MANIFEST, digest_file, disk_file},
     model::{Begin, DiskManifest, Manifest, PointKind},
     qcow2::{Cluster, Writer},
-    store::{Store, lock, to_json},
+    store::{Store, to_json},
 };
 
 /// Blocks received between two syncs at most: bounds both the memory for what is not yet logged (twice this while a sync runs) and the
@@ -418,8 +418,8 @@ impl PointWriter {
     /// The moment at which the point comes to be.
     fn publish(&self, manifest: &Manifest, trees: BTreeMap<DiskName, DigestTree>) -> Result<()> {
         let store = &self.store;
-        let state = store.state(&manifest.item);
-        let mut state = lock(&state);
+        let locks = store.locks(&manifest.item);
+        let mut state = locks.state();
         store.admit(&manifest.item, manifest.generation, None)?;
         let dir = store.dir(&manifest.item);
         store.check_covers(manifest, &dir.incoming_point())?;
@@ -472,8 +472,8 @@ impl Drop for PointWriter {
     fn drop(&mut self) {
         // Its error has made the transfer untrusted.
         let _ = self.settle();
-        let state = self.store.state(&self.begin.item);
-        let mut state = lock(&state);
+        let locks = self.store.locks(&self.begin.item);
+        let mut state = locks.state();
         state.receiving = false;
         let removed = match self.log {
             _ if !self.trusted => self.store.remove_incoming(&self.begin.item),

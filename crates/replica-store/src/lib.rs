@@ -14,7 +14,7 @@
 //! what was synced.
 //!
 //! The API blocks; an asynchronous caller wraps it in `spawn_blocking`. Calls on one item exclude each other, calls on
-//! different items do not; writing blocks of a transfer excludes nothing.
+//! different items do not; writing blocks of a transfer excludes nothing, and points begin and end beside a merge, however long that takes.
 
 mod adopt;
 mod behind;

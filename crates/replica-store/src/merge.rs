@@ -9,10 +9,12 @@
 //!   6  P's directory removed
 //! ```
 //!
-//! Steps 2 to 4 are done disk by disk; a disk whose file has left P's directory is done. **Promise.** After a crash between any
-//! two changes every other point reads as before, and `open` completes the merge.
+//! Steps 2 and 3 take as long as P is large, and points are received meanwhile: nobody who builds on S or later sees a difference. The rest
+//! takes a moment. A failover is not kept waiting: steps 2 and 3 make way for it, and are done again when nobody stands on the item's
+//! points any more. A disk whose file has left P's directory is done. **Promise.** After a crash between any two changes every other
+//! point reads as before, and `open` completes the merge.
 
-use std::os::unix::fs::MetadataExt;
+use std::{os::unix::fs::MetadataExt, path::PathBuf};
 
 use understudy_ids::{DiskName, ItemName, PointSeq};
 
@@ -23,7 +25,7 @@ use crate::{
     layout::{MANIFEST, MERGING, digest_file},
     model::{DiskManifest, Manifest, PointKind, Seal},
     qcow2::{Damaged, check_merge, merge_into},
-    store::{Store, lock, read_json, write_json},
+    store::{Store, read_json, write_json},
 };
 
 impl Store {
@@ -49,23 +51,32 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Pinned`] when the point is the newest, is below a branch or a promoted machine, or several points stand
-    /// on it; [`StoreError::NoPoint`].
+    /// on it; [`StoreError::NoPoint`]; [`StoreError::MadeWay`] when a failover needed the item's points meanwhile: the point is not
+    /// listed any more, and leaves with a later merge.
     pub fn merge_away(&self, item: &ItemName, seq: PointSeq) -> Result<()> {
-        let state = self.state(item);
-        let mut state = lock(&state);
+        let locks = self.locks(item);
+        let _layers = locks.layers();
         complete_all(self, item)?;
-        let links = self.links(item)?;
-        self.may_leave(item, &links, seq)?;
-        // Only the newest point's trees are worth keeping, and they do not change.
-        if state.trees.as_ref().is_some_and(|(cached, _)| *cached == seq) {
-            state.trees = None;
+        {
+            let mut state = locks.state();
+            let links = self.links(item)?;
+            self.may_leave(item, &links, seq)?;
+            // Only the newest point's trees are worth keeping, and they do not change.
+            if state.trees.as_ref().is_some_and(|(cached, _)| *cached == seq) {
+                state.trees = None;
+            }
+            if !links.iter().any(|l| l.parent == Some(seq)) {
+                return self.remove_point(item, seq);
+            }
+            let dir = self.dir(item).point(seq);
+            self.io().rename(&dir.join(MANIFEST), &dir.join(MERGING))?;
         }
-        if !links.iter().any(|l| l.parent == Some(seq)) {
-            return self.remove_point(item, seq);
-        }
-        let dir = self.dir(item).point(seq);
-        self.io().rename(&dir.join(MANIFEST), &dir.join(MERGING))?;
         self.complete_merge(item, seq)
+    }
+
+    /// Whether a failover waits for the item's points right now, which a merge makes way for.
+    pub fn is_waited_for(&self, item: &ItemName) -> bool {
+        self.locks(item).is_urgent()
     }
 
     fn may_leave(&self, item: &ItemName, links: &[Link], seq: PointSeq) -> Result<()> {
@@ -133,48 +144,72 @@ impl Store {
         Damaged { base: of(leaving), overlay: of(above) }
     }
 
-    /// Steps 2 to 6, from wherever they were left. The caller holds the item's lock or is alone.
+    /// Steps 2 to 6, from wherever they were left. The caller holds the item's layers or is alone.
     pub(crate) fn complete_merge(&self, item: &ItemName, seq: PointSeq) -> Result<()> {
+        let locks = self.locks(item);
         let leaving_dir = self.dir(item).point(seq);
         let leaving: Option<Manifest> = read_json(&leaving_dir.join(MERGING), "a manifest")?;
-        let Some(leaving) = leaving else { return self.remove_point(item, seq) };
+        let Some(leaving) = leaving else {
+            let _lock = locks.state();
+            return self.remove_point(item, seq);
+        };
         let successor = self.links(item)?.into_iter().find(|l| l.parent == Some(seq));
         let successor = successor.map(|l| self.manifest(item, l.seq)).transpose()?.flatten();
-        if let Some(mut manifest) = successor {
-            for index in 0..manifest.disks.len() {
-                self.merge_disk(item, seq, &leaving, &mut manifest, index)?;
+        if let Some(successor) = &successor {
+            for disk in &successor.disks {
+                self.merge_disk(&leaving, successor, disk, &|| locks.is_urgent())?;
             }
-            manifest.parent = leaving.parent;
-            let path = self.dir(item).point(manifest.seq).join(MANIFEST);
-            write_json(self.io(), &path, &manifest)?;
+        }
+        let _lock = locks.state();
+        if let Some(mut successor) = successor {
+            for index in 0..successor.disks.len() {
+                self.take_place(&leaving, &mut successor, index)?;
+            }
+            successor.parent = leaving.parent;
+            let path = self.dir(item).point(successor.seq).join(MANIFEST);
+            write_json(self.io(), &path, &successor)?;
         }
         self.remove_point(item, seq)
     }
 
+    /// Steps 2 and 3 of one disk.
     fn merge_disk(
         &self,
-        item: &ItemName,
-        seq: PointSeq,
         leaving: &Manifest,
-        into: &mut Manifest,
-        index: usize,
+        into: &Manifest,
+        disk: &DiskManifest,
+        makes_way: &dyn Fn() -> bool,
     ) -> Result<()> {
-        let (successor, sealed) = (into.seq, into.seal.is_some());
-        let damaged = self.damaged(leaving, into, &into.disks[index].name);
-        let disk = &mut into.disks[index];
-        let Some(below) = leaving.disk(&disk.name).filter(|_| disk.stacked) else { return Ok(()) };
-        let (old_dir, new_dir) = (self.dir(item).point(seq), self.dir(item).point(successor));
-        let (base, overlay) = (old_dir.join(&below.file), new_dir.join(&disk.file));
+        let Some((base, overlay)) = self.files(leaving, into, disk).filter(|(base, _)| base.exists()) else {
+            return Ok(());
+        };
+        let damaged = self.damaged(leaving, into, &disk.name);
+        if !merge_into(self.io(), &base, &overlay, &damaged, makes_way)? {
+            return Err(StoreError::MadeWay(leaving.item.clone()));
+        }
+        let digests = |seq| self.dir(&leaving.item).point(seq).join(digest_file(&disk.name));
+        digests::absorb(self.io(), &digests(leaving.seq), &digests(into.seq))
+    }
+
+    /// Step 4 of one disk, and what the successor's manifest is to say of it.
+    fn take_place(&self, leaving: &Manifest, into: &mut Manifest, index: usize) -> Result<()> {
+        let sealed = into.seal.is_some();
+        let Some((base, overlay)) = self.files(leaving, into, &into.disks[index]) else { return Ok(()) };
         if base.exists() {
-            merge_into(self.io(), &base, &overlay, &damaged)?;
-            let digests = digest_file(&disk.name);
-            digests::absorb(self.io(), &old_dir.join(&digests), &new_dir.join(&digests))?;
             self.io().rename(&base, &overlay)?;
         }
-        disk.stacked = below.stacked;
+        let disk = &mut into.disks[index];
+        disk.stacked = leaving.disk(&disk.name).is_some_and(|below| below.stacked);
         let taken = |m: std::fs::Metadata| if sealed { m.blocks() * 512 } else { m.len() };
         disk.stored_bytes = overlay.metadata().map_or(disk.stored_bytes, taken);
         Ok(())
+    }
+
+    /// The file that leaves its place and the one whose place it takes; nothing where the disk does not stand on the point that leaves.
+    fn files(&self, leaving: &Manifest, into: &Manifest, disk: &DiskManifest) -> Option<(PathBuf, PathBuf)> {
+        let below = leaving.disk(&disk.name).filter(|_| disk.stacked)?;
+        let dir = self.dir(&leaving.item);
+        Some((dir.point(leaving.seq).join(&below.file), dir.point(into.seq).join(&disk.file)))
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     layout::{MANIFEST, OVERLAY, backing_path, disk_file},
     model::{DiskFile, DiskFormat, DiskSpec, Manifest, OverlayRecord, Pin, PointInfo, PointKind, Role},
     qcow2::{Backing, create_overlay_with},
-    store::{Store, lock, names, read_json, write_json},
+    store::{Store, names, read_json, write_json},
 };
 
 impl Store {
@@ -39,8 +39,9 @@ impl Store {
         run: Uuid,
         headers: &BTreeMap<DiskName, LuksHeader>,
     ) -> Result<Vec<DiskFile>> {
-        let state = self.state(item);
-        let _lock = lock(&state);
+        let locks = self.locks(item);
+        // A test waits for a merge: what is half merged would have to stay so until it ends.
+        let (_layers, _lock) = (locks.layers(), locks.state());
         let dir = self.dir(item).branch(run);
         if let Some(record) = overlay_record(&dir)? {
             if record.point != point {
@@ -54,8 +55,8 @@ impl Store {
 
     /// Removes a test's disks. That there are none is fine.
     pub fn drop_branch(&self, item: &ItemName, run: Uuid) -> Result<()> {
-        let state = self.state(item);
-        let _lock = lock(&state);
+        let locks = self.locks(item);
+        let _lock = locks.state();
         self.remove_at_once(&self.dir(item).branch(run))
     }
 
@@ -84,8 +85,9 @@ impl Store {
         generation: Generation,
         headers: &BTreeMap<DiskName, LuksHeader>,
     ) -> Result<Vec<DiskFile>> {
-        let state = self.state(item);
-        let _lock = lock(&state);
+        let locks = self.locks(item);
+        // A failover waits for nothing.
+        let (_layers, _lock) = (locks.layers_at_once(), locks.state());
         let dir = self.dir(item).active(generation);
         if let Some(record) = overlay_record(&dir)? {
             self.admit(item, generation, Some(Role::Active))?;
@@ -113,8 +115,8 @@ impl Store {
     /// Removes a promoted machine's disks **with everything it wrote**: for a roll-back, or to promote another point. That
     /// there are none is fine.
     pub fn drop_active(&self, item: &ItemName, generation: Generation) -> Result<()> {
-        let state = self.state(item);
-        let _lock = lock(&state);
+        let locks = self.locks(item);
+        let _lock = locks.state();
         self.remove_at_once(&self.dir(item).active(generation))
     }
 
@@ -125,8 +127,8 @@ impl Store {
     /// [`StoreError::StaleGeneration`]; [`StoreError::NotPromoted`];
     /// [`StoreError::Pinned`] when a point to be removed is in use by a test; [`StoreError::Busy`].
     pub fn commit(&self, item: &ItemName, generation: Generation) -> Result<()> {
-        let state = self.state(item);
-        let mut state = lock(&state);
+        let locks = self.locks(item);
+        let (_layers, mut state) = (locks.layers_at_once(), locks.state());
         self.admit(item, generation, None)?;
         if state.receiving {
             return Err(StoreError::Busy(item.clone()));

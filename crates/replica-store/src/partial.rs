@@ -23,7 +23,7 @@ use crate::{
     layout::{backing_path, disk_file},
     model::{Begin, DiskFormat, DiskSpec, Manifest, PointKind, Role, Seal},
     qcow2::{Backing, Writer},
-    store::{ItemState, Store, StoreReader, lock, read_json},
+    store::{ItemState, Store, StoreReader, read_json},
 };
 
 /// The largest disk that is accepted, in bytes: 64 TiB. Bounds what a digest over a hostile size can cost.
@@ -37,8 +37,8 @@ impl Store {
     /// [`StoreError::PointExists`] when the number is not higher than every existing point's, [`StoreError::NoPoint`] or
     /// [`StoreError::Damaged`] when the parent cannot be built upon.
     pub fn begin(&self, begin: Begin) -> Result<PointWriter> {
-        let state = self.state(&begin.item);
-        let mut state = lock(&state);
+        let locks = self.locks(&begin.item);
+        let mut state = locks.state();
         self.check_begin(&state, &begin)?;
         self.admit(&begin.item, begin.generation, Some(Role::Standby))?;
         let dir = self.dir(&begin.item);
@@ -57,8 +57,8 @@ impl Store {
     /// [`StoreError::NoPartial`], [`StoreError::PartialMismatch`] when number, parent, generation or disks are others, and as
     /// for [`Self::begin`].
     pub fn resume(&self, begin: Begin) -> Result<PointWriter> {
-        let state = self.state(&begin.item);
-        let mut state = lock(&state);
+        let locks = self.locks(&begin.item);
+        let mut state = locks.state();
         self.check_begin(&state, &begin)?;
         let dir = self.dir(&begin.item);
         let first = self.begun(&begin.item)?.ok_or_else(|| StoreError::NoPartial(begin.item.clone()))?;
@@ -122,8 +122,8 @@ impl Store {
 
     /// Throws an interrupted transfer away.
     pub fn discard_partial(&self, item: &ItemName) -> Result<()> {
-        let state = self.state(item);
-        let state = lock(&state);
+        let locks = self.locks(item);
+        let state = locks.state();
         if state.receiving {
             return Err(StoreError::Busy(item.clone()));
         }

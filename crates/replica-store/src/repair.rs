@@ -28,7 +28,7 @@ use crate::{
     layout::{DAMAGED, digest_file},
     model::{DiskManifest, Manifest},
     qcow2::{Chain, Mend, Mender, Source},
-    store::{Store, StoreReader, lock, write_json},
+    store::{Store, StoreReader, write_json},
 };
 
 /// Blocks mended under one hold of the item's lock, so that nobody waits for long.
@@ -103,16 +103,16 @@ impl Store {
             return Ok(Repaired::default());
         }
         let found = {
-            let state = self.state(item);
-            let _lock = lock(&state);
+            let locks = self.locks(item);
+            let (_layers, _lock) = (locks.layers(), locks.state());
             self.damage_by_layer(item)?
         };
         let mut blocks = 0;
         for (name, ranges) in &found {
             let all: Vec<u64> = ranges.blocks().collect();
             for some in all.chunks(TOGETHER) {
-                let state = self.state(item);
-                let _lock = lock(&state);
+                let locks = self.locks(item);
+                let (_layers, _lock) = (locks.layers(), locks.state());
                 blocks += self.mend_layer(item, name, ranges, some)?;
             }
         }
@@ -124,8 +124,8 @@ impl Store {
 
     /// Makes the notes that there are say what is damaged now. Returns the points that are.
     fn renew_notes(&self, item: &ItemName) -> Result<Vec<PointSeq>> {
-        let state = self.state(item);
-        let _lock = lock(&state);
+        let locks = self.locks(item);
+        let (_layers, _lock) = (locks.layers(), locks.state());
         let mut shown = self.shown(item, &self.damage_by_layer(item)?)?;
         let damaged = shown.keys().copied().collect();
         for seq in self.damaged_points(item)?.into_iter().rev() {

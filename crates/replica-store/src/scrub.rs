@@ -19,7 +19,7 @@ use crate::{
     error::{Result, StoreError},
     layout::DAMAGED,
     model::Damage,
-    store::{Store, StoreReader, lock, read_json, write_json},
+    store::{Store, StoreReader, read_json, write_json},
 };
 
 /// A step's part of a layer, in bytes, when the whole is done without a pause.
@@ -139,8 +139,8 @@ impl Store {
 
     /// Confirms what was found, and notes it with every point that shows it. Returns what was confirmed.
     fn note_damage(&self, item: &ItemName, findings: &Findings) -> Result<Findings> {
-        let state = self.state(item);
-        let _lock = lock(&state);
+        let locks = self.locks(item);
+        let (_layers, _lock) = (locks.layers(), locks.state());
         let confirmed = self.confirm(item, findings)?;
         // Newest first: once a point has its note, all that stand on it have theirs.
         for (seq, found) in self.shown(item, &confirmed)?.into_iter().rev() {
@@ -160,8 +160,8 @@ impl Store {
         checked: &BTreeSet<LayerName>,
         findings: &Findings,
     ) -> Result<Vec<PointSeq>> {
-        let state = self.state(item);
-        let _lock = lock(&state);
+        let locks = self.locks(item);
+        let (_layers, _lock) = (locks.layers(), locks.state());
         let mut shown = self.shown(item, &self.confirm(item, findings)?)?;
         let damaged: Vec<PointSeq> = shown.keys().copied().collect();
         for seq in self.covered(item, checked)?.into_iter().rev() {
@@ -275,8 +275,8 @@ impl Scrub {
     }
 
     fn write(&self, record: &ScrubRecord) -> Result<()> {
-        let state = self.store.state(&self.item);
-        let _lock = lock(&state);
+        let locks = self.store.locks(&self.item);
+        let _lock = locks.state();
         // The item may have been removed meanwhile, and must not come back as an empty directory.
         let dir = self.store.dir(&self.item);
         if dir.path().is_dir() { write_json(self.store.io(), &dir.scrub(), record) } else { Ok(()) }

@@ -12,7 +12,10 @@ use std::{
     ops::Deref,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use serde::{Serialize, de::DeserializeOwned};
@@ -46,13 +49,50 @@ pub struct StoreReader {
 #[derive(Debug)]
 struct Shared {
     root: PathBuf,
-    items: Mutex<HashMap<ItemName, Arc<Mutex<ItemState>>>>,
+    items: Mutex<HashMap<ItemName, Arc<ItemLocks>>>,
 }
 
 impl Deref for Store {
     type Target = StoreReader;
     fn deref(&self) -> &StoreReader {
         &self.reader
+    }
+}
+
+/// Who may do what with an item at once. `layers` is taken before `state`.
+#[derive(Debug, Default)]
+pub(crate) struct ItemLocks {
+    /// For a moment: whatever changes which points there are.
+    state: Mutex<ItemState>,
+    /// For as long as it takes: whatever changes or lends out files of points that are there. A merge holds it while it reads and writes
+    /// whole layers, and points are received meanwhile.
+    layers: Mutex<()>,
+    /// How many wait for `layers` that a merge makes way for.
+    urgent: AtomicUsize,
+}
+
+impl ItemLocks {
+    /// A panic while holding it leaves nothing half changed in memory that the files would not correct.
+    pub fn state(&self) -> MutexGuard<'_, ItemState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// After whoever has it.
+    pub fn layers(&self) -> MutexGuard<'_, ()> {
+        self.layers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As soon as a merge that has it has made way.
+    pub fn layers_at_once(&self) -> MutexGuard<'_, ()> {
+        self.urgent.fetch_add(1, Ordering::Relaxed);
+        let layers = self.layers();
+        self.urgent.fetch_sub(1, Ordering::Relaxed);
+        layers
+    }
+
+    /// Whether a merge is to make way.
+    pub fn is_urgent(&self) -> bool {
+        self.urgent.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -87,7 +127,7 @@ impl StoreReader {
         ItemDir::new(self.root(), item)
     }
 
-    pub(crate) fn state(&self, item: &ItemName) -> Arc<Mutex<ItemState>> {
+    pub(crate) fn locks(&self, item: &ItemName) -> Arc<ItemLocks> {
         let mut items = self.shared.items.lock().unwrap_or_else(PoisonError::into_inner);
         items.entry(item.clone()).or_default().clone()
     }
@@ -163,8 +203,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::StaleGeneration`] when a higher one has been seen.
     pub fn record_generation(&self, item: &ItemName, generation: Generation, role: Role) -> Result<()> {
-        let state = self.state(item);
-        let _lock = lock(&state);
+        let locks = self.locks(item);
+        let _lock = locks.state();
         self.admit(item, generation, Some(role))
     }
 
@@ -194,8 +234,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::Pinned`] while a branch or a promoted machine exists, [`StoreError::Busy`] while a transfer runs.
     pub fn remove_item(&self, item: &ItemName) -> Result<()> {
-        let state = self.state(item);
-        let mut state = lock(&state);
+        let locks = self.locks(item);
+        let (_layers, mut state) = (locks.layers_at_once(), locks.state());
         if state.receiving {
             return Err(StoreError::Busy(item.clone()));
         }
@@ -212,11 +252,6 @@ impl Store {
         }
         self.io().remove(&trash)
     }
-}
-
-/// A panic while holding the lock leaves nothing half changed in memory that the files would not correct.
-pub(crate) fn lock(state: &Mutex<ItemState>) -> MutexGuard<'_, ItemState> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A directory name that is a number in its shortest form.

@@ -35,15 +35,25 @@ pub(crate) struct Damaged {
     pub overlay: RangeSet,
 }
 
-/// Makes `base` read as `overlay` does now. Durable when this returns; returns the length of `base` in bytes.
+/// Makes `base` read as `overlay` does now. Durable when this returns `true`; `false` when `makes_way`, which is asked with each cluster, said
+/// that there is no time for it.
 ///
 /// # Errors
 /// Besides I/O errors, when `overlay` is shorter than `base`, or either is not of the supported subset.
-pub(crate) fn merge_into(io: &Io, base: &Path, overlay: &Path, damaged: &Damaged) -> Result<u64> {
+pub(crate) fn merge_into(
+    io: &Io,
+    base: &Path,
+    overlay: &Path,
+    damaged: &Damaged,
+    makes_way: &dyn Fn() -> bool,
+) -> Result<bool> {
     let (mut merge, overlay) = open_both(io, base, overlay, damaged)?;
     let mut content = vec![0; CLUSTER as usize];
     for (index, offset) in overlay.l2_tables() {
         for (within, entry) in (0..).zip(overlay.read_l2(offset)?.iter()) {
+            if makes_way() {
+                return Ok(false);
+            }
             let cluster = index * TABLE_ENTRIES + within;
             match overlay.classify(*entry) {
                 Ok(Found::Nothing) => {}
@@ -59,7 +69,7 @@ pub(crate) fn merge_into(io: &Io, base: &Path, overlay: &Path, damaged: &Damaged
             }
         }
     }
-    merge.finish(overlay.header.size)
+    merge.finish(overlay.header.size).map(|_| true)
 }
 
 /// Whether [`merge_into`] can do its work, found out before anything is changed.

@@ -1,5 +1,6 @@
 //! Tests of the store from outside, in one binary so that it is linked once.
 
+mod beside;
 mod export;
 mod faults;
 mod import;

@@ -70,7 +70,7 @@ fn tidy(store: &Store, record: &ItemRecord) -> Result<usize, StoreError> {
         match store.merge_away(&record.item, seq) {
             Ok(()) => merged += 1,
             // Somebody has begun to use it since.
-            Err(StoreError::Pinned { .. } | StoreError::NoPoint { .. }) => {}
+            Err(StoreError::Pinned { .. } | StoreError::NoPoint { .. } | StoreError::MadeWay(_)) => {}
             Err(error) => return Err(error),
         }
     }
