@@ -8,7 +8,7 @@
 use std::{
     io::{BufRead as _, Write as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -27,6 +27,7 @@ use understudy_replication_api::{Action, AgentTask, AgentTaskResult, DiskSize, S
 use understudy_rpc::TlsFiles;
 
 use crate::{
+    fleet::{self, Fleet},
     floor, measure,
     tracked::{Tracked, machine},
 };
@@ -47,6 +48,12 @@ pub enum Ask {
     Remove { item: ItemName },
     /// Make a branch of the item's latest point, and drop it again.
     Branch { item: ItemName },
+    /// So many machines write so much from now on, and each is replicated at the interval.
+    Fleet { count: u64, bytes_per_s: u64, peer: HostName, endpoint: String, interval_ms: u64 },
+    /// For how long, and how old their points become meanwhile.
+    Ages { seconds: u64 },
+    /// They are off, their last changes are shipped, and what is in the store of the target is what they wrote.
+    Settle { store: PathBuf },
     /// What this process has used so far.
     Usage,
 }
@@ -65,12 +72,15 @@ pub struct Told {
     /// The most memory it has had resident, bytes, files that it maps not counted.
     pub peak_bytes: u64,
     pub endpoint: String,
+    /// Ages of latest points in seconds: median, 99th percentile, highest.
+    pub ages: [f64; 3],
 }
 
 struct Side {
     runtime: tokio::runtime::Runtime,
     tasks: Tasks,
     hypervisor: Arc<Tracked>,
+    fleet: OnceLock<(Arc<Fleet>, u64)>,
 }
 
 /// Runs until its standard input ends.
@@ -84,7 +94,7 @@ pub fn run(dir: &Path, name: &str) -> anyhow::Result<()> {
     let tasks = agent.tasks();
     let running = runtime.spawn(agent.run());
     answer(&Told { endpoint, ..Told::default() })?;
-    let side = Side { runtime, tasks, hypervisor };
+    let side = Side { runtime, tasks, hypervisor, fleet: OnceLock::new() };
     for line in std::io::stdin().lock().lines() {
         let asked: Ask = serde_json::from_str(&line?)?;
         let begun = Instant::now();
@@ -163,6 +173,12 @@ impl Side {
                 Ok(Told::default())
             }
             Ask::Branch { item } => self.branch(&item),
+            Ask::Fleet { count, bytes_per_s, peer, endpoint, interval_ms } => {
+                let interval = Duration::from_millis(interval_ms);
+                self.begin_fleet((count, bytes_per_s), &peer, &endpoint, interval)
+            }
+            Ask::Ages { seconds } => self.ages(Duration::from_secs(seconds)),
+            Ask::Settle { store } => self.settle(&store),
             Ask::Usage => {
                 Ok(Told { cpu_nanos: nanos(measure::own()), peak_bytes: peak_bytes()?, ..Told::default() })
             }
@@ -210,6 +226,78 @@ impl Side {
         }
         let seq = done.last_seq.map_or(0, PointSeq::get);
         Ok(Told { nanos: nanos(begun.elapsed()), seq, sent_bytes: done.last_cycle_bytes, ..Told::default() })
+    }
+
+    fn begin_fleet(
+        &self,
+        (count, bytes_per_s): (u64, u64),
+        peer: &HostName,
+        endpoint: &str,
+        interval: Duration,
+    ) -> anyhow::Result<Told> {
+        let fleet = Arc::new(Fleet::new(count, bytes_per_s)?);
+        self.hypervisor.join(fleet.clone())?;
+        for number in 0..count {
+            let start = StartReplication {
+                machine: fleet::name(number).parse()?,
+                disks: vec!["vda".parse()?],
+                peer_host: peer.clone(),
+                peer_endpoint: endpoint.to_owned(),
+                interval,
+                settings: ReplicationSettings {
+                    compression: Compression::Off,
+                    ..ReplicationSettings::default()
+                },
+                paused: false,
+                rpo_objective: None,
+                revision: String::new(),
+                policy: None,
+            };
+            self.task(&fleet::name(number).parse()?, Action::StartReplication(start))?;
+        }
+        self.fleet.set((fleet, count)).map_err(|_| anyhow::anyhow!("there is a fleet already"))?;
+        Ok(Told::default())
+    }
+
+    /// The fleet's items.
+    fn items(&self) -> anyhow::Result<(Arc<Fleet>, Vec<ItemName>)> {
+        let (fleet, count) = self.fleet.get().context("there is no fleet")?;
+        let items = (0..*count).map(|number| Ok(fleet::name(number).parse()?));
+        Ok((fleet.clone(), items.collect::<anyhow::Result<_>>()?))
+    }
+
+    fn ages(&self, span: Duration) -> anyhow::Result<Told> {
+        const EVERY: Duration = Duration::from_millis(50);
+        let (_, items) = self.items()?;
+        let sources: Vec<_> = items.iter().filter_map(|item| self.tasks.sources.get(item)).collect();
+        let mut ages = Vec::new();
+        let end = Instant::now() + span;
+        while Instant::now() < end {
+            let now = understudy_ids::UnixMicros::from(std::time::SystemTime::now());
+            for source in &sources {
+                let status = source.watch();
+                let instant = status.borrow().last_instant.context("an item has no point yet")?;
+                ages.push(now.since(instant).as_secs_f64());
+            }
+            std::thread::sleep(EVERY);
+        }
+        ages.sort_unstable_by(f64::total_cmp);
+        let at = |share: f64| ages[((ages.len() - 1) as f64 * share) as usize];
+        Ok(Told { ages: [at(0.5), at(0.99), at(1.0)], ..Told::default() })
+    }
+
+    fn settle(&self, store: &Path) -> anyhow::Result<Told> {
+        let (fleet, items) = self.items()?;
+        fleet.stop();
+        for item in &items {
+            let action = Action::SyncFinal { machine: item.as_str().parse()? };
+            let AgentTaskResult::FinalPoint { seq, .. } = self.task(item, action)? else {
+                anyhow::bail!("the last changes of {item} gave no point")
+            };
+            let file = store.join(format!("items/{item}/points/{seq}/disk-vda.qcow2"));
+            fleet.check(&item.as_str().parse()?, &file)?;
+        }
+        Ok(Told::default())
     }
 
     fn branch(&self, item: &ItemName) -> anyhow::Result<Told> {

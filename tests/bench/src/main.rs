@@ -3,7 +3,7 @@
 //! ```text
 //!   image.rs   a file system filled from /usr, and the same with 2 % of its blocks changed
 //!   floor.rs   the least that a correct program needs: TCP + TLS + BLAKE3 + files      ─┐
-//!   ours.rs    two agents, as processes of their own (agent.rs)                         ├─ measure.rs: A, B, A, B … medians
+//!   ours.rs    two agents, as processes of their own (agent.rs, tracked.rs, fleet.rs)   ├─ measure.rs: A, B, A, B … medians
 //!   peers.rs   nbdcopy, qemu-img, QEMU's backup, rsync, borg, restic, zstd | nc        ─┘         │
 //!   rows.rs    measure · ours · peer · ratio · goal · met or missed  ◀──────────────────────────────┘
 //! ```
@@ -14,6 +14,7 @@
 
 mod agent;
 mod delay;
+mod fleet;
 mod floor;
 mod image;
 mod measure;

@@ -15,6 +15,7 @@ use understudy_replica_store::qcow2::Chain;
 
 use crate::{
     agent::{Ask, Told},
+    fleet,
     measure::Sample,
     place,
 };
@@ -144,6 +145,17 @@ impl Pair {
         let compress = endpoint.is_some();
         let endpoint = endpoint.unwrap_or_else(|| self.target.endpoint.clone());
         self.measured(&Ask::First { item: item.clone(), peer, endpoint, compress })
+    }
+
+    /// So many machines, numbered from 0, write so much in a second each, and are replicated at the interval.
+    pub fn fleet(&mut self, count: u64, bytes_per_s: u64, interval: Duration) -> anyhow::Result<()> {
+        for number in 0..count {
+            let item: ItemName = fleet::name(number).parse()?;
+            self.target.ask(&Ask::Prepare { item, size: fleet::DISK_SIZE })?;
+        }
+        let (peer, endpoint) = (TARGET.parse()?, self.target.endpoint.clone());
+        let interval_ms = u64::try_from(interval.as_millis())?;
+        self.source.ask(&Ask::Fleet { count, bytes_per_s, peer, endpoint, interval_ms }).map(drop)
     }
 
     /// One cycle.

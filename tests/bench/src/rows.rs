@@ -5,11 +5,12 @@ use std::{cell::RefCell, fs, io::BufRead as _, path::Path, process::Stdio, time:
 use anyhow::Context as _;
 use comfy_table::Table;
 use understudy_ids::ItemName;
+use understudy_replication::RangeSet;
 
 use crate::{
     Options,
     agent::{Ask, Told},
-    delay,
+    delay, fleet,
     image::{self, Images},
     measure::{Contender, Sample, in_turn},
     ours::{self, Pair},
@@ -140,6 +141,7 @@ const GROUPS: &[(&str, Group)] = &[
     ("points", points),
     ("branch", branch),
     ("large", large),
+    ("age", age),
 ];
 
 /// Programs of the peers, and the Debian packages that they are in.
@@ -567,6 +569,48 @@ fn large(bench: &mut Bench<'_>) -> anyhow::Result<()> {
     for path in [&big.base, &big.variant, &one_dir, &other_dir] {
         place::remove(path)?;
     }
+    Ok(())
+}
+
+/// How old the latest points of many machines become that write all the time.
+fn age(bench: &mut Bench<'_>) -> anyhow::Result<()> {
+    const INTERVAL: Duration = Duration::from_secs(5);
+    const SETTLED: Duration = Duration::from_secs(15);
+    const WATCHED: u64 = 60;
+    const MIB: u64 = 1 << 20;
+    let observed = |count: u64, bytes_per_s: u64| -> anyhow::Result<[f64; 3]> {
+        let mut pair = Pair::start(bench.dir, fleet::DISK_SIZE)?;
+        bench.fill_memory()?;
+        pair.fleet(count, bytes_per_s, INTERVAL)?;
+        std::thread::sleep(SETTLED);
+        let ages = pair.source.ask(&Ask::Ages { seconds: WATCHED })?.ages;
+        let store = pair.target.dir.join("store");
+        pair.source.ask(&Ask::Settle { store })?;
+        eprintln!("  {count} disks: median {:.2} s, p99 {:.2} s, highest {:.2} s", ages[0], ages[1], ages[2]);
+        Ok(ages)
+    };
+    let [_, ten, _] = observed(10, 2 * MIB)?;
+    let [_, many, _] = observed(200, MIB)?;
+    // What the floor takes for what all of them write in an interval.
+    let bytes = 200 * INTERVAL.as_secs() * MIB;
+    let mut left = bytes;
+    let ranges = bench.images.data.iter().map_while(|range| {
+        let end = range.end.min(range.start + left);
+        left -= end - range.start;
+        (range.start < end).then(|| understudy_ids::ByteRange::new(range.start, end))
+    });
+    let ranges: RangeSet = ranges.collect();
+    anyhow::ensure!(ranges.bytes() == bytes, "the image has too little data; use a larger one");
+    let (pki, target) = (bench.pki(), peers::target(bench.dir, bench.images.size)?);
+    let mut contenders: Vec<Contender<'_>> = vec![(
+        "floor, durable",
+        Box::new(|| peers::floor(&pki, &bench.images.base, &target, &ranges, true, false)),
+    )];
+    let floor = in_turn(&mut contenders, bench.rounds.min(3))?[0].wall;
+    let most = (INTERVAL + floor.mul_f64(1.2)).as_secs_f64();
+    let rows = &mut bench.rows;
+    rows.absolute("age of points, 10 disks × 2 MiB/s each 5 s, p99", ten, "s", 7.0);
+    rows.cost("age of points, 200 disks × 1 MiB/s each 5 s, p99", many, "s", "5 s + 1.2 × floor", most, 1.0);
     Ok(())
 }
 

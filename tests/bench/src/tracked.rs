@@ -5,7 +5,7 @@ use std::{
     collections::BTreeSet,
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -21,10 +21,13 @@ use understudy_ids::{ByteRange, MachineName, NetworkName, UnixMicros, Uuid};
 use understudy_replication::RangeSet;
 use understudy_sealing::Passphrase;
 
-/// One machine with one disk, whose file can be exchanged.
+use crate::fleet::Fleet;
+
+/// One machine with one disk, whose file can be exchanged; and, where there is one, a fleet beside it.
 pub struct Tracked {
     state_dir: PathBuf,
     now: Mutex<Now>,
+    fleet: OnceLock<Arc<Fleet>>,
 }
 
 #[derive(Clone)]
@@ -44,7 +47,17 @@ impl Tracked {
     pub fn new(state_dir: &Path, file: &Path) -> Self {
         let host = host(state_dir, file);
         let now = Now { host, changed: None, checkpoints: Vec::new() };
-        Self { state_dir: state_dir.to_owned(), now: Mutex::new(now) }
+        Self { state_dir: state_dir.to_owned(), now: Mutex::new(now), fleet: OnceLock::new() }
+    }
+
+    /// These machines are on the host as well, from now on.
+    pub fn join(&self, fleet: Arc<Fleet>) -> anyhow::Result<()> {
+        self.fleet.set(fleet).map_err(|_| anyhow::anyhow!("there is a fleet already"))
+    }
+
+    /// The fleet, if the machine is of it.
+    fn fleet_of(&self, machine: &MachineName) -> Option<&Fleet> {
+        self.fleet.get().map(Arc::as_ref).filter(|fleet| fleet.machine(machine).is_some())
     }
 
     /// The disk is this file from now on, which differs from the one before in `changed`.
@@ -138,12 +151,20 @@ impl DiskReader for TrackedReader {
 #[async_trait]
 impl Hypervisor for Tracked {
     async fn inventory(&self) -> Result<HostInventory, Error> {
-        self.host().inventory().await
+        let mut inventory = self.host().inventory().await?;
+        inventory.machines.extend(self.fleet.get().map(|fleet| fleet.machines()).unwrap_or_default());
+        Ok(inventory)
     }
     async fn machine(&self, name: &MachineName) -> Result<Option<Machine>, Error> {
+        if let Some(fleet) = self.fleet_of(name) {
+            return Ok(fleet.machine(name));
+        }
         self.host().machine(name).await
     }
     async fn open_snapshot(&self, request: &SnapshotRequest) -> Result<Box<dyn Snapshot>, Error> {
+        if let Some(fleet) = self.fleet_of(&request.machine) {
+            return fleet.open_snapshot(request);
+        }
         let (host, changed) = {
             let mut now = self.lock();
             let known = request.base.as_ref().is_some_and(|base| now.checkpoints.contains(base));
@@ -171,14 +192,20 @@ impl Hypervisor for Tracked {
     async fn changed_bytes(&self, _: &MachineName, _: &CheckpointName) -> Result<Option<u64>, Error> {
         Ok(None)
     }
-    async fn checkpoints(&self, _: &MachineName) -> Result<Vec<CheckpointName>, Error> {
+    async fn checkpoints(&self, machine: &MachineName) -> Result<Vec<CheckpointName>, Error> {
+        if let Some(fleet) = self.fleet_of(machine) {
+            return fleet.checkpoints(machine);
+        }
         Ok(self.lock().checkpoints.clone())
     }
     async fn delete_checkpoints(
         &self,
-        _: &MachineName,
+        machine: &MachineName,
         names: &BTreeSet<CheckpointName>,
     ) -> Result<(), Error> {
+        if let Some(fleet) = self.fleet_of(machine) {
+            return fleet.delete_checkpoints(machine, names);
+        }
         self.lock().checkpoints.retain(|name| !names.contains(name));
         Ok(())
     }
@@ -201,6 +228,9 @@ impl Hypervisor for Tracked {
         self.host().undefine(name).await
     }
     async fn set_tag(&self, name: &MachineName, tag: Option<&MachineTag>) -> Result<(), Error> {
+        if self.fleet_of(name).is_some() {
+            return Ok(());
+        }
         self.host().set_tag(name, tag).await
     }
     async fn ensure_test_network(&self, definition: &TestNetworkDefinition) -> Result<(), Error> {
