@@ -48,7 +48,7 @@ pub enum Ask {
     Remove { item: ItemName },
     /// Make a branch of the item's latest point, and drop it again.
     Branch { item: ItemName },
-    /// So many machines write so much from now on, and each is replicated at the interval.
+    /// So many machines write so much from now on, and each is replicated at the interval. Told when each has a point.
     Fleet { count: u64, bytes_per_s: u64, peer: HostName, endpoint: String, interval_ms: u64 },
     /// For how long, and how old their points become meanwhile.
     Ages { seconds: u64 },
@@ -256,6 +256,11 @@ impl Side {
             self.task(&fleet::name(number).parse()?, Action::StartReplication(start))?;
         }
         self.fleet.set((fleet, count)).map_err(|_| anyhow::anyhow!("there is a fleet already"))?;
+        let (_, items) = self.items()?;
+        for item in &items {
+            let mut status = self.tasks.sources.get(item).context("a loop has ended")?.watch();
+            self.runtime.block_on(status.wait_for(|status| status.last_seq.is_some()))?;
+        }
         Ok(Told::default())
     }
 

@@ -575,6 +575,7 @@ fn large(bench: &mut Bench<'_>) -> anyhow::Result<()> {
 /// How old the latest points of many machines become that write all the time.
 fn age(bench: &mut Bench<'_>) -> anyhow::Result<()> {
     const INTERVAL: Duration = Duration::from_secs(5);
+    /// Time for all of them to have fallen into step.
     const SETTLED: Duration = Duration::from_secs(15);
     const WATCHED: u64 = 60;
     const MIB: u64 = 1 << 20;

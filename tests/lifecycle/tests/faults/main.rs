@@ -9,6 +9,7 @@ mod guest_at_rest;
 mod interrupted_copy;
 mod one_trace;
 mod refusals;
+mod rot;
 mod seeds;
 mod split;
 mod stubborn_guest;
