@@ -374,6 +374,7 @@ impl PointWriter {
             instant,
             consistency,
             frozen,
+            joint,
             machine,
             seal,
             ..
@@ -388,6 +389,7 @@ impl PointWriter {
             received,
             consistency,
             frozen,
+            joint,
             kind,
             checkpoint,
             machine,

@@ -194,6 +194,7 @@ impl Side {
             settings: ReplicationSettings { compression, ..ReplicationSettings::default() },
             paused: false,
             rpo_objective: None,
+            group: None,
             revision: String::new(),
             policy: None,
         };

@@ -116,6 +116,8 @@ impl PolicyView {
             policy: Some(self.name.clone()),
             paused,
             rpo_objective: Some(self.rpo_objective),
+            // Who else is in its group is decided when it is protected, and again whenever that changes; a plan would freeze it.
+            group: None,
         }
     }
 }

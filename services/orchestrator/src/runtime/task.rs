@@ -84,6 +84,7 @@ fn agent_action(work: &AgentWork) -> Result<agent::Action, Unsendable> {
                 policy,
                 paused,
                 rpo_objective,
+                group,
             } = *asked;
             Wire::StartReplication(agent::StartReplication {
                 machine,
@@ -96,6 +97,7 @@ fn agent_action(work: &AgentWork) -> Result<agent::Action, Unsendable> {
                 paused,
                 rpo_objective,
                 revision,
+                group,
             })
         }
         AgentWork::StopReplication { forget } => Wire::StopReplication { forget },

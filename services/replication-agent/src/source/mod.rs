@@ -6,7 +6,8 @@
 //!   tasks: final delta, stop ──┘                     │ superseded: fenced, machine off, loop ends (R-FO-7)
 //! ```
 //! Cycles of one item never overlap; a cycle that takes longer than the interval is followed by the next one at once. Before each one the
-//! loop waits for its turn among all items of the host ([`turns`]). Other terms of the same stream are taken over while it
+//! loop waits for its turn among all items of the host ([`turns`]). An item of a consistency group does not go by its own interval but by
+//! its group's rounds ([`rounds`]). Other terms of the same stream are taken over while it
 //! runs, from its next cycle on; only a pause breaks a cycle off.
 
 mod cycle;
@@ -18,6 +19,7 @@ mod pace;
 mod parts;
 mod progress;
 mod rest;
+mod rounds;
 mod seal;
 mod ship;
 mod snapshot;
@@ -33,17 +35,17 @@ use std::{
 };
 
 use tokio::{
-    sync::{OwnedMutexGuard, watch},
+    sync::{Notify, OwnedMutexGuard, watch},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 use understudy_hypervisor::{self as hypervisor, Hypervisor};
-use understudy_ids::{DiskName, Generation, ItemName, Problem, UnixMicros};
+use understudy_ids::{DiskName, Generation, GroupName, ItemName, Problem, UnixMicros};
 use understudy_replication::{CheckpointName, admission::Class};
-use understudy_replication_api::{ReplicationFacts, ReplicationState, SinkClient};
+use understudy_replication_api::{GroupFacts, ReplicationFacts, ReplicationState, SinkClient};
 use understudy_rpc::{ConnectError, TlsFiles};
 
-use crate::ledger::{Assignment, Ledger, Role, Stream, Verb};
+use crate::ledger::{Assignment, Ledger, Role, Stream, Terms, Verb};
 pub use cycle::{Purpose, Shipped};
 pub use error::CycleError;
 use history::History;
@@ -77,6 +79,8 @@ pub struct Source {
     status: watch::Sender<ReplicationFacts>,
     history: History,
     state: Arc<tokio::sync::Mutex<State>>,
+    /// A round of its group has taken place: there is an instant to ship, or it makes one of its own.
+    round: Notify,
     /// When the loop began, by which it waits for a turn before there is a point.
     began: UnixMicros,
 }
@@ -130,6 +134,8 @@ struct Inner {
     running: Mutex<HashMap<ItemName, Running>>,
     paces: Paces,
     turns: Turns,
+    /// Who calls the rounds of each consistency group that has an item here.
+    leaders: Mutex<HashMap<GroupName, JoinHandle<()>>>,
     changes: watch::Sender<u64>,
 }
 
@@ -143,7 +149,8 @@ impl Sources {
     ) -> Self {
         let (running, changes) = (Mutex::default(), watch::Sender::new(0));
         let (paces, turns) = (Paces::default(), Turns::new(limits));
-        let inner = Inner { hypervisor, ledger, tls, keys, running, paces, turns, changes };
+        let leaders = Mutex::default();
+        let inner = Inner { hypervisor, ledger, tls, keys, running, paces, turns, leaders, changes };
         Self { inner: Arc::new(inner) }
     }
 
@@ -171,6 +178,9 @@ impl Sources {
             if source.take_over(terms, &self.inner.paces) {
                 self.changed();
             }
+            if let Some(group) = source.group() {
+                self.lead(&group);
+            }
             return Ok(());
         }
         self.stop(item).await;
@@ -180,7 +190,7 @@ impl Sources {
         let source = Arc::new(Source {
             item: item.clone(),
             generation,
-            status: watch::Sender::new(idle(disks, held.terms.revision.clone())),
+            status: watch::Sender::new(idle(disks, &held.terms)),
             stream,
             terms: watch::Sender::new(Arc::new(held)),
             hypervisor: self.inner.hypervisor.clone(),
@@ -188,14 +198,19 @@ impl Sources {
             keys: self.inner.keys.clone(),
             history: History::open(self.inner.ledger.state_dir(), item, generation, now()),
             state: Arc::default(),
+            round: Notify::new(),
             began: now(),
         });
+        let group = source.group();
         let stop = CancellationToken::new();
         let task = tokio::spawn(run(source.clone(), self.inner.ledger.clone(), self.clone(), stop.clone()));
         let earlier = self.lock().insert(item.clone(), Running { source, stop, task });
         // Somebody else started one in between; the last one counts.
         if let Some(earlier) = earlier {
             earlier.stop.cancel();
+        }
+        if let Some(group) = group {
+            self.lead(&group);
         }
         self.changed();
         Ok(())
@@ -276,7 +291,7 @@ impl Sources {
     }
 }
 
-fn idle(disks: Vec<DiskName>, revision: String) -> ReplicationFacts {
+fn idle(disks: Vec<DiskName>, terms: &Terms) -> ReplicationFacts {
     ReplicationFacts {
         disks,
         state: ReplicationState::Initial,
@@ -297,7 +312,8 @@ fn idle(disks: Vec<DiskName>, revision: String) -> ReplicationFacts {
         not_at_rest: None,
         last_hour: None,
         last_day: None,
-        revision: Some(revision),
+        revision: Some(terms.revision.clone()),
+        group: terms.group.as_ref().map(|membership| GroupFacts::new(membership.group.clone())),
     }
 }
 
@@ -324,7 +340,15 @@ async fn run(source: Arc<Source>, ledger: Ledger, sources: Sources, stop: Cancel
         drop(turn);
         sources.changed();
         match result {
-            Ok(_) => (failures, failed, class) = (0, None, Class::Delta),
+            Ok(shipped) => {
+                (failures, failed, class) = (0, None, Class::Delta);
+                // A group's instants are crash-consistent, so a point at rest that is due is one of its own, right behind.
+                if shipped.is_some_and(|s| s.is_joint)
+                    && source.quiesce(&*source.state.lock().await).is_some()
+                {
+                    continue;
+                }
+            }
             Err(CycleError::Stopped) => continue,
             Err(CycleError::NeedsFullCopy) => {
                 class = Class::FullCopy;
@@ -536,11 +560,16 @@ impl Source {
         stop: &CancellationToken,
     ) {
         loop {
-            let (interval, paused) = {
+            let (interval, paused, group) = {
                 let held = terms.borrow_and_update();
-                (held.terms.interval, held.terms.paused)
+                (held.terms.interval, held.terms.paused, self.group())
             };
-            let pause = if failures == 0 { interval } else { back_off(interval, failures) };
+            let pause = match &group {
+                _ if failures > 0 => back_off(interval, failures),
+                // The group's round comes before that.
+                Some(_) => rounds::longest_wait(interval),
+                None => interval,
+            };
             // App-consistent points have an interval of their own.
             let rests_in = self.rests_in(&*self.state.lock().await).filter(|_| failures == 0);
             let until = match rests_in {
@@ -548,12 +577,15 @@ impl Source {
                 None => began + pause,
             };
             if paused || !self.rest(Some(until), terms, stop).await {
+                if let Some(group) = group.filter(|_| Instant::now() >= began + pause && failures == 0) {
+                    self.told_of(|facts| facts.missed = Some(rounds::no_round(&group)));
+                }
                 return;
             }
         }
     }
 
-    /// Waits until then, or until the terms change, which is `true`. What the guest writes meanwhile is counted, unless the end comes before
+    /// Waits until then, until a round of its group has taken place, or until the terms change, which is `true`. What the guest writes meanwhile is counted, unless the end comes before
     /// it is worth the question.
     async fn rest(
         &self,
@@ -572,6 +604,7 @@ impl Source {
             tokio::select! {
                 () = tokio::time::sleep_until(next.into()) => {}
                 Ok(()) = terms.changed() => return true,
+                () = self.round.notified(), if until.is_some() => return false,
                 () = stop.cancelled() => {}
             }
         }

@@ -474,6 +474,7 @@ impl World {
             paused: false,
             rpo_objective: None,
             revision: String::new(),
+            group: None,
         })
     }
 
