@@ -237,6 +237,7 @@ pub fn preview(asked: &RunSpec, planned: Result<RunPlan, Vec<understudy_ids::Pro
             items: plan.items.iter().map(|item| planned_item(&plan, item)).collect(),
             steps: plan.steps.iter().map(step).collect(),
             problems: Vec::new(),
+            notices: plan.notices,
         },
         Err(problems) => view::RunPreview {
             spec: spec(asked),
@@ -244,6 +245,7 @@ pub fn preview(asked: &RunSpec, planned: Result<RunPlan, Vec<understudy_ids::Pro
             items: Vec::new(),
             steps: Vec::new(),
             problems,
+            notices: Vec::new(),
         },
     }
 }
