@@ -88,6 +88,7 @@ impl Source {
             return Err(hypervisor::Error::Unknown { what, why: "it does not say".to_owned() }.into());
         }
         let off = machine.power == PowerState::ShutOff;
+        state.handed_over &= off;
         match purpose {
             Purpose::Final if !off => return Err(CycleError::NotOff(machine.name)),
             // The instant that is held is from before the machine was off.

@@ -90,6 +90,10 @@ pub struct Source {
 pub struct State {
     held: Option<Frozen>,
     expired: bool,
+    /// The loop has ended: nobody closes what is opened now.
+    ended: bool,
+    /// Everything that the machine wrote is at the target, for a failover that goes on from there. Ends when the machine runs again.
+    handed_over: bool,
     /// The disks as the last cycle left them, where it read the machine while it was off: nothing to ship until they are touched.
     covered_off: Option<Untouched>,
     /// When the guest was asked to come to rest.
@@ -362,7 +366,10 @@ async fn run(source: Arc<Source>, ledger: Ledger, sources: Sources, stop: Cancel
         }
         source.rest_until_due(began, failures, &mut terms, &stop).await;
     }
-    source.state.lock().await.release().await;
+    let mut state = source.state.lock().await;
+    state.release().await;
+    state.ended = true;
+    drop(state);
     source.status.send_modify(|s| s.state = ReplicationState::Stopped);
     sources.changed();
 }
@@ -401,6 +408,8 @@ impl Source {
             () = stop.cancelled() => return Err(CycleError::Stopped),
         };
         let shipped = self.recorded(&mut state, Purpose::Final, stop).await?;
+        // A point of a later instant would come between it and what is made of it.
+        state.handed_over = true;
         shipped.ok_or_else(|| CycleError::NotOff(self.stream.machine.clone()))
     }
 

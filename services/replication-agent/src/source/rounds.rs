@@ -7,8 +7,8 @@
 //!                                                                             and its facts say who stood in the way
 //! ```
 //! A round makes instants and ships nothing: an item that waits for its turn keeps the guest of another waiting for nothing. The items'
-//! locks are taken first, so a round is never in the middle of a cycle. Items that have no point yet, or are paused, are left out:
-//! a first copy may take days, and the others are consistent among themselves meanwhile.
+//! locks are taken first, so a round is never in the middle of a cycle. Items that have no point yet, are paused, or were handed over to a
+//! failover are left out: a first copy may take days, and the others are consistent among themselves meanwhile.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -173,13 +173,13 @@ impl Sources {
 /// Calls the rounds until the group has no item here.
 async fn lead(sources: Sources, group: GroupName) {
     let mut changes = sources.changes();
-    let mut last: Option<Instant> = None;
+    // Not at once: its items begin one after another, each with a cycle of its own.
+    let mut last = Instant::now();
     tracing::info!(%group, "the group's rounds begin");
     while let Some(members) = sources.members_or_leave(&group) {
         let interval = members.values().map(|source| source.held().terms.interval).max().unwrap_or_default();
-        if let Some(due) = last.map(|last| last + interval)
-            && Instant::now() < due
-        {
+        let due = last + interval;
+        if Instant::now() < due {
             // Its items, their terms and so its interval may become others meanwhile.
             tokio::select! {
                 () = tokio::time::sleep_until(due.into()) => {}
@@ -187,7 +187,7 @@ async fn lead(sources: Sources, group: GroupName) {
             }
             continue;
         }
-        last = Some(Instant::now());
+        last = Instant::now();
         sources.round(&group, members).await;
     }
     tracing::info!(%group, "the group's rounds have ended");
@@ -208,6 +208,9 @@ async fn attempt(
         return Ok(None);
     }
     let free = free(&present).await?;
+    if free.is_empty() {
+        return Ok(None);
+    }
     let parts = prepare(free).await?;
     let (parts, instant, pause) = cut(parts).await?;
     let taken: Vec<Arc<Source>> = parts.iter().map(|part| part.source.clone()).collect();
@@ -221,19 +224,25 @@ async fn attempt(
     Ok(Some((joint, taken)))
 }
 
-/// Waits until none of the items is in a cycle, and keeps them from beginning one.
+/// Waits until none of the items is in a cycle, and keeps them from beginning one. Without those that have come to an end, or to a pause,
+/// or that a failover has.
 async fn free(present: &[&Arc<Source>]) -> Result<Vec<(Arc<Source>, OwnedMutexGuard<State>)>, Missed> {
     let taken = present.iter().map(|source| async {
         let patience = source.held().terms.interval.clamp(PATIENCE.0, PATIENCE.1);
         let state = timeout(patience, source.state.clone().lock_owned()).await;
         let mut state = state.map_err(|_| Missed::Busy(source.item.clone(), patience))?;
+        // As it may have become while it was waited for.
+        if state.ended || state.handed_over || !source.takes_part() {
+            return Ok(None);
+        }
         state.drop_expired().await;
         if state.held.is_some() {
             return Err(Missed::Behind(source.item.clone()));
         }
-        Ok(((*source).clone(), state))
+        Ok(Some(((*source).clone(), state)))
     });
-    join_all(taken).await.into_iter().collect()
+    let taken: Result<Vec<_>, Missed> = join_all(taken).await.into_iter().collect();
+    Ok(taken?.into_iter().flatten().collect())
 }
 
 /// Makes everything ready that can be before a guest is held.

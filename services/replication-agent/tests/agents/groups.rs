@@ -23,7 +23,7 @@ use understudy_ids::{ItemName, MachineName, UnixMicros, Uuid};
 use understudy_replica_store::qcow2::Writer;
 use understudy_replication::{Joint, Membership, ReplicationSettings, RetentionPolicy, joint};
 use understudy_replication_api::{
-    Action, DiskSize, GroupFacts, RecoveryPoint, ReplicationFacts, StartReplication,
+    Action, AgentTaskResult, DiskSize, GroupFacts, RecoveryPoint, ReplicationFacts, StartReplication,
 };
 
 use crate::harness::{Host, World, define_as, disk, disk_hardware, read, wait};
@@ -303,6 +303,32 @@ fn one_dead_item_does_not_stop_the_others() {
     assert_eq!(told.reason, "GROUP_MEMBER_FAILED");
     assert!(told.message.contains(SOUTH) && !told.remedy.is_empty(), "{told:?}");
     assert_eq!(status(&world, NORTH).last_error, None, "replication of the others is no worse");
+}
+
+/// R-PF-2: a machine whose last delta is at the target is a failover's: no round makes a point that would come between. Where it runs
+/// again, it takes part again.
+#[test]
+fn no_round_makes_a_point_after_the_last_delta() {
+    let world = pair();
+    replicate(&world, NORTH, &[NORTH, SOUTH]);
+    replicate(&world, SOUTH, &[NORTH, SOUTH]);
+    complete_after(&world, 2);
+    world.alpha.block_on(world.alpha.hypervisor.power_off(&machine(SOUTH))).unwrap();
+    let last = Action::SyncFinal { machine: machine(SOUTH) };
+    let done = world.alpha.perform_for(name(SOUTH), 1, world.run, last).unwrap();
+    let AgentTaskResult::FinalPoint { seq, .. } = done else { panic!("{done:?}") };
+    let before = points(&world, NORTH).len();
+    let newest = wait("instants of the other one alone", || {
+        let points = points(&world, NORTH);
+        let alone = points.last().is_some_and(|point| took_part(point) == 1);
+        points.last().filter(|_| alone && points.len() > before + 3).cloned()
+    });
+    assert_eq!(newest.joint.unwrap().members, [name(NORTH)].into());
+    assert_eq!(points(&world, SOUTH).last().unwrap().seq, seq, "a point came after the last delta");
+    world.alpha.block_on(world.alpha.hypervisor.start(&machine(SOUTH))).unwrap();
+    wait("instants of both", || {
+        Some(()).filter(|()| points(&world, SOUTH).last().is_some_and(|point| took_part(point) == 2))
+    });
 }
 
 /// R-REP-12: whoever dies in the middle leaves no guest held, and the group goes on with the agent's return.
