@@ -6,7 +6,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ipnet::Ipv4Net;
 use understudy_ids::{
-    DiskName, HostName, ItemName, NetworkName, PointChoice, PolicyName, RunId, SeedName, SiteName, Uuid,
+    DiskName, GroupName, HostName, ItemName, NetworkName, PointChoice, PolicyName, RunId, SeedName, SiteName,
+    Uuid,
 };
 use understudy_netplan::NetworkRef;
 use understudy_pki::Identity;
@@ -57,6 +58,9 @@ pub enum Noun {
     /// Recovery points
     #[command(subcommand)]
     Point(Point),
+    /// Consistency groups: items whose points are of one instant
+    #[command(subcommand)]
+    Group(Group),
     /// VM networks
     #[command(subcommand)]
     Network(Network),
@@ -387,6 +391,35 @@ pub enum Item {
 pub enum Point {
     /// Points that are whole and verified, newest first
     List { item: ItemName },
+}
+
+#[derive(Subcommand)]
+pub enum Group {
+    /// Makes a group of items that run on one host and are replicated to one site at one interval
+    Create {
+        group: GroupName,
+        items: Vec<ItemName>,
+    },
+    List,
+    Show {
+        group: GroupName,
+    },
+    /// Takes items in; they have the group's instants from their next cycle on
+    Add {
+        group: GroupName,
+        #[arg(required = true)]
+        items: Vec<ItemName>,
+    },
+    /// Takes items out; they go on with points of their own
+    Remove {
+        group: GroupName,
+        #[arg(required = true)]
+        items: Vec<ItemName>,
+    },
+    /// Its items go on with points of their own
+    Delete {
+        group: GroupName,
+    },
 }
 
 #[derive(Subcommand)]

@@ -57,6 +57,7 @@ fn scene() -> Scene {
             machine: serde_json::json!({ "name": "web1", "memory": 512 }),
             seal: None,
             frozen: None,
+            joint: None,
         };
         let mut writer = store.begin(begin).unwrap();
         let mut tree = DigestTree::new(now.len() as u64);

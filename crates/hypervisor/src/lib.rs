@@ -10,6 +10,7 @@
 //! on the real one. Every call says what must be true afterwards; calling it again when that is already so succeeds and
 //! changes nothing. A call that cannot tell what happened answers [`Error::Unknown`], never "off" or "done".
 
+mod joint;
 mod model;
 
 pub mod files;
@@ -22,6 +23,7 @@ use async_trait::async_trait;
 use understudy_ids::{ByteRange, Consistency, DiskName, MachineName, NetworkName, UnixMicros};
 use understudy_sealing::Passphrase;
 
+pub use joint::{PreparedSnapshot, Still};
 pub use model::{
     Bus, DiskHardware, Firmware, Hardware, HostInventory, Machine, MachineDefinition, MachineTag,
     NicHardware, PowerState, Reservation, TagRole, TestNetworkDefinition,
@@ -47,8 +49,15 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// a process that died is closed first.
     async fn open_snapshot(&self, request: &SnapshotRequest) -> Result<Box<dyn Snapshot>, Error>;
 
+    /// Makes everything ready for a snapshot that shall be of one instant with those of other machines (R-REP-12). Nothing is asked
+    /// of the guest before [`PreparedSnapshot::hold`]; `request.quiesce` is not heard.
+    async fn prepare_snapshot(&self, request: &SnapshotRequest) -> Result<Box<dyn PreparedSnapshot>, Error>;
+
     /// Thaws every guest that an earlier process of ours left frozen. For the start of an agent.
     async fn thaw_left_frozen(&self) -> Result<(), Error>;
+
+    /// Lets every guest go on that an earlier process of ours left held. For the start of an agent.
+    async fn resume_left_held(&self) -> Result<(), Error>;
 
     /// Names of the checkpoints that the machine's change tracking still knows, oldest first.
     async fn checkpoints(&self, machine: &MachineName) -> Result<Vec<CheckpointName>, Error>;

@@ -42,6 +42,73 @@ fn a_guest_that_cannot_be_brought_to_rest() {
     );
 }
 
+/// R-REP-12
+#[test]
+fn machines_are_cut_at_one_instant() {
+    with_libvirtd(
+        "joint",
+        |host| async move { conformance::joint::machines_are_cut_at_one_instant(&host).await },
+    );
+}
+
+/// R-REP-12
+#[test]
+fn a_held_guest_goes_on_by_itself() {
+    with_libvirtd(
+        "held",
+        |host| async move { conformance::joint::a_held_guest_goes_on_by_itself(&host).await },
+    );
+}
+
+/// R-REP-12
+#[test]
+fn a_machine_that_is_off_takes_part() {
+    with_libvirtd(
+        "joff",
+        |host| async move { conformance::joint::a_machine_that_is_off_takes_part(&host).await },
+    );
+}
+
+/// R-REP-12: where agent and guard die together, the agent's next process lets the guest go on; a machine that its operator has suspended
+/// stays so, whatever snapshots are made of it.
+#[test]
+fn who_dies_leaves_no_guest_held_and_an_operators_pause_stays() {
+    with_libvirtd("both", |host| async move {
+        let (db1, limit) = (name("db1"), Duration::from_secs(60));
+        host.driver.define(&definition(&host, "db1").await).await.unwrap();
+        host.driver.start(&db1).await.unwrap();
+        let request = |number: u64| understudy_hypervisor::SnapshotRequest {
+            machine: db1.clone(),
+            disks: vec![disk("vda")],
+            checkpoint: CheckpointName(format!("understudy-db1-1-{number}")),
+            base: None,
+            quiesce: None,
+        };
+        let mut prepared = host.driver.prepare_snapshot(&request(1)).await.unwrap();
+        prepared.hold(limit).await.unwrap();
+        let state = host.path("state");
+        let guards = run("pgrep", &["-f", &format!("hold-guard .*--note {}", state.display())]);
+        for pid in guards.split_whitespace() {
+            run("kill", &["-9", pid]);
+        }
+        drop(prepared);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(host.is_held(&db1), "somebody else let it go, so what follows shows nothing");
+        host.another_driver().resume_left_held().await.unwrap();
+        assert!(!host.is_held(&db1));
+
+        assert!(host.virsh(&["suspend", "db1"]).0);
+        assert_eq!(host.driver.machine(&db1).await.unwrap().unwrap().power, PowerState::Paused);
+        let mut prepared = host.driver.prepare_snapshot(&request(2)).await.unwrap();
+        prepared.hold(limit).await.unwrap();
+        prepared.cut().await.unwrap();
+        prepared.release().await.unwrap();
+        prepared.open().await.unwrap().close().await.unwrap();
+        host.driver.resume_left_held().await.unwrap();
+        assert!(host.is_held(&db1), "an operator's pause was ended");
+    });
+}
+
 /// R-NET-9, R-TF-9
 #[test]
 fn test_network_lifecycle() {

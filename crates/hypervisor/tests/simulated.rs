@@ -50,6 +50,15 @@ impl Bench for SimulatedHost {
         file
     }
 
+    fn is_held(&self, machine: &MachineName) -> bool {
+        let held = self.driver.is_held(machine);
+        if held {
+            let write = self.driver.guest_write(machine, &disk("vda"), 15 * MIB, &[1]);
+            assert!(matches!(write, Err(Error::WrongState { .. })), "{write:?}");
+        }
+        held
+    }
+
     async fn silence_guest_agent(&self, machine: &MachineName) {
         self.driver.set_guest_agent(machine, false).unwrap();
     }
@@ -89,6 +98,24 @@ async fn a_guest_is_brought_to_rest() {
     host.driver.define(&definition(&host, "db1").await).await.unwrap();
     host.driver.start(&name("db1")).await.unwrap();
     at_rest::a_guest_is_brought_to_rest(&host.driver, "db1").await;
+}
+
+/// R-REP-12
+#[tokio::test]
+async fn machines_are_cut_at_one_instant() {
+    conformance::joint::machines_are_cut_at_one_instant(&SimulatedHost::new(|_| {})).await;
+}
+
+/// R-REP-12
+#[tokio::test]
+async fn a_held_guest_goes_on_by_itself() {
+    conformance::joint::a_held_guest_goes_on_by_itself(&SimulatedHost::new(|_| {})).await;
+}
+
+/// R-REP-12
+#[tokio::test]
+async fn a_machine_that_is_off_takes_part() {
+    conformance::joint::a_machine_that_is_off_takes_part(&SimulatedHost::new(|_| {})).await;
 }
 
 /// R-NET-9

@@ -88,6 +88,10 @@ name!(
     ItemName, "item name", 63
 );
 name!(
+    /// A consistency group.
+    GroupName, "consistency group name", 63
+);
+name!(
     /// A replication policy.
     PolicyName, "policy name", 63
 );

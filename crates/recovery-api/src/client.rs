@@ -1,22 +1,23 @@
 //! The client's side of the orchestrator: for the command line, tests and automation in Rust.
 
-use understudy_ids::{HostName, ItemName, PolicyName, RunId};
+use understudy_ids::{GroupName, HostName, ItemName, PolicyName, RunId};
 use understudy_rpc::{ApiError, Channel};
 
 use crate::{
     Resource,
     check::{Checks, Invalid},
     request::{
-        ChangeDisks, CompleteTest, CreateHost, CreatePolicy, CreateSite, MachineParent, Page, ProtectMachine,
-        RunSpec, RunVerb, ScrubItem, SetItemPolicy, StartRun, Steer, Unprotect, UpdatePolicy,
+        ChangeDisks, ChangeGroup, CompleteTest, CreateGroup, CreateHost, CreatePolicy, CreateSite,
+        DeleteGroup, MachineParent, Page, ProtectMachine, RunSpec, RunVerb, ScrubItem, SetItemPolicy,
+        StartRun, Steer, Unprotect, UpdatePolicy,
     },
     v1::{
         self, audit_service_client::AuditServiceClient, failover_service_client::FailoverServiceClient,
         protection_service_client::ProtectionServiceClient, site_service_client::SiteServiceClient,
     },
     view::{
-        AuditRecord, Host, Listed, Machine, Policy, ProtectedItem, Protection, RecoveryPoint, Run,
-        RunPreview, Site,
+        AuditRecord, ConsistencyGroup, Host, Listed, Machine, Policy, ProtectedItem, Protection,
+        RecoveryPoint, Run, RunPreview, Site,
     },
 };
 
@@ -182,6 +183,38 @@ impl RecoveryClient {
     pub async fn unprotect_item(&self, request: Unprotect) -> Result<Run, ApiError> {
         let answer = self.protection.clone().unprotect_item(request.into_wire()).await?;
         Run::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    /// # Errors
+    /// All that stands against it, at once.
+    pub async fn create_group(&self, request: CreateGroup) -> Result<ConsistencyGroup, ApiError> {
+        let answer = self.protection.clone().create_consistency_group(request.into_wire()).await?;
+        ConsistencyGroup::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    pub async fn get_group(&self, group: &GroupName) -> Result<ConsistencyGroup, ApiError> {
+        let request = v1::GetConsistencyGroupRequest { name: group.to_resource() };
+        let answer = self.protection.clone().get_consistency_group(request).await?;
+        ConsistencyGroup::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    pub async fn list_groups(&self, page: Page) -> Result<Listed<ConsistencyGroup>, ApiError> {
+        let request = v1::ListConsistencyGroupsRequest { page_size: page.size, page_token: page.token };
+        let answer = self.protection.clone().list_consistency_groups(request).await?.into_inner();
+        Listed::from_wire(answer.groups, answer.next_page_token, ConsistencyGroup::from_wire)
+            .map_err(not_understood)
+    }
+
+    /// # Errors
+    /// All that stands against it, at once.
+    pub async fn change_group(&self, request: ChangeGroup) -> Result<ConsistencyGroup, ApiError> {
+        let answer = self.protection.clone().change_consistency_group(request.into_wire()).await?;
+        ConsistencyGroup::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    pub async fn delete_group(&self, request: DeleteGroup) -> Result<(), ApiError> {
+        self.protection.clone().delete_consistency_group(request.into_wire()).await?;
+        Ok(())
     }
 
     /// The job that reads an item's points again.

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Serialize, Serializer};
 use understudy_ids::{
-    HostName, InvalidName, ItemName, MachineName, PointSeq, PolicyName, RunId, SiteName, Uuid,
+    GroupName, HostName, InvalidName, ItemName, MachineName, PointSeq, PolicyName, RunId, SiteName, Uuid,
 };
 
 /// The longest resource name that is looked at, in bytes.
@@ -176,6 +176,17 @@ impl Resource for PolicyName {
     }
 }
 
+impl Resource for GroupName {
+    const PATTERN: &'static str = "consistencyGroups/<group>";
+    fn from_resource(text: &str) -> Result<Self, String> {
+        let [group] = parts(text, ["consistencyGroups"]).ok_or_else(|| mismatch::<Self>(text))?;
+        group.parse().map_err(bad_name)
+    }
+    fn to_resource(&self) -> String {
+        format!("consistencyGroups/{self}")
+    }
+}
+
 impl Resource for RunId {
     const PATTERN: &'static str = "runs/<uuid>";
     fn from_resource(text: &str) -> Result<Self, String> {
@@ -233,6 +244,7 @@ mod tests {
         round_trip::<ItemName>("protectedItems/web1");
         round_trip::<PointRef>("protectedItems/web1/recoveryPoints/42");
         round_trip::<PolicyName>("policies/gold");
+        round_trip::<GroupName>("consistencyGroups/shop");
         round_trip::<RunId>("runs/00000000-0000-0000-0000-00000000002a");
     }
 

@@ -25,7 +25,7 @@ use understudy_ids::{
     DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq, PolicyName,
     SeedName, StepName, UnixMicros, Uuid,
 };
-use understudy_replication::{ReplicationSettings, RetentionPolicy};
+use understudy_replication::{Membership, ReplicationSettings, RetentionPolicy};
 
 /// What a step asks for, and of whom.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,6 +150,9 @@ pub struct StartReplication {
     pub paused: bool,
     #[serde(default)]
     pub rpo_objective: Option<Duration>,
+    /// With which other items it shares its instants. Left out where there are none, as a revision of before has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<Membership>,
 }
 
 impl StartReplication {

@@ -24,6 +24,7 @@ pub mod action;
 pub mod conflict;
 pub mod direction;
 pub mod disks;
+pub mod group;
 pub mod item;
 pub mod plan;
 pub mod reconcile;

@@ -10,6 +10,7 @@
 //! A preview shows the plan, a start carries its digest and is refused when the plan would be another one by now (R-FO-2).
 
 mod check;
+mod common;
 mod digest;
 mod draft;
 mod input;
@@ -47,6 +48,9 @@ pub struct RunPlan {
     pub steps: Vec<Step>,
     /// What was true when the plan was made and may be another by now: not part of the digest.
     pub estimates: BTreeMap<ItemName, Estimate>,
+    /// What whoever asked may want to know, and nothing that stands against it: not part of the digest.
+    #[serde(default)]
+    pub notices: Vec<String>,
 }
 
 /// What happens to one item.
@@ -236,9 +240,11 @@ impl RunPlan {
 /// # Errors
 /// Every reason why there is none, at once (R-REP-1, R-FO-2).
 pub fn plan(spec: &RunSpec, input: &PlanInput) -> Result<RunPlan, Vec<Problem>> {
-    let problems = check::problems(spec, input);
+    let (input, notices) = common::settle(spec, input);
+    let problems = check::problems(spec, &input);
     if !problems.is_empty() {
         return Err(problems);
     }
-    draft::draft(spec, input)
+    let plan = draft::draft(spec, &input)?;
+    Ok(RunPlan { notices, ..plan })
 }

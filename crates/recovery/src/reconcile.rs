@@ -7,13 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use understudy_ids::{
-    DiskName, Generation, HostName, ItemName, MachineName, NetworkName, PointSeq, RunId, Uuid,
+    DiskName, Generation, GroupName, HostName, ItemName, MachineName, NetworkName, PointSeq, RunId, Uuid,
 };
 use understudy_replication::RetentionPolicy;
 
 use crate::{
-    action::{Action, AgentWork, DiskSize, MachineRef, NetworkRef, is_test_network_of},
+    action::{Action, AgentWork, DiskSize, MachineRef, NetworkRef, StartReplication, is_test_network_of},
     conflict::OpenRun,
+    group,
     item::ItemState,
     plan::{Operation, PolicyView, Power},
 };
@@ -36,6 +37,8 @@ pub struct ItemRecord {
     pub paused: bool,
     /// Of the standby host's sink.
     pub peer_endpoint: String,
+    /// The consistency group that it belongs to.
+    pub group: Option<GroupName>,
 }
 
 /// What one host tells. Only hosts that are connected at this moment are to be passed: old facts correct nothing.
@@ -117,7 +120,8 @@ pub fn corrections(
     let mut found = Vec::new();
     for host in facts.values() {
         for item in items {
-            let at = AtHost { item, host, fact: host.items.iter().find(|fact| fact.item == item.name), open };
+            let fact = host.items.iter().find(|fact| fact.item == item.name);
+            let at = AtHost { item, items, host, fact, open };
             found.extend(at.corrections());
         }
         found.extend(orphans(items, host, open));
@@ -128,6 +132,7 @@ pub fn corrections(
 /// One item at one host.
 struct AtHost<'a> {
     item: &'a ItemRecord,
+    items: &'a [ItemRecord],
     host: &'a HostFacts,
     fact: Option<&'a ItemFact>,
     open: &'a [OpenRun],
@@ -198,7 +203,10 @@ impl AtHost<'_> {
             return None;
         }
         let ItemRecord { machine, disks, standby_host, peer_endpoint, policy, paused, .. } = self.item;
-        let wanted = policy.assignment(machine, disks, standby_host, peer_endpoint, *paused);
+        let wanted = StartReplication {
+            group: group::membership(self.item, self.items),
+            ..policy.assignment(machine, disks, standby_host, peer_endpoint, *paused)
+        };
         let revision = wanted.revision();
         let follows = |fact: &ItemFact| fact.revision.as_ref().is_none_or(|told| *told == revision);
         let assigned = |fact: &ItemFact| fact.replicating && self.has_the_disks(fact) && follows(fact);

@@ -195,6 +195,7 @@ fn manifest(adopt: &Adopt, parent: Option<PointSeq>, disks: Vec<DiskManifest>) -
         received: adopt.now,
         consistency: Consistency::Crash,
         frozen: None,
+        joint: None,
         kind: PointKind::Base,
         checkpoint: None,
         machine: adopt.machine.clone(),

@@ -93,6 +93,7 @@ impl StoreReader {
             recovery: p.manifest.kind == PointKind::Recovery,
             pinned: !p.pins.is_empty(),
             app_consistent: p.manifest.consistency.is_application_consistent(),
+            joint: p.manifest.joint.is_some(),
         };
         Ok(self.points(item)?.into_iter().map(facts).collect())
     }

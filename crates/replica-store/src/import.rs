@@ -92,6 +92,7 @@ fn begin(import: &Import, disks: &[(&DiskName, Chain)]) -> Begin {
         instant: import.now,
         consistency: Consistency::Crash,
         frozen: None,
+        joint: None,
         machine: serde_json::Value::Null,
         seal: None,
     }

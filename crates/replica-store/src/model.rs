@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use serde::{Deserialize, Serialize};
 use understudy_ids::{Consistency, DiskName, Generation, ItemName, PointSeq, UnixMicros, Uuid};
 use understudy_replication::{
+    Joint,
     cycle::CheckpointName,
     digest::BlockDigest,
     extents::{BLOCK_SIZE, RangeSet},
@@ -60,6 +61,9 @@ pub struct Manifest {
     /// For how long the guest's file systems were frozen for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frozen: Option<Duration>,
+    /// When the instant is that of a consistency group (R-REP-12).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joint: Option<Joint>,
     pub kind: PointKind,
     /// The source's checkpoint at the instant; `None` when the relation to any source is unknown.
     pub checkpoint: Option<CheckpointName>,
@@ -171,6 +175,9 @@ pub struct Begin {
     /// For how long the guest's file systems were frozen for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frozen: Option<Duration>,
+    /// When the instant is that of a consistency group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joint: Option<Joint>,
     pub machine: serde_json::Value,
     /// How the blocks come encrypted, all disks or none.
     #[serde(default, skip_serializing_if = "Option::is_none")]

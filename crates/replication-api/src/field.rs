@@ -3,9 +3,9 @@
 use std::{str::FromStr, time::Duration};
 
 use understudy_ids::{HostName, UnixMicros, Uuid};
-use understudy_replication::BlockDigest;
+use understudy_replication::{BlockDigest, Joint};
 use understudy_rpc::{ApiError, Problem};
-use understudy_types_api::{duration_from_wire, time_from_wire};
+use understudy_types_api::{duration_from_wire, joint_from_wire, time_from_wire};
 
 /// A message from the wire that breaks the contract of its `.proto` file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +36,12 @@ impl From<Invalid> for ApiError {
 /// A field that proto3 makes optional and the contract does not.
 pub(crate) fn required<T>(field: &str, value: Option<T>) -> Result<T, Invalid> {
     value.ok_or_else(|| Invalid::new(field, "is missing"))
+}
+
+/// What a point shares with points of other items, if it does.
+pub(crate) fn joint(wire: Option<understudy_types_api::v1::Joint>) -> Result<Option<Joint>, Invalid> {
+    let bad = |field: &str| Invalid::new(format!("joint.{field}"), "is missing, malformed or too long");
+    wire.map(|wire| joint_from_wire(wire).map_err(bad)).transpose()
 }
 
 pub(crate) fn parse<T>(field: &str, text: &str) -> Result<T, Invalid>

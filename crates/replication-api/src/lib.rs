@@ -57,8 +57,8 @@ pub const MAX_REVISION: usize = 64;
 
 pub use client::{FactsClient, KeyClient, SinkClient};
 pub use facts::{
-    Disk, Facts, ItemFacts, ItemRole, Machine, Nic, PointDisk, PowerState, RecoveryPoint, ReplicationFacts,
-    ReplicationState, ScrubFacts,
+    Disk, Facts, GroupFacts, ItemFacts, ItemRole, Machine, Nic, PointDisk, PowerState, RecoveryPoint,
+    ReplicationFacts, ReplicationState, ScrubFacts,
 };
 pub use field::Invalid;
 pub use result::{AgentTaskResult, DiskRoot, IsolationResult};

@@ -5,6 +5,7 @@
 //!   facts ──▶ cycle::plan ──▶ CyclePlan ──▶ DiskPlan::work(bitmap) ──▶ extents to ship, extents to compare
 //!   digests of shipped blocks ──▶ digest::DigestTree ──▶ root ──▶ equal on both sides, or no point
 //!   points + policy ──▶ retention::expired ──▶ points to merge away
+//!   points of a group's items ──▶ joint::complete ──▶ instants that all of them have
 //!   who waits + limits ──▶ admission::Admission ──▶ whose cycle is next
 //!   machine as protected, as it is ──▶ change::changes ──▶ go on, or a state that a person ends
 //!   rate of a stream ──▶ encoding::Chooser ──▶ what blocks travel as
@@ -28,6 +29,7 @@ pub mod digest;
 pub mod encoding;
 pub mod extents;
 pub mod history;
+pub mod joint;
 pub mod retention;
 pub mod rpo;
 pub mod scrub;
@@ -38,5 +40,6 @@ pub use cycle::{CheckpointName, CycleKind, CyclePlan, DiskPlan};
 pub use digest::{BlockDigest, DigestTree};
 pub use encoding::Encoding;
 pub use extents::{BLOCK_SIZE, RangeSet};
+pub use joint::{Joint, Membership};
 pub use retention::{RetentionPolicy, Tier};
 pub use settings::{AppConsistency, Compression, ReplicationSettings};

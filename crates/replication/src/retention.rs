@@ -10,6 +10,10 @@
 //! costs nothing.
 //! A point leaves by being merged into its successor, so the newest point and everything that a pinned point is stacked on
 //! stay: the files below a running test must not change under it.
+//!
+//! Points of a consistency group's instants are of use together, so all its items have to keep the same of them (R-REP-12). An item may
+//! have points of its own between them, which others have not; so the shared ones are decided among themselves, as if there were
+//! no others.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -59,6 +63,8 @@ pub struct PointFacts {
     pub pinned: bool,
     /// Applications start from it without recovering anything.
     pub app_consistent: bool,
+    /// It shares its instant with points of other items.
+    pub joint: bool,
 }
 
 impl RetentionPolicy {
@@ -114,7 +120,8 @@ pub fn expired(points: &[PointFacts], policy: &RetentionPolicy, now: UnixMicros)
     ordered.sort_unstable_by_key(|p| p.seq);
     let Some(newest) = ordered.iter().rposition(|p| p.recovery) else { return Vec::new() };
     let recovery: Vec<&PointFacts> = ordered.iter().filter(|p| p.recovery).copied().collect();
-    let kept = kept(&recovery, policy, now.min(ordered[newest].instant));
+    let mut kept = kept(&recovery, policy, now.min(ordered[newest].instant));
+    kept.extend(kept_for_others(&recovery, policy, &kept));
     let held = held_by_pins(points);
     let leaves = |p: &&&PointFacts| !kept.contains(&p.seq) && !held.contains(&p.seq);
     ordered[..=newest].iter().filter(leaves).map(|p| p.seq).collect()
@@ -135,6 +142,24 @@ fn kept(recovery: &[&PointFacts], policy: &RetentionPolicy, seen_from: UnixMicro
     let frozen = recovery.iter().rfind(|p| p.app_consistent);
     kept.extend(frozen.filter(|p| longest.is_none_or(|most| age(p) <= most)).map(|p| p.seq));
     kept
+}
+
+/// What is kept of the instants that are shared with other items, decided by nothing but these instants. Where none has come for so long that
+/// the last one is let go itself, they are points like any other.
+fn kept_for_others(
+    recovery: &[&PointFacts],
+    policy: &RetentionPolicy,
+    kept: &HashSet<PointSeq>,
+) -> HashSet<PointSeq> {
+    // How each guest stood is its own matter.
+    let alike = |p: &&PointFacts| PointFacts { app_consistent: false, ..**p };
+    let joint: Vec<PointFacts> = recovery.iter().filter(|p| p.joint).map(alike).collect();
+    match joint.last() {
+        Some(last) if kept.contains(&last.seq) => {
+            self::kept(&joint.iter().collect::<Vec<_>>(), policy, last.instant)
+        }
+        _ => HashSet::new(),
+    }
 }
 
 /// The oldest point of each period, because it stays the oldest when more come; one that is application-consistent is preferred.
@@ -177,8 +202,8 @@ mod tests {
         UnixMicros::new(s * 1_000_000)
     }
 
-    /// `r` recovery point, `R` pinned recovery point, `a` application-consistent recovery point, `b` base, `B` pinned base;
-    /// oldest first, one second apart.
+    /// `r` recovery point, `R` pinned recovery point, `a` application-consistent recovery point, `j` recovery point at an instant that others
+    /// share, `b` base, `B` pinned base; oldest first, one second apart.
     fn chain(kinds: &str) -> Vec<PointFacts> {
         (1..)
             .zip(kinds.chars())
@@ -189,6 +214,7 @@ mod tests {
                 recovery: !kind.eq_ignore_ascii_case(&'b'),
                 pinned: kind.is_ascii_uppercase(),
                 app_consistent: kind == 'a',
+                joint: kind == 'j',
             })
             .collect()
     }
@@ -270,6 +296,27 @@ mod tests {
     }
 
     #[test]
+    fn r_rep_12_shared_instants_are_kept_as_if_there_were_no_others() {
+        // chain, keep count, leaving
+        type Row = (&'static str, u32, &'static [u64]);
+        let table: &[Row] = &[
+            ("jjjj", 2, &[1, 2]),
+            ("jrjrjr", 2, &[1, 2, 4]),
+            ("rjrjrj", 2, &[1, 2, 3]),
+            ("jjjrr", 3, &[]),
+            ("jjrrr", 4, &[]),
+            ("jjjrrr", 4, &[]),
+            // The group has ended, or its rounds come to nothing: they leave in the end.
+            ("jjrrr", 2, &[1, 2, 3]),
+            ("jjarr", 2, &[1, 2]),
+        ];
+        for (kinds, count, expected) in table {
+            let policy = RetentionPolicy { keep_count: Some(*count), ..RetentionPolicy::default() };
+            assert_eq!(leaving(kinds, &policy, 13), *expected, "{kinds} {count}");
+        }
+    }
+
+    #[test]
     fn r_rep_4_a_pin_on_one_branch_does_not_hold_the_other() {
         let mut points = chain("rrrrr");
         points[3].parent = Some(PointSeq::new(1));
@@ -346,6 +393,41 @@ mod tests {
                 }
                 prop_assert_eq!(expired(&points, &policy, second(clock + skew)), []);
             }
+        }
+
+        /// R-REP-12: items of a group keep the same of its instants, whatever points of their own they have between them and
+        /// whenever each is tidied, as long as their own do not outlast the group's.
+        #[test]
+        fn r_rep_12_items_of_a_group_keep_the_same_instants(
+            rounds in vec((1i64..90, 0u8..4, 0u8..4, any::<bool>()), 1..80),
+            keep_count in 5u32..10,
+            keep_age in 300u64..3000,
+            of in vec((1u64..400, 1u64..5000), 0..4),
+        ) {
+            let age = Duration::from_secs(keep_age);
+            let policy =
+                RetentionPolicy { keep_count: Some(keep_count), keep_age: Some(age), tiers: tiers(&of) };
+            let (mut chains, mut clock): ([Vec<PointFacts>; 2], i64) = (Default::default(), 1_000_000);
+            let mut next = 0;
+            for (gap, own_of_a, own_of_b, tidy_between) in rounds {
+                clock += gap * 10;
+                for (points, own) in chains.iter_mut().zip([own_of_a, own_of_b]) {
+                    for n in 0..=own {
+                        next += 1;
+                        let at = clock + i64::from(n);
+                        let made = point(next, points.last().map(|p| p.seq), at);
+                        points.push(PointFacts { joint: n == 0, app_consistent: n == 2, ..made });
+                    }
+                    if tidy_between {
+                        tidied(points, &policy, second(clock));
+                    }
+                }
+            }
+            let shared = chains.each_mut().map(|points| {
+                tidied(points, &policy, second(clock));
+                points.iter().filter(|p| p.joint).map(|p| p.instant).collect::<Vec<_>>()
+            });
+            prop_assert_eq!(&shared[0], &shared[1]);
         }
 
         /// R-REP-4: after months of replication each period that a tier covers has a point, and there are not more points than

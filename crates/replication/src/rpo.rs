@@ -55,6 +55,10 @@ pub enum Reason {
     NotAtRest {
         error: Problem,
     },
+    /// The last round of the item's consistency group came to nothing, so the latest points are of their own instants (R-REP-12).
+    NotJoint {
+        error: Problem,
+    },
     Paused(Pause),
     /// Nobody replicates the item at this moment.
     Stopped,
@@ -99,6 +103,7 @@ impl fmt::Display for Reason {
                 write!(f, "{} of the machine is not protected", disks.join(", "))
             }
             Self::NotAtRest { error } => write!(f, "points are crash-consistent only: {}", error.message),
+            Self::NotJoint { error } => f.write_str(&error.message),
             Self::Paused(Pause { since: _, by, why }) => {
                 write!(f, "replication is paused by {by}")?;
                 if why.is_empty() { Ok(()) } else { write!(f, ": {why}") }
@@ -128,7 +133,7 @@ impl Reason {
             Self::BeyondObjective { .. } => "RPO_EXCEEDED",
             Self::NearObjective { .. } => "RPO_NEAR",
             Self::Failing { .. } => "CYCLES_FAILING",
-            Self::Changed { error } | Self::NotAtRest { error } => &error.reason,
+            Self::Changed { error } | Self::NotAtRest { error } | Self::NotJoint { error } => &error.reason,
             Self::DiskNotProtected { .. } => "DISK_NOT_PROTECTED",
             Self::Paused(_) => "PAUSED",
             Self::Stopped => "STOPPED",
@@ -154,9 +159,10 @@ impl Reason {
             Self::BeyondObjective { .. } | Self::NearObjective { .. } => {
                 "Look at backlog and throughput: a longer interval, more bandwidth or less load on the link helps."
             }
-            Self::Failing { error, .. } | Self::Changed { error } | Self::NotAtRest { error } => {
-                &error.remedy
-            }
+            Self::Failing { error, .. }
+            | Self::Changed { error }
+            | Self::NotAtRest { error }
+            | Self::NotJoint { error } => &error.remedy,
             Self::DiskNotProtected { .. } => {
                 "Include it or leave it out: understudy item disks ITEM --add DISK or --exclude DISK."
             }
@@ -209,6 +215,8 @@ pub struct RpoFacts {
     pub unprotected: Vec<DiskName>,
     /// Why the guest was not brought to rest the last time that it was asked to.
     pub not_at_rest: Option<Problem>,
+    /// Why the last round of its consistency group came to nothing.
+    pub not_joint: Option<Problem>,
     pub damaged_points: u32,
 }
 
@@ -241,6 +249,9 @@ pub fn assess(facts: &RpoFacts) -> Assessment {
     }
     if let Some(error) = facts.not_at_rest.clone() {
         found.push((Health::Warning, Reason::NotAtRest { error }));
+    }
+    if let Some(error) = facts.not_joint.clone() {
+        found.push((Health::Warning, Reason::NotJoint { error }));
     }
     if let Some(pause) = facts.paused.clone() {
         found.push((Health::Warning, Reason::Paused(pause)));
@@ -310,6 +321,7 @@ mod tests {
             last_error: None,
             unprotected: Vec::new(),
             not_at_rest: None,
+            not_joint: None,
             damaged_points: 0,
         }
     }
@@ -344,6 +356,7 @@ mod tests {
                 RpoFacts { not_at_rest: Some(Problem::new("R", "s", "m", "r")), ..base.clone() },
                 Health::Warning,
             ),
+            (RpoFacts { not_joint: Some(Problem::new("R", "s", "m", "r")), ..base.clone() }, Health::Warning),
             (RpoFacts { unprotected: vec!["vdb".parse().unwrap()], ..base.clone() }, Health::Warning),
             (RpoFacts { paused: Some(pause()), ..base.clone() }, Health::Warning),
             (RpoFacts { paused: Some(pause()), latest: at(980), ..base.clone() }, Health::Critical),

@@ -13,6 +13,7 @@
 mod any;
 mod consistency;
 pub mod cursor;
+mod joint;
 mod problem;
 mod settings;
 mod time;
@@ -27,6 +28,7 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 
 pub use any::{AnyError, MAX_ANY_BYTES, check_any, pack, unpack};
 pub use consistency::{consistency_from_wire, consistency_to_wire};
+pub use joint::{joint_from_wire, joint_to_wire, members_from_wire};
 pub use problem::{MAX_PROBLEM_TEXT, MAX_PROBLEMS, problem_from_wire, problem_to_wire};
 pub use prost_types::Any;
 pub use settings::{settings_from_wire, settings_to_wire, tiers_from_wire, tiers_to_wire};

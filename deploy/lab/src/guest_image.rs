@@ -27,7 +27,7 @@ use crate::{
     journal::record::{
         DISK_BYTES, FILES_BYTES, JOURNAL_BYTES, JOURNAL_OFFSET, SCRATCH_BYTES, SCRATCH_OFFSET,
     },
-    machine::Machine,
+    machine::{Machine, Talk},
 };
 
 /// Static program that the guest runs; see `build.rs`.
@@ -229,12 +229,17 @@ fn parent(path: &Path) -> Result<&Path> {
 fn boot_settings(machine: &Machine) -> String {
     format!(
         "DEFAULT lab\nPROMPT 0\nLABEL lab\n LINUX vmlinuz\n INITRD initrd\n \
-         APPEND console=ttyS0 quiet loglevel=4 ipv6.disable=1 panic=-1 us.host={} us.disks={} us.rate={} us.dirty={} us.agent={}\n",
+         APPEND console=ttyS0 quiet loglevel=4 ipv6.disable=1 panic=-1 us.host={} us.disks={} us.rate={} us.dirty={} us.agent={}{}\n",
         machine.name,
         machine.disks,
         machine.records_per_second,
         machine.dirty_kib_per_second,
-        u8::from(machine.guest_agent)
+        u8::from(machine.guest_agent),
+        match machine.talk {
+            Talk::Alone => String::new(),
+            Talk::Leads(follower) => format!(" us.leads={follower}"),
+            Talk::Follows => " us.follows=1".to_owned(),
+        }
     )
 }
 

@@ -23,6 +23,19 @@ pub struct Machine {
     pub dirty_kib_per_second: u32,
     /// Whether an application writes through a file system there, and an agent can freeze it.
     pub guest_agent: bool,
+    /// Whether its journal depends on another guest's.
+    pub talk: Talk,
+}
+
+/// What a guest's journal is to another one's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Talk {
+    #[default]
+    Alone,
+    /// It writes a record only when the follower at this address has the one before.
+    Leads(Ipv4Addr),
+    /// It writes what its leader tells it.
+    Follows,
 }
 
 impl Machine {
@@ -41,6 +54,7 @@ impl Machine {
             records_per_second: 10,
             dirty_kib_per_second: 0,
             guest_agent: false,
+            talk: Talk::Alone,
         })
     }
 

@@ -164,7 +164,7 @@ impl Agent {
         );
         let worker = Worker::new(connect(tracker)?);
         let queue = Queue::Host(config.host_name()?);
-        let thawing = tokio::spawn(thaw_left_frozen(hypervisor));
+        let freeing = tokio::spawn(free_left_guests(hypervisor));
         source::resume(&sources, &ledger).await;
         let gathering = tokio::spawn({
             let facts = facts.clone();
@@ -189,17 +189,21 @@ impl Agent {
             ending
         );
         gathering.await?;
-        thawing.abort();
+        freeing.abort();
         control?;
         bulk?;
         Ok(())
     }
 }
 
-/// R-REP-3: at once and beside everything else, as the guests wait for it. One that cannot be thawed now is tried again before it is
-/// frozen the next time, and its guard goes on in the meantime.
-async fn thaw_left_frozen(hypervisor: Arc<dyn Hypervisor>) {
-    if let Err(error) = hypervisor.thaw_left_frozen().await {
+/// R-REP-3, R-REP-12: at once and beside everything else, as the guests wait for it. One that cannot be let go now is tried again before
+/// it is frozen or held the next time, and its guard goes on in the meantime.
+async fn free_left_guests(hypervisor: Arc<dyn Hypervisor>) {
+    let (resumed, thawed) = tokio::join!(hypervisor.resume_left_held(), hypervisor.thaw_left_frozen());
+    if let Err(error) = resumed {
+        tracing::error!(%error, "a guest may still be held");
+    }
+    if let Err(error) = thawed {
         tracing::error!(%error, "a guest may still be frozen");
     }
 }

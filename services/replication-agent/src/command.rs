@@ -1,4 +1,4 @@
-//! The commands beside the service: `guard`, `install-hook` and `thaw-guard`.
+//! The commands beside the service: `guard`, `install-hook`, `thaw-guard` and `hold-guard`.
 //!
 //! They are short-lived processes that must not fail for lack of anything but their own files, so they share nothing with
 //! the service but its configuration.
@@ -53,6 +53,18 @@ enum Command {
         #[arg(long)]
         limit_ms: u64,
     },
+    /// Stands by while the agent has a guest held, and lets it go on when the agent cannot. The agent calls it.
+    #[command(hide = true)]
+    HoldGuard {
+        /// libvirt's address.
+        #[arg(long)]
+        uri: String,
+        #[arg(long)]
+        machine: MachineName,
+        /// The agent's note of it.
+        #[arg(long)]
+        note: PathBuf,
+    },
     /// Writes the script through which libvirt asks the guard.
     InstallHook {
         /// Where libvirt looks for hooks.
@@ -75,6 +87,7 @@ pub fn run() -> Option<ExitCode> {
                 .map_err(|why| format!("machine {machine} must not start here: {why}"))
         }
         Command::InstallHook { dir } => install(&config, &dir),
+        Command::HoldGuard { uri, machine, note } => libvirt::hold_guard(&uri, &machine, &note),
         Command::ThawGuard { uri, machine, limit_ms } => {
             libvirt::thaw_guard(&uri, &machine, Duration::from_millis(limit_ms))
         }
@@ -95,7 +108,8 @@ fn names_a_command(arguments: &[String]) -> bool {
         [flag, rest @ ..] if flag.starts_with("--config=") => rest,
         all => all,
     };
-    rest.first().is_some_and(|first| ["guard", "install-hook", "thaw-guard"].contains(&first.as_str()))
+    rest.first()
+        .is_some_and(|first| ["guard", "install-hook", "thaw-guard", "hold-guard"].contains(&first.as_str()))
 }
 
 fn answer(config: &Path, operation: &str, sub_operation: &str) -> Result<(), String> {
@@ -130,6 +144,7 @@ mod tests {
                 && is("--config a.toml install-hook --dir /x")
                 && is("--config=a guard m p b")
                 && is("thaw-guard --uri u --machine m --limit-ms 1")
+                && is("hold-guard --uri u --machine m --note n")
         );
         assert!(!is("") && !is("--config a.toml") && !is("--config guard") && !is("--check --config a.toml"));
     }

@@ -210,6 +210,7 @@ impl Side {
             settings: ReplicationSettings { compression, ..ReplicationSettings::default() },
             paused: false,
             rpo_objective: None,
+            group: None,
             revision: String::new(),
             policy: None,
         };
@@ -252,6 +253,7 @@ impl Side {
                 rpo_objective: None,
                 revision: String::new(),
                 policy: None,
+                group: None,
             };
             self.task(&fleet::name(number).parse()?, Action::StartReplication(start))?;
         }

@@ -163,6 +163,7 @@ async fn ours_send(side: &Side) -> anyhow::Result<()> {
         machine_json: "{}".to_owned(),
         consistency: Consistency::Crash,
         frozen: None,
+        joint: None,
         wrapped_key: None,
     };
     let payload = Payload::from(Bytes::from(vec![0x5a; PIECE as usize]));

@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use understudy_hypervisor::{
     BlockingReader, CheckpointName, DiskReader, Error, Extent, GuestState, HostInventory, Hypervisor,
-    IsolationEvidence, Machine, MachineDefinition, MachineTag, Snapshot, SnapshotDisk, SnapshotRequest,
-    TestNetworkDefinition,
+    IsolationEvidence, Machine, MachineDefinition, MachineTag, PreparedSnapshot, Snapshot, SnapshotDisk,
+    SnapshotRequest, Still, TestNetworkDefinition,
     files::{self, DiskFormat, FileDisk, FileMachine, FilesHypervisor},
 };
 use understudy_ids::{ByteRange, MachineName, NetworkName, UnixMicros, Uuid};
@@ -186,7 +186,13 @@ impl Hypervisor for Tracked {
         let disks = disks.collect();
         Ok(Box::new(TrackedSnapshot { inner, disks }))
     }
+    async fn prepare_snapshot(&self, request: &SnapshotRequest) -> Result<Box<dyn PreparedSnapshot>, Error> {
+        Ok(Box::new(Still(self.open_snapshot(request).await?)))
+    }
     async fn thaw_left_frozen(&self) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn resume_left_held(&self) -> Result<(), Error> {
         Ok(())
     }
     async fn changed_bytes(&self, _: &MachineName, _: &CheckpointName) -> Result<Option<u64>, Error> {

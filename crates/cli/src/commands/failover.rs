@@ -137,6 +137,9 @@ fn show(preview: &RunPreview) {
         [s.phase.clone(), title, s.executor.clone(), s.on_error.clone()]
     });
     output::say(&steps.to_string());
+    for notice in &preview.notices {
+        output::say(&format!("note: {notice}"));
+    }
 }
 
 fn confirmed() -> anyhow::Result<bool> {

@@ -247,6 +247,7 @@ fn details(item: &ProtectedItem) -> comfy_table::Table {
         ("stand-by at", item.standby_host.to_string()),
         ("generation", item.generation.to_string()),
         ("policy", item.policy.to_string()),
+        ("consistency group", output::maybe(&item.group)),
         ("disks", disks.join(", ")),
         ("left out", excluded.join(", ")),
         ("latest point", output::maybe(&item.latest_point)),

@@ -2,6 +2,7 @@
 
 mod audit;
 mod failover;
+mod group;
 mod host;
 mod item;
 mod job;
@@ -37,6 +38,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Noun::Machine(verb) => machine::run(&connection.recovery()?, output, verb).await?,
         Noun::Policy(verb) => policy::run(&connection.recovery()?, output, verb).await?,
         Noun::Item(verb) => return item::run(&connection, output, verb).await,
+        Noun::Group(verb) => group::run(&connection.recovery()?, output, verb).await?,
         Noun::Point(verb) => point::run(&connection.recovery()?, output, verb).await?,
         Noun::Network(verb) => network::run(&connection.networks()?, output, verb).await?,
         Noun::Mapping(verb) => mapping::run(&connection.networks()?, output, verb).await?,

@@ -11,7 +11,7 @@ pub async fn run(client: &RecoveryClient, format: Format, verb: Point) -> anyhow
     let points = all(usize::MAX, |page| client.list_points(&item, page)).await?;
     output::print(format, &points, || {
         output::rows(
-            ["POINT", "INSTANT", "CONSISTENCY", "RECEIVED", "CHANGED", "IN USE", "DAMAGED BLOCKS"],
+            ["POINT", "INSTANT", "CONSISTENCY", "RECEIVED", "CHANGED", "IN USE", "DAMAGED BLOCKS", "GROUP"],
             &points,
             |p: &RecoveryPoint| {
                 [
@@ -22,6 +22,7 @@ pub async fn run(client: &RecoveryClient, format: Format, verb: Point) -> anyhow
                     output::bytes(p.changed_bytes),
                     if p.in_use { "yes" } else { "" }.to_owned(),
                     if p.damaged_blocks > 0 { p.damaged_blocks.to_string() } else { String::new() },
+                    group(p),
                 ]
             },
         )
@@ -34,4 +35,10 @@ fn consistency(point: &RecoveryPoint) -> String {
         Some(frozen) => format!("{}, frozen {} ms", point.consistency, frozen.as_millis()),
         None => point.consistency.to_string(),
     }
+}
+
+/// The group whose instant it is, with the time that it cost the guests.
+fn group(point: &RecoveryPoint) -> String {
+    let joint = point.joint.as_ref();
+    joint.map_or_else(String::new, |joint| format!("{}, stopped {} ms", joint.group, joint.pause.as_millis()))
 }

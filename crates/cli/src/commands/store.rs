@@ -19,6 +19,7 @@ use understudy_ids::{Consistency, DiskName, ItemName, PointSeq, UnixMicros};
 use understudy_replica_store::{
     Damage, DiskFormat, DiskManifest, Export, Manifest, PointInfo, PointKind, StoreReader,
 };
+use understudy_replication::Joint;
 
 use crate::output::{self, Format};
 
@@ -219,6 +220,8 @@ struct PointRow {
     age_seconds: u64,
     stored_bytes: u64,
     consistency: Consistency,
+    /// Whose instant it is, and with whose points: those of the same instant.
+    joint: Option<Joint>,
     kind: PointKind,
     parent: Option<PointSeq>,
     in_use_by: Vec<String>,
@@ -234,6 +237,7 @@ fn point_row(point: &PointInfo, stored_bytes: u64) -> PointRow {
         age_seconds: since(manifest.instant).as_secs(),
         stored_bytes,
         consistency: manifest.consistency,
+        joint: manifest.joint.clone(),
         kind: manifest.kind,
         parent: manifest.parent,
         in_use_by: pins.iter().map(ToString::to_string).collect(),
@@ -246,7 +250,8 @@ fn list_points(store: &StoreReader, item: &ItemName, format: Format) -> anyhow::
     let usage = store.usage(item)?.points;
     let size = |p: &PointInfo| usage.get(&p.manifest.seq).copied().unwrap_or(0);
     let rows: Vec<PointRow> = points.iter().map(|p| point_row(p, size(p))).collect();
-    let headings = ["POINT", "INSTANT", "AGE", "SIZE", "CONSISTENCY", "ON", "IN USE BY", "DAMAGED BLOCKS"];
+    let headings =
+        ["POINT", "INSTANT", "AGE", "SIZE", "CONSISTENCY", "ON", "IN USE BY", "DAMAGED BLOCKS", "GROUP"];
     output::print(format, &rows, || {
         output::rows(headings, &rows, |r| {
             [
@@ -258,9 +263,15 @@ fn list_points(store: &StoreReader, item: &ItemName, format: Format) -> anyhow::
                 output::maybe(&r.parent),
                 r.in_use_by.join(", "),
                 some(r.damaged_blocks),
+                group(r.joint.as_ref()),
             ]
         })
     })
+}
+
+/// Whose instant it is, and how many items have it.
+fn group(joint: Option<&Joint>) -> String {
+    joint.map_or_else(String::new, |joint| format!("{}, {} items", joint.group, joint.members.len()))
 }
 
 fn consistency(kind: PointKind, consistency: Consistency) -> String {
@@ -301,6 +312,7 @@ fn details_table(details: &PointDetails<'_>) -> Table {
         ("received", output::time(m.received)),
         ("generation", m.generation.to_string()),
         ("consistency", consistency(m.kind, m.consistency)),
+        ("consistency group", group(m.joint.as_ref())),
         ("stands on", output::maybe(&m.parent)),
         ("in use by", details.in_use_by.join(", ")),
         ("damage", damage(&details.damage)),

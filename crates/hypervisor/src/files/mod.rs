@@ -26,8 +26,8 @@ pub use config::{Config, DiskFormat, FileDisk, FileMachine};
 
 use crate::{
     CheckpointName, DiskHardware, Error, Firmware, GuestState, Hardware, HostInventory, Hypervisor,
-    IsolationEvidence, Machine, MachineDefinition, MachineTag, PowerState, Snapshot, SnapshotDisk,
-    SnapshotRequest, TestNetworkDefinition,
+    IsolationEvidence, Machine, MachineDefinition, MachineTag, PowerState, PreparedSnapshot, Snapshot,
+    SnapshotDisk, SnapshotRequest, Still, TestNetworkDefinition,
     libvirt::{Place, TrackedDisk, end_server, open_reader, serve},
 };
 
@@ -232,7 +232,16 @@ impl Hypervisor for FilesHypervisor {
         Ok(Box::new(self.open_disks(request).await?))
     }
 
+    /// Its machines never run.
+    async fn prepare_snapshot(&self, request: &SnapshotRequest) -> Result<Box<dyn PreparedSnapshot>, Error> {
+        Ok(Box::new(Still(Box::new(self.open_disks(request).await?))))
+    }
+
     async fn thaw_left_frozen(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn resume_left_held(&self) -> Result<(), Error> {
         Ok(())
     }
 

@@ -21,7 +21,7 @@ pub struct Config {
     /// QEMU's binary; libvirt's choice when not given.
     #[serde(default)]
     pub emulator: Option<PathBuf>,
-    /// The program whose `thaw-guard` stands by while a guest is frozen; the one that runs when not given.
+    /// The program whose `thaw-guard` and `hold-guard` stand by while a guest is frozen or held; the one that runs when not given.
     #[serde(default)]
     pub thaw_guard: Option<PathBuf>,
     /// For every call to libvirt. After it the outcome is unknown.

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use understudy_ids::{DiskName, MacAddress, NetworkName};
+use understudy_ids::{DiskName, MacAddress, MachineName, NetworkName};
 
 use super::{
     ffi::{AddressSource, Domain, ObservedAddress, State},
@@ -13,13 +13,18 @@ use super::{
 use crate::{Bus, DiskHardware, Error, Firmware, Hardware, Machine, NicHardware, PowerState};
 
 /// Everything about one domain. `None`: its name is not one that Understudy can use, so it cannot be protected either.
-pub fn machine(domain: &Domain) -> Result<Option<Machine>, Error> {
+///
+/// A machine that is held for the moment of a snapshot counts as running: `is_held` says whether it is.
+pub fn machine(domain: &Domain, is_held: impl Fn(&MachineName) -> bool) -> Result<Option<Machine>, Error> {
     let Ok(name) = domain.name().parse() else { return Ok(None) };
+    let held_before = is_held(&name);
     let what = || format!("machine {name}");
     let xml = description(domain, false)?;
     let bad = |why: String| Error::Failed { what: format!("reading the description of machine {name}"), why };
     let power = match domain.state().map_err(failed(what()))? {
         State::Running => PowerState::Running,
+        // It may have come to be held, or have gone on, while it was asked.
+        State::Paused if held_before || is_held(&name) => PowerState::Running,
         State::Paused => PowerState::Paused,
         State::ShutOff => PowerState::ShutOff,
         State::Unknown => PowerState::Unknown,

@@ -1,15 +1,18 @@
-//! The process that thaws a guest when the one that froze it cannot: it died, it hangs, or it takes too long (R-REP-3).
+//! The process that thaws a guest when the one that froze it cannot, or lets a held one go on: the other died, it hangs, or it takes too
+//! long (R-REP-3, R-REP-12).
 //!
 //! ```text
 //!   machine found ─▶ "ready" ─▶ wait for the parent, up to the limit ─┬─ dismissed: ends
-//!                                                                     ├─ the parent is gone: thaws, waits for the limit, thaws again
-//!                                                                     └─ limit passed: thaws
+//!                                                                     ├─ the parent is gone: frees, waits for the limit, frees again
+//!                                                                     └─ limit passed: frees
 //! ```
 //! It has a session of its own, so that what ends its parent does not end it, and shares nothing with it but a pipe. It goes on
-//! trying for as long as the machine runs, within bounds: a guest's agent that was busy answers in the end.
+//! trying for as long as the machine runs, within bounds: a guest's agent that was busy answers in the end. A held guest's limit is
+//! counted from when the parent says that it is about to hold it.
 
 use std::{
     io::{self, BufRead, Write},
+    path::Path,
     sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
@@ -28,7 +31,10 @@ pub const READY: &str = "ready";
 /// What it is told when there is nothing left to do.
 pub const DISMISSED: &str = "dismissed\n";
 
-/// Between two attempts to thaw.
+/// What it is told when a guest is about to be held, with the limit in milliseconds behind it.
+pub const HOLDING: &str = "holding ";
+
+/// Between two attempts.
 const PAUSE: Duration = Duration::from_secs(1);
 /// After this long a guest that does not answer is left to the next process of its agent, which finds the note.
 const GIVE_UP: Duration = Duration::from_secs(15 * 60);
@@ -45,14 +51,49 @@ pub fn stand(uri: &str, machine: &MachineName, limit: Duration) -> Result<(), St
     find(&Connection::open(uri).map_err(|e| e.to_string())?, machine)?;
     println!("{READY}");
     io::stdout().flush().map_err(|e| e.to_string())?;
-    match parent(limit.saturating_sub(begun.elapsed())) {
-        Parent::Dismisses => Ok(()),
-        Parent::TakesTooLong => thaw_for_certain(uri, machine),
-        Parent::IsGone => {
-            thaw_for_certain(uri, machine)?;
+    let thaw = || for_certain(uri, machine, "thawed", |domain| thaw(domain).map(|thawed| thawed > 0));
+    match Parent::listen().dismisses(limit.saturating_sub(begun.elapsed())) {
+        Answer::Dismisses => Ok(()),
+        Answer::TakesTooLong => thaw(),
+        Answer::IsGone => {
+            thaw()?;
             // A freeze that the parent had asked for may take effect only after that; none does after the limit.
             thread::sleep(limit.saturating_sub(begun.elapsed()));
-            thaw_for_certain(uri, machine)
+            thaw()
+        }
+    }
+}
+
+/// As [`stand`], for a guest that is held. Removes the note of it when the guest goes on by this process's doing.
+///
+/// # Errors
+/// When the machine cannot be found, or could not be let go.
+pub fn stand_by_held(uri: &str, machine: &MachineName, note: &Path) -> Result<(), String> {
+    stay_alive()?;
+    find(&Connection::open(uri).map_err(|e| e.to_string())?, machine)?;
+    println!("{READY}");
+    io::stdout().flush().map_err(|e| e.to_string())?;
+    let parent = Parent::listen();
+    // Nobody is held before that, so there is nothing to do for one that goes.
+    let Some(limit) = parent.holds() else { return Ok(()) };
+    let begun = Instant::now();
+    let let_go = || {
+        for_certain(uri, machine, "let go", resume)?;
+        match std::fs::remove_file(note) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(format!("{}: {error}", note.display()))
+            }
+            _ => Ok(()),
+        }
+    };
+    match parent.dismisses(limit) {
+        Answer::Dismisses => Ok(()),
+        Answer::TakesTooLong => let_go(),
+        Answer::IsGone => {
+            let_go()?;
+            // As with a freeze: what the parent had asked for may take effect only now.
+            thread::sleep(limit.saturating_sub(begun.elapsed()));
+            let_go()
         }
     }
 }
@@ -65,50 +106,73 @@ fn stay_alive() -> Result<(), String> {
     asked_to_end.thread_block().map_err(|e| format!("signals cannot be held back: {e}"))
 }
 
-enum Parent {
+/// The other end of standard input.
+struct Parent {
+    heard: mpsc::Receiver<String>,
+}
+
+enum Answer {
     Dismisses,
     IsGone,
     TakesTooLong,
 }
 
-fn parent(limit: Duration) -> Parent {
-    let (told, heard) = mpsc::channel();
-    thread::spawn(move || {
-        let mut line = String::new();
-        let read = io::stdin().lock().read_line(&mut line);
-        // Nobody listens any more when the limit has passed.
-        let _ = told.send(read.is_ok() && line == DISMISSED);
-    });
-    match heard.recv_timeout(limit) {
-        Ok(true) => Parent::Dismisses,
-        Ok(false) | Err(RecvTimeoutError::Disconnected) => Parent::IsGone,
-        Err(RecvTimeoutError::Timeout) => Parent::TakesTooLong,
+impl Parent {
+    fn listen() -> Self {
+        let (tell, heard) = mpsc::channel();
+        thread::spawn(move || {
+            for line in io::stdin().lock().lines() {
+                // Nobody listens any more when the limit has passed.
+                let Ok(true) = line.map(|line| tell.send(line).is_ok()) else { return };
+            }
+        });
+        Self { heard }
+    }
+
+    /// Waits until it is about to hold the guest, and says for how long at most.
+    fn holds(&self) -> Option<Duration> {
+        let said = self.heard.recv().ok()?;
+        said.strip_prefix(HOLDING)?.parse().ok().map(Duration::from_millis)
+    }
+
+    fn dismisses(&self, limit: Duration) -> Answer {
+        match self.heard.recv_timeout(limit) {
+            Ok(said) if said == DISMISSED.trim_end() => Answer::Dismisses,
+            Ok(_) | Err(RecvTimeoutError::Disconnected) => Answer::IsGone,
+            Err(RecvTimeoutError::Timeout) => Answer::TakesTooLong,
+        }
     }
 }
 
-fn thaw_for_certain(uri: &str, machine: &MachineName) -> Result<(), String> {
+/// Goes on trying until the guest is free, or no longer there. `free` says whether there was something to do.
+fn for_certain(
+    uri: &str,
+    machine: &MachineName,
+    done: &str,
+    free: impl Fn(&Domain) -> Result<bool, CallError>,
+) -> Result<(), String> {
     let begun = Instant::now();
     loop {
-        let error = match Connection::open(uri).map_err(|e| e.to_string()).and_then(|c| thaw_at(&c, machine))
-        {
-            Ok(thawed) => {
-                eprintln!("understudy: guard of machine {machine}: {thawed} file systems thawed");
+        let tried = Connection::open(uri).map_err(|e| e.to_string()).and_then(|connection| {
+            match connection.domain(machine.as_str()).map_err(|e| e.to_string())? {
+                Some(domain) => free(&domain).map_err(|e| e.to_string()),
+                // A machine that is not there is neither frozen nor held.
+                None => Ok(false),
+            }
+        });
+        let error = match tried {
+            Ok(was_bound) => {
+                if was_bound {
+                    eprintln!("understudy: guard of machine {machine}: {done}");
+                }
                 return Ok(());
             }
             Err(error) => error,
         };
         if begun.elapsed() > GIVE_UP {
-            return Err(format!("machine {machine} could not be thawed: {error}"));
+            return Err(format!("machine {machine} could not be {done}: {error}"));
         }
         thread::sleep(PAUSE);
-    }
-}
-
-fn thaw_at(connection: &Connection, machine: &MachineName) -> Result<u32, String> {
-    match connection.domain(machine.as_str()).map_err(|e| e.to_string())? {
-        Some(domain) => thaw(&domain).map_err(|e| e.to_string()),
-        // A machine that is not there is not frozen.
-        None => Ok(0),
     }
 }
 
@@ -122,5 +186,17 @@ pub fn thaw(domain: &Domain) -> Result<u32, CallError> {
     match domain.thaw() {
         Err(error) if error.is_without_agent() || !domain.is_active()? => Ok(0),
         thawed => thawed,
+    }
+}
+
+/// Whether it was suspended until now. One that somebody has let go already is not touched.
+pub fn resume(domain: &Domain) -> Result<bool, CallError> {
+    if !domain.is_active()? || !domain.is_suspended()? {
+        return Ok(false);
+    }
+    match domain.resume() {
+        // Somebody was faster.
+        Err(_) if !domain.is_suspended()? => Ok(false),
+        resumed => resumed.map(|()| true),
     }
 }

@@ -21,6 +21,7 @@ const PRESS_AGAIN: Duration = Duration::from_secs(5);
 impl LibvirtHypervisor {
     pub(super) async fn read_inventory(&self) -> Result<HostInventory, Error> {
         let what = "the inventory of this host";
+        let is_held = self.tells_held();
         self.session
             .call(what, move |connection| {
                 let libvirt = connection.libvirt_version().map_err(failed(what))?;
@@ -28,7 +29,7 @@ impl LibvirtHypervisor {
                 let (cpus, memory_bytes) = connection.node().map_err(failed(what))?;
                 let mut machines = Vec::new();
                 for domain in connection.domains().map_err(failed(what))? {
-                    match describe::machine(&domain) {
+                    match describe::machine(&domain, &is_held) {
                         Ok(machine) => machines.extend(machine),
                         // Undefined since it was listed.
                         Err(Error::NotFound { .. }) => {}
@@ -49,10 +50,10 @@ impl LibvirtHypervisor {
     }
 
     pub(super) async fn read_machine(&self, name: &MachineName) -> Result<Option<Machine>, Error> {
-        let name = name.clone();
+        let (name, is_held) = (name.clone(), self.tells_held());
         self.session
             .call(format!("machine {name}"), move |connection| match look_up(connection, &name) {
-                Ok(domain) => describe::machine(&domain),
+                Ok(domain) => describe::machine(&domain, is_held),
                 Err(Error::NotFound { .. }) => Ok(None),
                 Err(error) => Err(error),
             })
@@ -245,7 +246,8 @@ fn existing(connection: &Connection, definition: &MachineDefinition) -> Result<O
         return Err(conflict(format!("machine {other} has its UUID {}", definition.uuid)));
     }
     let domain = connection.domain(definition.name.as_str()).map_err(failed(what.clone()))?;
-    let Some(machine) = domain.map(|domain| describe::machine(&domain)).transpose()?.flatten() else {
+    let Some(machine) = domain.map(|domain| describe::machine(&domain, |_| false)).transpose()?.flatten()
+    else {
         return Ok(None);
     };
     let Some(tag) = &machine.tag else { return Err(conflict("it carries no Understudy tag".to_owned())) };

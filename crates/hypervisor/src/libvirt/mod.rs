@@ -3,7 +3,7 @@
 //! ```text
 //!   LibvirtHypervisor ─┬─ machines       domain_xml ─▶ libvirt ─▶ describe, tag
 //!                      ├─ snapshot/      backup jobs and qemu-storage-daemon, read over NBD; checkpoints; guests at rest
-//!                      ├─ guard          a process that thaws a guest when this one cannot
+//!                      ├─ guard          a process that thaws a guest, or lets it go on, when this one cannot
 //!                      ├─ test_network/  bridge, services namespace, dnsmasq, probes
 //!                      └─ session ─▶ ffi one connection, bounded calls
 //! ```
@@ -41,10 +41,10 @@ use understudy_sealing::Passphrase;
 
 use crate::{
     CheckpointName, Error, HostInventory, Hypervisor, IsolationEvidence, Machine, MachineDefinition,
-    MachineTag, Snapshot, SnapshotRequest, TestNetworkDefinition,
+    MachineTag, PreparedSnapshot, Snapshot, SnapshotRequest, TestNetworkDefinition,
 };
 pub use config::{Config, Emulation};
-pub use guard::stand as thaw_guard;
+pub use guard::{stand as thaw_guard, stand_by_held as hold_guard};
 use session::Session;
 // Image files are served and read in one way, whatever driver they belong to.
 pub(crate) use snapshot::{Place, TrackedDisk, end_server, open_reader, serve};
@@ -80,8 +80,16 @@ impl Hypervisor for LibvirtHypervisor {
         self.make_snapshot(request).await
     }
 
+    async fn prepare_snapshot(&self, request: &SnapshotRequest) -> Result<Box<dyn PreparedSnapshot>, Error> {
+        self.prepare_joint(request).await
+    }
+
     async fn thaw_left_frozen(&self) -> Result<(), Error> {
         self.thaw_all_left_frozen().await
+    }
+
+    async fn resume_left_held(&self) -> Result<(), Error> {
+        self.resume_all_left_held().await
     }
 
     async fn checkpoints(&self, machine: &MachineName) -> Result<Vec<CheckpointName>, Error> {

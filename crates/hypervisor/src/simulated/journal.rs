@@ -67,6 +67,8 @@ pub(super) async fn keep(
     loop {
         ticks.tick().await;
         let disks: Vec<_> = match hypervisor.host().machine(&machine) {
+            // As it executes nothing, it misses the tick.
+            Ok(found) if found.is_running() && found.is_held() => continue,
             Ok(found) if found.is_running() => {
                 found.disks.iter().map(|(name, disk)| (name.clone(), disk.size())).collect()
             }
@@ -79,6 +81,9 @@ pub(super) async fn keep(
         let record = Record { number, written_at: UnixMicros::from(SystemTime::now()) };
         let offset = Record::offset(number, count, *size);
         if let Err(error) = hypervisor.guest_write(&machine, disk, offset, &record.encode()) {
+            if hypervisor.is_held(&machine) {
+                continue;
+            }
             tracing::warn!(%machine, %error, "a simulated guest cannot write");
             return;
         }

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::PathBuf,
+    time::Instant,
 };
 
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,8 @@ pub struct SimulatedMachine {
     pub guest: Option<JoinHandle<()>>,
     /// Its guest's agent does not answer for now.
     pub agent_is_silent: bool,
+    /// Its guest executes nothing until then, or until it is let go.
+    pub held_until: Option<Instant>,
     pub state_dir: PathBuf,
 }
 
@@ -63,7 +66,8 @@ impl SimulatedMachine {
         if died {
             record.checkpoints.clear();
         }
-        let mut machine = Self { record, disks, guest: None, agent_is_silent: false, state_dir };
+        let mut machine =
+            Self { record, disks, guest: None, agent_is_silent: false, held_until: None, state_dir };
         if died {
             machine.settle()?;
             machine.save()?;
@@ -73,6 +77,10 @@ impl SimulatedMachine {
 
     pub fn is_running(&self) -> bool {
         self.record.is_running
+    }
+
+    pub fn is_held(&self) -> bool {
+        self.held_until.is_some_and(|until| Instant::now() < until)
     }
 
     pub fn save(&self) -> Result<(), Error> {
@@ -88,6 +96,8 @@ impl SimulatedMachine {
         if self.is_running() {
             return Ok(false);
         }
+        // Who held it while it was off finds out.
+        self.held_until = None;
         self.record.is_running = true;
         self.record.shut_itself_down = false;
         self.save()?;
@@ -101,6 +111,7 @@ impl SimulatedMachine {
         if !self.is_running() {
             return Ok(());
         }
+        self.held_until = None;
         self.settle()?;
         self.record.is_running = false;
         self.record.shut_itself_down = by_guest;
@@ -116,6 +127,9 @@ impl SimulatedMachine {
         let what = format!("a guest's write to machine {}", self.record.name);
         if !self.is_running() {
             return Err(Error::WrongState { what, why: "it does not run".to_owned() });
+        }
+        if self.is_held() {
+            return Err(Error::WrongState { what, why: "it is held".to_owned() });
         }
         let found =
             self.disks.get_mut(disk).ok_or_else(|| Error::NotFound { what: format!("disk {disk}") })?;

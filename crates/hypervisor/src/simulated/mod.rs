@@ -16,6 +16,7 @@
 
 mod disk;
 mod first_machines;
+mod joint;
 pub mod journal;
 mod machine;
 mod network;
@@ -37,7 +38,8 @@ use understudy_sealing::Passphrase;
 
 use crate::{
     CheckpointName, DiskHardware, Error, HostInventory, Hypervisor, IsolationEvidence, Machine,
-    MachineDefinition, MachineTag, Reservation, Snapshot, SnapshotRequest, TestNetworkDefinition,
+    MachineDefinition, MachineTag, PreparedSnapshot, Reservation, Snapshot, SnapshotRequest,
+    TestNetworkDefinition,
 };
 pub use first_machines::FirstMachine;
 use machine::SimulatedMachine;
@@ -170,6 +172,11 @@ impl SimulatedHypervisor {
         Ok(())
     }
 
+    /// Whether the machine's guest executes nothing for now, because of a snapshot that is of one instant with others'.
+    pub fn is_held(&self, name: &MachineName) -> bool {
+        self.host().machine(name).is_ok_and(SimulatedMachine::is_held)
+    }
+
     /// What one call does to the host.
     async fn act<T: Send + 'static>(
         &self,
@@ -240,7 +247,16 @@ impl Hypervisor for SimulatedHypervisor {
         Ok(Box::new(snapshot))
     }
 
+    async fn prepare_snapshot(&self, request: &SnapshotRequest) -> Result<Box<dyn PreparedSnapshot>, Error> {
+        self.prepare_joint(request).await
+    }
+
     /// Nothing outlives the process of a simulated host.
+    async fn resume_left_held(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// As above.
     async fn thaw_left_frozen(&self) -> Result<(), Error> {
         Ok(())
     }

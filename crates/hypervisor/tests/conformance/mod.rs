@@ -1,5 +1,7 @@
 //! What every driver has to do, whatever stands behind it. Each check takes a [`Bench`]: a host with nothing on it.
 
+pub mod joint;
+
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
@@ -22,6 +24,8 @@ pub trait Bench: Send + Sync {
     async fn disk_file(&self, name: &str, size: u64) -> PathBuf;
     /// Writes a block of 64 KiB of `byte` as a running machine's guest would.
     async fn guest_write(&self, machine: &MachineName, disk: &DiskName, offset: u64, byte: u8);
+    /// Whether the machine's guest executes nothing, by what the host itself says.
+    fn is_held(&self, machine: &MachineName) -> bool;
     /// The agent in the running machine's guest answers nothing, or never did.
     async fn silence_guest_agent(&self, machine: &MachineName);
 }

@@ -101,7 +101,8 @@ impl PrivateLibvirtd {
         setns(file, CloneFlags::CLONE_NEWNET).unwrap();
 
         let uri = format!("qemu:///system?socket={socket_dir}/libvirt-sock");
-        let config = Config::new(uri, root.path().join("state"), root.path().join("console"));
+        let mut config = Config::new(uri, root.path().join("state"), root.path().join("console"));
+        config.thaw_guard = Some(env!("CARGO_BIN_EXE_understudy-hypervisor-guard").into());
         let mut host = Self { root, namespace, daemon: None, driver: LibvirtHypervisor::new(config) };
         host.start_daemon();
         host
@@ -199,6 +200,10 @@ impl Bench for PrivateLibvirtd {
         let file = self.path("disks").join(format!("{name}.qcow2"));
         run("qemu-img", &["create", "-q", "-f", "qcow2", file.to_str().unwrap(), &size.to_string()]);
         file
+    }
+
+    fn is_held(&self, machine: &MachineName) -> bool {
+        self.virsh(&["domstate", machine.as_str()]).1.trim() == "paused"
     }
 
     /// There is no system in these machines, and no agent.

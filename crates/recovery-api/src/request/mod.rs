@@ -1,9 +1,11 @@
 //! What callers ask for, checked: every way in lists all problems at once, every way out cannot fail.
 
+mod group;
 mod protection;
 mod run;
 mod site;
 
+pub use group::{ChangeGroup, CreateGroup, DeleteGroup};
 pub use protection::{
     ChangeDisks, CreatePolicy, PolicySettings, ProtectMachine, ScrubItem, Seed, SetItemPolicy, Steer,
     Unprotect, UpdatePolicy,

@@ -4,11 +4,13 @@
 //! that a client never shows what it did not understand.
 
 mod audit;
+mod group;
 mod protection;
 mod run;
 mod site;
 
 pub use audit::AuditRecord;
+pub use group::ConsistencyGroup;
 pub use protection::{
     Alert, Pause, Policy, ProtectedItem, Protection, RecoveryPoint, ReplicationHealth, RpoPercentiles, Scrub,
 };

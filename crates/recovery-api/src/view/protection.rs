@@ -4,13 +4,20 @@ use std::time::Duration;
 
 use serde::Serialize;
 use understudy_ids::{
-    Consistency, DiskName, Generation, HostName, ItemName, PointSeq, PolicyName, Problem, RunId, UnixMicros,
+    Consistency, DiskName, Generation, GroupName, HostName, ItemName, PointSeq, PolicyName, Problem, RunId,
+    UnixMicros,
 };
+use understudy_replication::Joint;
 use understudy_types_api::{
-    MAX_PROBLEMS, consistency_from_wire, consistency_to_wire, duration_to_wire, problem_to_wire, time_to_wire,
+    MAX_PROBLEMS, consistency_from_wire, consistency_to_wire, duration_to_wire, joint_to_wire,
+    problem_to_wire, time_to_wire,
 };
 
-use super::{Run, optional_problem};
+use super::{
+    Run,
+    group::{joint, maybe_joint},
+    optional_problem,
+};
 use crate::{
     HealthLevel, ItemState, MachineRef, PointRef, Resource,
     check::{Checks, Invalid},
@@ -291,6 +298,8 @@ pub struct ProtectedItem {
     pub scrub: Scrub,
     /// While replication is paused.
     pub pause: Option<Pause>,
+    /// The consistency group that it belongs to.
+    pub group: Option<GroupName>,
 }
 
 /// Who paused replication of an item, when and why.
@@ -365,6 +374,7 @@ impl ProtectedItem {
             create_time,
             scrub,
             pause,
+            group,
         } = self;
         v1::ProtectedItem {
             name: name.to_resource(),
@@ -384,6 +394,7 @@ impl ProtectedItem {
             create_time: Some(time_to_wire(create_time)),
             scrub: Some(scrub.into_wire()),
             pause: pause.map(Pause::into_wire),
+            group: group.map(|group| group.to_resource()).unwrap_or_default(),
         }
     }
 
@@ -408,6 +419,7 @@ impl ProtectedItem {
             create_time,
             scrub,
             pause,
+            group,
         } = wire;
         let mut checks = Checks::default();
         let name = checks.resource("name", &name);
@@ -425,6 +437,7 @@ impl ProtectedItem {
         let create_time = checks.time("create_time", create_time);
         let scrub = scrub.map(|s| Scrub::from_wire(&mut checks, s)).unwrap_or_default();
         let pause = pause.and_then(|p| Pause::from_wire(&mut checks, p));
+        let group = checks.optional_resource("group", &group);
         let whole = (|| {
             Some(Self {
                 name: name?,
@@ -444,6 +457,7 @@ impl ProtectedItem {
                 create_time: create_time?,
                 scrub,
                 pause,
+                group: group?,
             })
         })();
         checks.finish(whole)
@@ -492,12 +506,25 @@ pub struct RecoveryPoint {
     pub frozen: Option<Duration>,
     /// Found by a scrub; such a point is refused for tests and failovers (R-REP-5).
     pub damaged_blocks: u64,
+    /// When its instant is that of a consistency group.
+    #[serde(serialize_with = "maybe_joint")]
+    pub joint: Option<Joint>,
 }
 
 impl RecoveryPoint {
     pub fn into_wire(self) -> v1::RecoveryPoint {
-        let Self { item, seq, instant, received, changed_bytes, in_use, consistency, frozen, damaged_blocks } =
-            self;
+        let Self {
+            item,
+            seq,
+            instant,
+            received,
+            changed_bytes,
+            in_use,
+            consistency,
+            frozen,
+            damaged_blocks,
+            joint,
+        } = self;
         v1::RecoveryPoint {
             name: PointRef { item, seq }.to_resource(),
             instant: Some(time_to_wire(instant)),
@@ -507,6 +534,7 @@ impl RecoveryPoint {
             consistency: consistency_to_wire(consistency),
             frozen: frozen.map(duration_to_wire),
             damaged_blocks,
+            joint: joint.map(joint_to_wire),
         }
     }
 
@@ -522,12 +550,14 @@ impl RecoveryPoint {
             consistency,
             frozen,
             damaged_blocks,
+            joint: shared,
         } = wire;
         let mut checks = Checks::default();
         let name: Option<PointRef> = checks.resource("name", &name);
         let instant = checks.time("instant", instant);
         let received = checks.time("received", received);
         let frozen = checks.optional_span("frozen", frozen);
+        let joint = joint(&mut checks, "joint", shared);
         let whole = (|| {
             let PointRef { item, seq } = name?;
             Some(Self {
@@ -540,6 +570,7 @@ impl RecoveryPoint {
                 consistency: consistency_from_wire(consistency),
                 frozen,
                 damaged_blocks,
+                joint,
             })
         })();
         checks.finish(whole)

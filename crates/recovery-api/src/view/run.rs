@@ -176,30 +176,34 @@ pub struct RunPreview {
     pub items: Vec<PlannedItem>,
     pub steps: Vec<PlannedStep>,
     pub problems: Vec<Problem>,
+    /// Sentences for whoever asks.
+    pub notices: Vec<String>,
 }
 
 impl RunPreview {
     pub fn into_wire(self) -> v1::RunPreview {
-        let Self { spec, digest, items, steps, problems } = self;
+        let Self { spec, digest, items, steps, problems, notices } = self;
         v1::RunPreview {
             spec: Some(spec.into_wire()),
             digest,
             items: items.into_iter().map(PlannedItem::into_wire).collect(),
             steps: steps.into_iter().map(PlannedStep::into_wire).collect(),
             problems: problems_to_wire(problems),
+            notices,
         }
     }
 
     /// # Errors
     /// When a field is missing or malformed.
     pub fn from_wire(wire: v1::RunPreview) -> Result<Self, Invalid> {
-        let v1::RunPreview { spec, digest, items, steps, problems: wire_problems } = wire;
+        let v1::RunPreview { spec, digest, items, steps, problems: wire_problems, notices } = wire;
         let spec = RunSpec::of_any_run(spec)?;
         let mut checks = Checks::default();
         let items = items.into_iter().map(|i| PlannedItem::from_wire(&mut checks, i)).collect::<Option<_>>();
         let steps = steps.into_iter().map(|s| PlannedStep::from_wire(&mut checks, s)).collect::<Option<_>>();
         let problems = problems(&mut checks, "problems", wire_problems);
-        let whole = (|| Some(Self { spec, digest, items: items?, steps: steps?, problems: problems? }))();
+        let whole =
+            (|| Some(Self { spec, digest, items: items?, steps: steps?, problems: problems?, notices }))();
         checks.finish(whole)
     }
 }

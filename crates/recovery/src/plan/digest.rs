@@ -13,10 +13,10 @@ struct Structure<'a> {
     steps: &'a [Step],
 }
 
-/// BLAKE3 over the JSON of the plan without its estimates, as 64 hexadecimal digits. The types hold ordered collections only, so that equal
+/// BLAKE3 over the JSON of the plan without its estimates and notices, as 64 hexadecimal digits. The types hold ordered collections only, so that equal
 /// plans give equal text.
 pub(super) fn digest(plan: &RunPlan) -> String {
-    let RunPlan { operation, items, steps, estimates: _ } = plan;
+    let RunPlan { operation, items, steps, estimates: _, notices: _ } = plan;
     let structure = Structure { operation: *operation, items, steps };
     let json = serde_json::to_vec(&structure)
         .unwrap_or_else(|error| unreachable!("plans hold no maps with other keys than text: {error}"));

@@ -43,6 +43,7 @@ pub(super) fn draft(spec: &RunSpec, input: &PlanInput) -> Result<RunPlan, Vec<Pr
         operation: spec.operation,
         items: items.iter().map(|item| item.planned(spec, input)).collect(),
         steps: lint::mark_point_of_no_return(steps),
+        notices: Vec::new(),
         estimates: items.iter().map(|item| (item.name().clone(), item.estimate(spec, input))).collect(),
     };
     let flaws = lint::lint(&plan);
@@ -91,7 +92,11 @@ pub(super) fn usable_points<'a>(item: &'a ItemView, host: &HostName) -> Vec<&'a 
 pub(super) fn chosen_point<'a>(spec: &RunSpec, item: &'a ItemView, host: &HostName) -> Option<&'a PointView> {
     let mut points = usable_points(item, host).into_iter().rev();
     match spec.points.get(&item.name) {
-        None => points.next(),
+        // One that has gone since the others were looked at was not usable any more.
+        None => match item.common_point {
+            Some(common) => points.find(|point| point.seq == common),
+            None => points.next(),
+        },
         Some(PointChoice::Seq(seq)) => points.find(|point| point.seq == *seq),
         Some(PointChoice::LatestAppConsistent) => {
             points.find(|point| point.consistency.is_application_consistent())

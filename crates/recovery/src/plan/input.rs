@@ -11,7 +11,7 @@ use understudy_ids::{
     Consistency, DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq,
     PolicyName, Problem, UnixMicros,
 };
-use understudy_replication::{ReplicationSettings, RetentionPolicy};
+use understudy_replication::{Joint, Membership, ReplicationSettings, RetentionPolicy};
 
 use crate::{action::StartReplication, conflict::OpenRun, direction::SiteKind, item::ItemState};
 
@@ -49,6 +49,10 @@ pub struct ItemView {
     /// The highest number that either side has told of, whole or not.
     pub highest_point: Option<PointSeq>,
     pub health: HealthLevel,
+    /// The consistency group that it belongs to, with all of its items, whatever is asked for.
+    pub group: Option<Membership>,
+    /// The point at the newest instant that the items of its group that are asked for share. Found when it is planned.
+    pub common_point: Option<PointSeq>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -116,6 +120,8 @@ impl PolicyView {
             policy: Some(self.name.clone()),
             paused,
             rpo_objective: Some(self.rpo_objective),
+            // Who else is in its group is decided when it is protected, and again whenever that changes; a plan would freeze it.
+            group: None,
         }
     }
 }
@@ -135,6 +141,8 @@ pub struct PointView {
     /// It can be opened only with a key, which its host has until then (R-REP-10).
     pub encrypted: bool,
     pub unlocked_until: Option<UnixMicros>,
+    /// When its instant is that of a consistency group.
+    pub joint: Option<Joint>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

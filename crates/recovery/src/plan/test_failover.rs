@@ -58,10 +58,10 @@ fn machine_steps(spec: &RunSpec, input: &PlanInput, item: &Subject<'_>, isolated
         item.networks(input)
     };
     let point = match spec.points.get(item.name()) {
-        None => PointRef::Latest,
+        None if item.view.common_point.is_none() => PointRef::Latest,
         Some(PointChoice::Seq(seq)) => PointRef::Seq(*seq),
         // A newer one that comes between preview and start is no other plan.
-        Some(PointChoice::LatestAppConsistent) => PointRef::Announced,
+        None | Some(PointChoice::LatestAppConsistent) => PointRef::Announced,
     };
     let create = AgentWork::CreateTestMachine { point, name: name.clone(), nics };
     let create = item

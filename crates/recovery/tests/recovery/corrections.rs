@@ -14,6 +14,7 @@ use understudy_recovery::{
         Correction, CorrectionKind, HostFacts, ItemFact, ItemRecord, MachineFact, Role, corrections,
     },
 };
+use understudy_replication::Membership;
 
 /// web1 after an unplanned failover to bravo, and both hosts in order.
 struct Scene {
@@ -62,6 +63,7 @@ fn scene() -> Scene {
             policy: input(Operation::Protect).items[0].policy.clone(),
             paused: false,
             peer_endpoint: "https://10.0.0.1:7443".to_owned(),
+            group: None,
         },
         alpha: facts(alpha(), Vec::new(), fact(Role::Target, false)),
         bravo: facts(bravo(), vec![machine], fact(Role::Source, true)),
@@ -285,6 +287,39 @@ fn a_source_that_follows_something_else_is_told_what_to_follow() {
     let (_, two) = asked(&scene).unwrap();
     scene.record.disks.reverse();
     assert_eq!(asked(&scene).unwrap().1.revision(), two.revision());
+}
+
+/// R-REP-12: who shares an item's instants are the items of its group that are protected from the same host at that moment; all of them are told
+/// when that changes.
+#[test]
+fn items_of_a_group_are_told_with_whom_they_share_their_instants() {
+    let scene = scene();
+    let facts = BTreeMap::from([(scene.bravo.host.clone(), scene.bravo.clone())]);
+    let group = Some("shop".parse().unwrap());
+    let record = |name: &str| ItemRecord { name: item(name), group: group.clone(), ..scene.record.clone() };
+    let members = |items: &[ItemRecord]| -> BTreeMap<String, Option<String>> {
+        let asked = corrections(items, &facts, &[]).into_iter().filter_map(|found| match found.action {
+            Action::Agent { item, work: AgentWork::StartReplication(asked), .. } => Some((item, asked)),
+            _ => None,
+        });
+        let names = |members: Membership| {
+            members.members.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        asked.map(|(item, asked)| (item.to_string(), asked.group.map(names))).collect()
+    };
+    let told = |pairs: &[(&str, Option<&str>)]| -> BTreeMap<String, Option<String>> {
+        pairs.iter().map(|(item, with)| ((*item).to_owned(), with.map(str::to_owned))).collect()
+    };
+    let mut items = [record("db1"), record("db2"), record("db3")];
+    let all = Some("db1 db2 db3");
+    assert_eq!(members(&items), told(&[("db1", all), ("db2", all), ("db3", all)]));
+    items[0].state = ItemState::PlannedFailover;
+    assert_eq!(members(&items), told(&[("db2", Some("db2 db3")), ("db3", Some("db2 db3"))]));
+    items[0].state = ItemState::Protected;
+    (items[0].active_host, items[0].standby_host) = (alpha(), bravo());
+    assert_eq!(members(&items), told(&[("db2", Some("db2 db3")), ("db3", Some("db2 db3"))]));
+    items[2].group = None;
+    assert_eq!(members(&items), told(&[("db2", Some("db2")), ("db3", None)]));
 }
 
 /// R-REP-4: retention works at the target, and only there it is told.

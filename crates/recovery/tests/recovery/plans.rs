@@ -2,13 +2,15 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use understudy_ids::{Consistency, Generation, PointChoice, PointSeq};
+use understudy_ids::{Consistency, Generation, PointChoice, PointSeq, UnixMicros};
 use understudy_recovery::{
     Operation, PlanInput, RunPlan, RunSpec,
     action::{Action, AgentWork, Internal, NetworkRef, PointRef},
     item::ItemState,
     plan::{Executor, Flaw, Power, lint, plan},
 };
+
+use understudy_replication::{Joint, Membership};
 
 use crate::world::{alpha, bravo, input, item, planned, spec};
 
@@ -112,6 +114,66 @@ fn the_digest_is_about_what_will_be_done_only() {
     let mut moved = input(operation);
     moved.connections.nics[0].address = Some([192, 168, 50, 99].into());
     assert_ne!(plan(&spec(operation), &moved).unwrap().digest(), planned(operation).digest());
+}
+
+/// R-REP-12, R-UF-3: where nobody chose a point, items of a group go by the newest instant that all of them have; who is left out is said.
+#[test]
+fn items_of_a_group_fail_over_to_an_instant_that_they_share() {
+    let shop = |members: &[&str]| Membership {
+        group: "shop".parse().unwrap(),
+        members: members.iter().map(|name| item(name)).collect(),
+    };
+    let joint = |instant: i64| Joint {
+        group: "shop".parse().unwrap(),
+        instant: UnixMicros::new(instant),
+        members: ["db1", "web1"].map(item).into(),
+        pause: Duration::from_millis(200),
+    };
+    // Points 19 and 20 of web1, 19 and 20 of db1; `None`: of its own instant.
+    let scene = |operation, web1: [Option<i64>; 2], db1: [Option<i64>; 2], members: &[&str]| {
+        let mut facts = input(operation);
+        for (view, instants) in facts.items.iter_mut().zip([web1, db1]) {
+            view.group = Some(shop(members));
+            for (point, instant) in view.points.iter_mut().zip(instants) {
+                point.joint = instant.map(joint);
+            }
+        }
+        facts
+    };
+    type Row = ([Option<i64>; 2], [Option<i64>; 2], [u64; 2], usize);
+    let table: [Row; 4] = [
+        // The newest of db1 has no counterpart; neither has a point of web1's own.
+        ([Some(1), None], [Some(1), Some(2)], [19, 19], 0),
+        ([Some(1), Some(2)], [Some(1), Some(2)], [20, 20], 0),
+        ([None, Some(2)], [Some(2), None], [20, 19], 0),
+        // Nothing in common: the latest of each, and that is said.
+        ([Some(1), None], [None, Some(2)], [20, 20], 1),
+    ];
+    for operation in [Operation::TestFailover, Operation::UnplannedFailover] {
+        for (web1, db1, expected, notices) in table {
+            let facts = scene(operation, web1, db1, &["db1", "web1"]);
+            let planned = plan(&spec(operation), &facts).unwrap();
+            let used = ["web1", "db1"].map(|name| planned.estimates[&item(name)].point.unwrap().get());
+            assert_eq!(used, expected, "{operation} {web1:?} {db1:?}");
+            assert_eq!(planned.notices.len(), notices, "{:?}", planned.notices);
+        }
+        // A point that was chosen is the one that is used.
+        let facts = scene(operation, [Some(1), None], [Some(1), Some(2)], &["db1", "web1"]);
+        let mut chosen = spec(operation);
+        chosen.points.insert(item("web1"), PointChoice::Seq(PointSeq::new(20)));
+        let planned = plan(&chosen, &facts).unwrap();
+        assert_eq!(planned.estimates[&item("web1")].point, Some(PointSeq::new(20)));
+        // Points that arrive are no other plan, although another instant is used by then.
+        let before = plan(&spec(operation), &facts).unwrap();
+        let later = scene(operation, [Some(1), Some(2)], [Some(1), Some(2)], &["db1", "web1"]);
+        assert_eq!(plan(&spec(operation), &later).unwrap().digest(), before.digest(), "{operation}");
+        // Who is not asked for is named, and refused is nothing.
+        let facts = scene(operation, [Some(1), None], [Some(1), Some(2)], &["db1", "mail1", "web1"]);
+        let planned = plan(&spec(operation), &facts).unwrap();
+        assert!(planned.notices[0].contains("mail1") && planned.notices.len() == 1, "{:?}", planned.notices);
+    }
+    let facts = scene(Operation::PlannedFailover, [Some(1), None], [Some(1), None], &["mail1"]);
+    assert!(plan(&spec(Operation::PlannedFailover), &facts).unwrap().notices.is_empty());
 }
 
 /// Invariant 7: every source is off, shipped and compared before the first generation is raised.

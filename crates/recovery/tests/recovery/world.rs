@@ -86,6 +86,7 @@ fn view(name: &str, disks: &[&str], last_octet: u8) -> ItemView {
         consistency: if seq < 20 { Consistency::Application } else { Consistency::Crash },
         encrypted: false,
         unlocked_until: None,
+        joint: None,
     };
     ItemView {
         name: item(name),
@@ -118,6 +119,8 @@ fn view(name: &str, disks: &[&str], last_octet: u8) -> ItemView {
         points: vec![point(19), point(20)],
         highest_point: Some(PointSeq::new(21)),
         health: HealthLevel::Ok,
+        group: None,
+        common_point: None,
     }
 }
 

@@ -82,6 +82,7 @@ pub fn begin(number: u64, parent: Option<u64>, disks: &Disks) -> Begin {
         instant: UnixMicros::new(number as i64),
         consistency: Consistency::Crash,
         frozen: None,
+        joint: None,
         machine: serde_json::json!({ "name": "web1" }),
         seal: None,
     }

@@ -6,13 +6,13 @@
 
 mod wire;
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use understudy_ids::{
-    Consistency, DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq,
-    Problem, RunId, UnixMicros, Uuid,
+    Consistency, DiskName, Generation, GroupName, HostName, ItemName, MacAddress, MachineName, NetworkName,
+    PointSeq, Problem, RunId, UnixMicros, Uuid,
 };
-use understudy_replication::{BlockDigest, RetentionPolicy, history::Percentiles};
+use understudy_replication::{BlockDigest, Joint, RetentionPolicy, history::Percentiles};
 
 /// One host as its agent sees it at `time`.
 #[derive(Debug, Clone, PartialEq)]
@@ -133,6 +133,8 @@ pub struct RecoveryPoint {
     pub encrypted: bool,
     /// Until when the host has that key.
     pub unlocked_until: Option<UnixMicros>,
+    /// When the instant is that of a consistency group.
+    pub joint: Option<Joint>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,4 +194,26 @@ pub struct ReplicationFacts {
     pub disks: Vec<DiskName>,
     /// Of the assignment that is followed, empty where it was given none; `None` from versions that do not say.
     pub revision: Option<String>,
+    /// Of an item of a consistency group.
+    pub group: Option<GroupFacts>,
+}
+
+/// How the rounds of an item's consistency group go (R-REP-12).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupFacts {
+    pub group: GroupName,
+    /// Of the last round that this item took part in.
+    pub last_instant: Option<UnixMicros>,
+    pub members: BTreeSet<ItemName>,
+    /// From when the first guest was asked to stand still until the last one went on.
+    pub last_pause: Option<Duration>,
+    /// Why the last round came to nothing, so that this item's point is of its own instant.
+    pub missed: Option<Problem>,
+}
+
+impl GroupFacts {
+    /// Before its first round.
+    pub fn new(group: GroupName) -> Self {
+        Self { group, last_instant: None, members: BTreeSet::new(), last_pause: None, missed: None }
+    }
 }

@@ -3,21 +3,21 @@
 use std::net::IpAddr;
 
 use understudy_ids::{Generation, PointSeq, Problem};
-use understudy_replication::history::Percentiles;
+use understudy_replication::{history::Percentiles, joint::MAX_MEMBERS};
 use understudy_types_api::{
-    consistency_from_wire, consistency_to_wire, duration_to_wire, problem_from_wire, problem_to_wire,
-    time_to_wire,
+    consistency_from_wire, consistency_to_wire, duration_to_wire, joint_to_wire, problem_from_wire,
+    problem_to_wire, time_to_wire,
 };
 
 use super::{
-    Disk, Facts, ItemFacts, ItemRole, Machine, Nic, PointDisk, PowerState, RecoveryPoint, ReplicationFacts,
-    ReplicationState, ScrubFacts,
+    Disk, Facts, GroupFacts, ItemFacts, ItemRole, Machine, Nic, PointDisk, PowerState, RecoveryPoint,
+    ReplicationFacts, ReplicationState, ScrubFacts,
 };
 use crate::{
     MAX_DISKS, MAX_NICS, MAX_REVISION,
     field::{
-        Invalid, digest, host, host_to_wire, list, names, parse, parse_optional, span, span_optional, text,
-        time, time_optional,
+        Invalid, digest, host, host_to_wire, joint, list, names, parse, parse_optional, span, span_optional,
+        text, time, time_optional,
     },
     task::{retention_of, retention_to_wire},
     v1,
@@ -179,6 +179,7 @@ impl TryFrom<v1::RecoveryPoint> for RecoveryPoint {
             damaged_blocks,
             encrypted,
             unlocked_until,
+            joint: shared,
         } = wire;
         Ok(Self {
             seq: PointSeq::new(seq),
@@ -205,6 +206,7 @@ impl TryFrom<v1::RecoveryPoint> for RecoveryPoint {
             damaged_blocks,
             encrypted,
             unlocked_until: time_optional("unlocked_until", unlocked_until)?,
+            joint: joint(shared)?,
         })
     }
 }
@@ -245,6 +247,7 @@ impl TryFrom<v1::ReplicationFacts> for ReplicationFacts {
             last_day,
             disks,
             revision,
+            group,
         } = wire;
         Ok(Self {
             state,
@@ -267,7 +270,35 @@ impl TryFrom<v1::ReplicationFacts> for ReplicationFacts {
             last_day: last_day.map(|p| percentiles(p).map_err(|e| e.within("last_day"))).transpose()?,
             disks: names("disks", &disks, MAX_DISKS)?,
             revision: revision.map(|r| text("revision", r, MAX_REVISION)).transpose()?,
+            group: group.map(|g| GroupFacts::try_from(g).map_err(|e| e.within("group"))).transpose()?,
         })
+    }
+}
+
+impl TryFrom<v1::GroupFacts> for GroupFacts {
+    type Error = Invalid;
+    fn try_from(wire: v1::GroupFacts) -> Result<Self, Invalid> {
+        let v1::GroupFacts { group, last_instant, members, last_pause, missed } = wire;
+        Ok(Self {
+            group: parse("group", &group)?,
+            last_instant: time_optional("last_instant", last_instant)?,
+            members: names("members", &members, MAX_MEMBERS)?.into_iter().collect(),
+            last_pause: span_optional("last_pause", last_pause)?,
+            missed: problem("missed", missed)?,
+        })
+    }
+}
+
+impl From<GroupFacts> for v1::GroupFacts {
+    fn from(facts: GroupFacts) -> Self {
+        let GroupFacts { group, last_instant, members, last_pause, missed } = facts;
+        Self {
+            group: group.into(),
+            last_instant: last_instant.map(time_to_wire),
+            members: members.into_iter().map(String::from).collect(),
+            last_pause: last_pause.map(duration_to_wire),
+            missed: missed.map(problem_to_wire),
+        }
     }
 }
 
@@ -412,6 +443,7 @@ impl From<RecoveryPoint> for v1::RecoveryPoint {
             damaged_blocks,
             encrypted,
             unlocked_until,
+            joint,
         } = point;
         Self {
             seq: seq.get(),
@@ -434,6 +466,7 @@ impl From<RecoveryPoint> for v1::RecoveryPoint {
             damaged_blocks,
             encrypted,
             unlocked_until: unlocked_until.map(time_to_wire),
+            joint: joint.map(joint_to_wire),
         }
     }
 }
@@ -461,6 +494,7 @@ impl From<ReplicationFacts> for v1::ReplicationFacts {
             last_day,
             disks,
             revision,
+            group,
         } = facts;
         let state = match state {
             ReplicationState::Initial => v1::ReplicationState::Initial,
@@ -492,6 +526,7 @@ impl From<ReplicationFacts> for v1::ReplicationFacts {
             last_day: last_day.map(percentiles_to_wire),
             disks: disks.iter().map(ToString::to_string).collect(),
             revision,
+            group: group.map(Into::into),
         }
     }
 }
@@ -567,6 +602,13 @@ mod tests {
                     last_day: None,
                     disks: vec!["vda".parse().unwrap()],
                     revision: Some(String::new()),
+                    group: Some(GroupFacts {
+                        last_instant: Some(time),
+                        members: ["web1".parse().unwrap()].into(),
+                        last_pause: Some(Duration::from_millis(210)),
+                        missed: Some(Problem::new("A", "b", "c", "d")),
+                        ..GroupFacts::new("shop".parse().unwrap())
+                    }),
                 }),
                 points: vec![RecoveryPoint {
                     seq: PointSeq::new(1),
@@ -586,6 +628,12 @@ mod tests {
                     damaged_blocks: 3,
                     encrypted: true,
                     unlocked_until: Some(time),
+                    joint: Some(understudy_replication::Joint {
+                        group: "shop".parse().unwrap(),
+                        instant: time,
+                        members: ["web1".parse().unwrap()].into(),
+                        pause: Duration::from_millis(210),
+                    }),
                 }],
                 scrub: ScrubFacts { last_end: Some(time), checked_blocks: 9, under_way_since: Some(time) },
                 retention: Some(RetentionPolicy { keep_count: Some(3), ..RetentionPolicy::default() }),

@@ -23,7 +23,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use understudy_ids::{Consistency, DiskName, Generation, ItemName, PointSeq, UnixMicros};
-use understudy_replication::{BlockDigest, Encoding, RangeSet};
+use understudy_replication::{BlockDigest, Encoding, Joint, RangeSet};
 use understudy_sealing::{LuksHeader, WrappedKey};
 
 pub use frames::RawBodies;
@@ -126,6 +126,8 @@ pub struct Begin {
     pub consistency: Consistency,
     /// For how long its file systems were frozen for it.
     pub frozen: Option<Duration>,
+    /// When the instant is that of a consistency group.
+    pub joint: Option<Joint>,
     /// When the disks come encrypted, all of them do.
     pub wrapped_key: Option<WrappedKey>,
 }

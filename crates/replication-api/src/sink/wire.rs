@@ -6,7 +6,9 @@ use bytes::Bytes;
 use understudy_ids::{ByteRange, DiskName, Generation, PointSeq};
 use understudy_replication::{BlockDigest, Encoding, RangeSet};
 use understudy_sealing::{LuksHeader, WrappedKey};
-use understudy_types_api::{consistency_from_wire, consistency_to_wire, duration_to_wire, time_to_wire};
+use understudy_types_api::{
+    consistency_from_wire, consistency_to_wire, duration_to_wire, joint_to_wire, time_to_wire,
+};
 
 use super::{
     Answer, Begin, DIGEST_BYTES, DigestRun, Latest, MAX_DAMAGED_RANGES, Negotiate, Negotiated, Part, Partial,
@@ -14,7 +16,7 @@ use super::{
 };
 use crate::{
     MAX_DISKS,
-    field::{Invalid, digest, list, parse, required, span_optional, text, time},
+    field::{Invalid, digest, joint, list, parse, required, span_optional, text, time},
     v1,
 };
 
@@ -244,6 +246,7 @@ impl TryFrom<v1::Begin> for Begin {
             consistency,
             frozen,
             wrapped_key_json,
+            joint: shared,
         } = wire;
         if seq == 0 || parent_seq >= seq {
             return Err(Invalid::new("seq", format!("{seq} does not follow its parent {parent_seq}")));
@@ -262,6 +265,7 @@ impl TryFrom<v1::Begin> for Begin {
             machine_json: text("machine_json", machine_json, MAX_MACHINE_JSON)?,
             consistency: consistency_from_wire(consistency),
             frozen: span_optional("frozen", frozen)?,
+            joint: joint(shared)?,
         })
     }
 }
@@ -281,6 +285,7 @@ impl From<Begin> for v1::Begin {
             consistency,
             frozen,
             wrapped_key,
+            joint,
         } = begin;
         Self {
             item: item.into(),
@@ -295,6 +300,7 @@ impl From<Begin> for v1::Begin {
             consistency: consistency_to_wire(consistency),
             frozen: frozen.map(duration_to_wire),
             wrapped_key_json: wrapped_key_to_wire(wrapped_key),
+            joint: joint.map(joint_to_wire),
         }
     }
 }

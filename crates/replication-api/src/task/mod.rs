@@ -22,7 +22,7 @@ use understudy_ids::{
     DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq, PolicyName,
     RunId, SeedName,
 };
-use understudy_replication::{ReplicationSettings, RetentionPolicy};
+use understudy_replication::{Membership, ReplicationSettings, RetentionPolicy};
 use understudy_types_api::{Any, pack, unpack};
 
 use crate::{field::Invalid, v1};
@@ -184,6 +184,8 @@ pub struct StartReplication {
     pub rpo_objective: Option<Duration>,
     /// Names this assignment for whoever gave it.
     pub revision: String,
+    /// For an item of a consistency group.
+    pub group: Option<Membership>,
 }
 
 /// An address that the test network's DHCP gives to one Ethernet address.

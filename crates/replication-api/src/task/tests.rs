@@ -49,6 +49,10 @@ fn all() -> Vec<Action> {
             paused: true,
             rpo_objective: Some(Duration::from_secs(15)),
             revision: "5f".to_owned(),
+            group: Some(Membership {
+                group: "shop".parse().unwrap(),
+                members: ["db1", "web1"].map(|name| name.parse().unwrap()).into(),
+            }),
         }),
         Action::StopReplication { forget: true },
         Action::RemoveReplica,

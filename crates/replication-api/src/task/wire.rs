@@ -6,7 +6,9 @@ use std::{
 };
 
 use understudy_ids::{DiskName, Generation, NetworkName, PointSeq};
-use understudy_replication::{ReplicationSettings, RetentionPolicy, settings::BadSetting};
+use understudy_replication::{
+    Membership, ReplicationSettings, RetentionPolicy, joint::MAX_MEMBERS, settings::BadSetting,
+};
 use understudy_types_api::{
     duration_to_wire, settings_from_wire, settings_to_wire, tiers_from_wire, tiers_to_wire,
 };
@@ -196,6 +198,7 @@ fn start_replication(wire: v1::StartReplication) -> Result<Action, Invalid> {
         paused,
         rpo_objective,
         revision,
+        group,
     } = wire;
     let interval = span("interval", interval)?;
     if !INTERVALS.contains(&interval) {
@@ -219,7 +222,14 @@ fn start_replication(wire: v1::StartReplication) -> Result<Action, Invalid> {
         paused,
         rpo_objective: span_optional("rpo_objective", rpo_objective)?.filter(|span| !span.is_zero()),
         revision: text("revision", revision, MAX_REVISION)?,
+        group: group.map(membership).transpose()?,
     }))
+}
+
+fn membership(wire: v1::GroupMembership) -> Result<Membership, Invalid> {
+    let v1::GroupMembership { group, members } = wire;
+    let members: Vec<_> = names("group.members", &members, MAX_MEMBERS)?;
+    Ok(Membership { group: parse("group.group", &group)?, members: members.into_iter().collect() })
 }
 
 fn settings_of(
@@ -304,6 +314,7 @@ impl From<Action> for WireAction {
                 paused,
                 rpo_objective,
                 revision,
+                group,
             }) => Self::StartReplication(v1::StartReplication {
                 machine: machine.into(),
                 disks: disks.into_iter().map(String::from).collect(),
@@ -315,6 +326,10 @@ impl From<Action> for WireAction {
                 paused,
                 rpo_objective: rpo_objective.map(duration_to_wire),
                 revision,
+                group: group.map(|Membership { group, members }| v1::GroupMembership {
+                    group: group.into(),
+                    members: members.into_iter().map(String::from).collect(),
+                }),
             }),
             Action::StopReplication { forget } => Self::StopReplication(v1::StopReplication { forget }),
             Action::RemoveReplica => Self::RemoveReplica(v1::RemoveReplica {}),

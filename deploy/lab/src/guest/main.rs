@@ -19,6 +19,7 @@ mod disk;
 mod http;
 #[path = "../journal/record.rs"]
 mod record;
+mod talk;
 
 use std::{
     fs,
@@ -35,8 +36,13 @@ use std::{
 use agent::GuestAgent;
 use application::Application;
 use disk::Disks;
+use talk::{Line, Talk};
 
-/// What the boot loader's command line says about this machine: `us.host=web1 us.disks=1 us.rate=10 us.dirty=0 us.agent=0`.
+/// Between two attempts to reach the follower.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// What the boot loader's command line says about this machine: `us.host=web1 us.disks=1 us.rate=10 us.dirty=0 us.agent=0
+/// us.leads=192.168.50.12`.
 struct Settings {
     host: String,
     disks: u32,
@@ -46,6 +52,7 @@ struct Settings {
     dirty_kib: u64,
     /// It has a file system, an application on it, and an agent.
     agent: bool,
+    talk: Talk,
 }
 
 /// What the threads tell each other.
@@ -95,7 +102,11 @@ fn main() {
     if settings.agent {
         with_agent(&shared).unwrap_or_else(|error| halt(&format!("no application or no agent: {error}")));
     }
-    write_journal(&shared, &disks, settings.rate);
+    match settings.talk {
+        Talk::Follows => follow(&shared, &disks)
+            .unwrap_or_else(|error| halt(&format!("it cannot be told anything: {error}"))),
+        Talk::Alone | Talk::Leads(_) => write_journal(&shared, &disks, settings.rate, settings.talk),
+    }
     println!("understudy-lab-guest: powering off after record {}", shared.last.load(Ordering::SeqCst));
     power_off();
 }
@@ -116,27 +127,55 @@ fn settings(cmdline: &str) -> Settings {
         rate: number("us.rate", 10).clamp(1, 1000),
         dirty_kib: number("us.dirty", 0),
         agent: number("us.agent", 0) == 1,
+        talk: match value("us.leads").and_then(|follower| follower.parse().ok()) {
+            Some(follower) => Talk::Leads(follower),
+            None if number("us.follows", 0) == 1 => Talk::Follows,
+            None => Talk::Alone,
+        },
     }
 }
 
 /// Writes records at the given rate until told to stop. A failing write is tried again with the same number, so that
 /// an error of the storage shows as a pause and not as a hole.
-fn write_journal(shared: &Shared, disks: &Disks, rate: u64) {
+fn write_journal(shared: &Shared, disks: &Disks, rate: u64, talk: Talk) {
     let period = Duration::from_micros(1_000_000 / rate);
-    let boot = boot_bytes(&shared.boot_id);
+    let mut line = Line::default();
     let mut due = Instant::now();
     while !shared.stop.load(Ordering::SeqCst) {
         let number = shared.last.load(Ordering::SeqCst) + 1;
-        let (disk, _) = record::place(number, shared.disks);
-        let record = record::Record { number, time_us: now_us(), boot, disk, disks: shared.disks };
-        match disks.append(&record) {
+        match append(shared, disks, number) {
             Ok(()) => shared.last.store(number, Ordering::SeqCst),
             Err(error) => println!("understudy-lab-guest: record {number} not written: {error}"),
+        }
+        if let Talk::Leads(follower) = talk {
+            tell(shared, &mut line, follower);
         }
         // A machine that was paused does not catch up in a burst.
         due = (due + period).max(Instant::now());
         thread::sleep(due - Instant::now().min(due));
     }
+}
+
+/// Makes one record durable.
+fn append(shared: &Shared, disks: &Disks, number: u64) -> std::io::Result<()> {
+    let (disk, _) = record::place(number, shared.disks);
+    let boot = boot_bytes(&shared.boot_id);
+    disks.append(&record::Record { number, time_us: now_us(), boot, disk, disks: shared.disks })
+}
+
+/// Returns when the follower has the last record, or the machine is to stop.
+fn tell(shared: &Shared, line: &mut Line, follower: std::net::Ipv4Addr) {
+    while !shared.stop.load(Ordering::SeqCst) {
+        match line.tell(follower, shared.last.load(Ordering::SeqCst)) {
+            Ok(()) => return,
+            Err(error) => println!("understudy-lab-guest: the follower does not answer: {error}"),
+        }
+        thread::sleep(RETRY);
+    }
+}
+
+fn follow(shared: &Shared, disks: &Disks) -> std::io::Result<()> {
+    talk::follow(shared, |number| append(shared, disks, number))
 }
 
 fn now_us() -> u64 {
@@ -202,6 +241,9 @@ mod tests {
         let bare = settings("quiet us.hostile=x");
         assert_eq!((bare.host.as_str(), bare.disks, bare.rate, bare.dirty_kib), ("unnamed", 1, 10, 0));
         assert!(!bare.agent);
+        assert_eq!((bare.talk, read.talk), (Talk::Alone, Talk::Alone));
+        assert_eq!(settings("us.leads=10.0.0.2").talk, Talk::Leads([10, 0, 0, 2].into()));
+        assert_eq!(settings("us.leads= us.follows=1").talk, Talk::Follows);
     }
 
     #[test]

@@ -1,15 +1,15 @@
 //! `understudy.recovery.v1.ProtectionService`.
 
 use tonic::{Request, Response, Status, async_trait};
-use understudy_ids::{ItemName, PointSeq, PolicyName};
+use understudy_ids::{GroupName, ItemName, PointSeq, PolicyName};
 use understudy_recovery::Verb;
 use understudy_recovery_api::{
     request::{
-        ChangeDisks, CreatePolicy, Page, ProtectMachine, ScrubItem, SetItemPolicy, Steer, Unprotect,
-        UpdatePolicy, name_from_wire,
+        ChangeDisks, ChangeGroup, CreateGroup, CreatePolicy, DeleteGroup, Page, ProtectMachine, ScrubItem,
+        SetItemPolicy, Steer, Unprotect, UpdatePolicy, name_from_wire,
     },
     v1::{self, protection_service_server::ProtectionService},
-    view::{Policy, ProtectedItem, RecoveryPoint},
+    view::{ConsistencyGroup, Policy, ProtectedItem, RecoveryPoint},
 };
 use understudy_rpc::ApiError;
 
@@ -199,6 +199,71 @@ impl ProtectionService for Api {
         };
         let run = self.recorded(&mutation, outcome.await).await?;
         Ok(Response::new(run.into_wire()))
+    }
+
+    async fn create_consistency_group(
+        &self,
+        request: Request<v1::CreateConsistencyGroupRequest>,
+    ) -> Result<Response<v1::ConsistencyGroup>, Status> {
+        let target = |r: &v1::CreateConsistencyGroupRequest| format!("consistencyGroups/{}", r.group_id);
+        let mutation = Mutation::new(&request, "ProtectionService/CreateConsistencyGroup", target)?;
+        let outcome = async {
+            let request = CreateGroup::from_wire(request.into_inner())?;
+            let call = mutation.call(&request.request_id);
+            self.runtime.create_group(&call, request).await
+        };
+        let group = self.recorded(&mutation, outcome.await).await?;
+        Ok(Response::new(group.into_wire()))
+    }
+
+    async fn get_consistency_group(
+        &self,
+        request: Request<v1::GetConsistencyGroupRequest>,
+    ) -> Result<Response<v1::ConsistencyGroup>, Status> {
+        let name: GroupName = name_from_wire("name", &request.into_inner().name).map_err(ApiError::from)?;
+        Ok(Response::new(self.runtime.get_group(&name).await?.into_wire()))
+    }
+
+    async fn list_consistency_groups(
+        &self,
+        request: Request<v1::ListConsistencyGroupsRequest>,
+    ) -> Result<Response<v1::ListConsistencyGroupsResponse>, Status> {
+        let v1::ListConsistencyGroupsRequest { page_size, page_token } = request.into_inner();
+        let page = Page::from_wire(page_size, page_token).map_err(ApiError::from)?;
+        let groups = self.runtime.list_groups(&after(&page)?, sql_limit(&page)).await?;
+        let (groups, next_page_token) = cut(&page, groups, |group| group.name.to_string());
+        let groups = groups.into_iter().map(ConsistencyGroup::into_wire).collect();
+        Ok(Response::new(v1::ListConsistencyGroupsResponse { groups, next_page_token }))
+    }
+
+    async fn change_consistency_group(
+        &self,
+        request: Request<v1::ChangeConsistencyGroupRequest>,
+    ) -> Result<Response<v1::ConsistencyGroup>, Status> {
+        let mutation =
+            Mutation::new(&request, "ProtectionService/ChangeConsistencyGroup", |r| r.name.clone())?;
+        let outcome = async {
+            let request = ChangeGroup::from_wire(request.into_inner())?;
+            let call = mutation.call(&request.request_id);
+            self.runtime.change_group(&call, request).await
+        };
+        let group = self.recorded(&mutation, outcome.await).await?;
+        Ok(Response::new(group.into_wire()))
+    }
+
+    async fn delete_consistency_group(
+        &self,
+        request: Request<v1::DeleteConsistencyGroupRequest>,
+    ) -> Result<Response<v1::DeleteConsistencyGroupResponse>, Status> {
+        let mutation =
+            Mutation::new(&request, "ProtectionService/DeleteConsistencyGroup", |r| r.name.clone())?;
+        let outcome = async {
+            let request = DeleteGroup::from_wire(request.into_inner())?;
+            let call = mutation.call(&request.request_id);
+            self.runtime.delete_group(&call, request).await
+        };
+        self.recorded(&mutation, outcome.await).await?;
+        Ok(Response::new(v1::DeleteConsistencyGroupResponse {}))
     }
 
     async fn scrub_item(

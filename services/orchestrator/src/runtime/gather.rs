@@ -1,9 +1,12 @@
 //! Gathers what a plan is made from: items, both their hosts, points, health, open runs.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use sqlx::PgConnection;
-use understudy_ids::{HostName, PointSeq, UnixMicros};
+use understudy_ids::{GroupName, HostName, ItemName, PointSeq, UnixMicros};
 use understudy_recovery::{
     RunSpec,
     plan::{
@@ -12,14 +15,14 @@ use understudy_recovery::{
     },
 };
 use understudy_recovery_api::{SiteKind, view::Policy};
-use understudy_replication::RetentionPolicy;
+use understudy_replication::{Membership, RetentionPolicy};
 
 use super::{
     health::{self, Observed},
     inventory::{Inventory, Machine, Point},
 };
 use crate::store::{
-    Failure,
+    self, Failure,
     hosts::{self, HostRecord},
     items::{self, ItemRecord},
     policies, runs, sites,
@@ -59,7 +62,15 @@ pub async fn of_items(
             hosts.insert(name.clone(), host);
         }
     }
-    let items = items.iter().map(|(record, policy)| item_view(record, policy, &hosts, now)).collect();
+    let mut groups: BTreeMap<GroupName, BTreeSet<ItemName>> = BTreeMap::new();
+    for group in items.iter().filter_map(|(item, _)| item.group.as_ref()) {
+        if !groups.contains_key(group) {
+            let members = store::groups::items(conn, group).await?;
+            groups.insert(group.clone(), members.into_iter().collect());
+        }
+    }
+    let items =
+        items.iter().map(|(record, policy)| item_view(record, policy, &hosts, &groups, now)).collect();
     let mut views = BTreeMap::new();
     for (name, host) in &hosts {
         if let Some(site) = sites::get(conn, name.site()).await? {
@@ -74,6 +85,7 @@ fn item_view(
     record: &ItemRecord,
     policy: &Policy,
     hosts: &BTreeMap<HostName, HostRecord>,
+    groups: &BTreeMap<GroupName, BTreeSet<ItemName>>,
     now: UnixMicros,
 ) -> ItemView {
     let active = hosts.get(&record.active_host);
@@ -91,6 +103,7 @@ fn item_view(
             damaged_blocks: point.damaged_blocks,
             encrypted: point.encrypted,
             unlocked_until: point.unlocked_until,
+            joint: point.joint.clone(),
         })
     });
     let heard_now = active.is_some_and(|host| is_connected(host, now));
@@ -107,6 +120,11 @@ fn item_view(
         points: points.collect(),
         highest_point: highest_point(record, &sides),
         health: health::level(&health::health(&Observed { record, policy, active, standby }, now)),
+        group: record.group.clone().map(|group| {
+            let members = groups.get(&group).cloned().unwrap_or_default();
+            Membership { group, members }
+        }),
+        common_point: None,
     }
 }
 

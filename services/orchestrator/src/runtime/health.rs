@@ -69,6 +69,7 @@ impl<'a> Observed<'a> {
             last_error: replication.and_then(|r| r.last_error.clone()),
             unprotected: self.unprotected(),
             not_at_rest: replication.and_then(|r| r.not_at_rest.clone()),
+            not_joint: replication.and_then(|r| r.not_joint.clone()).filter(|_| self.record.group.is_some()),
             damaged_points: self.damaged_points(),
         }))
     }

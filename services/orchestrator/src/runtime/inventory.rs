@@ -11,7 +11,7 @@ use understudy_ids::{
     RunId, UnixMicros, Uuid,
 };
 use understudy_recovery::plan::Power;
-use understudy_replication::{RetentionPolicy, history::Percentiles};
+use understudy_replication::{Joint, RetentionPolicy, history::Percentiles};
 use understudy_replication_api as facts;
 
 /// One host.
@@ -150,6 +150,9 @@ pub struct Replication {
     /// Of the assignment that is followed.
     #[serde(default)]
     pub revision: Option<String>,
+    /// Why the last round of its consistency group came to nothing.
+    #[serde(default)]
+    pub not_joint: Option<Problem>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -172,6 +175,9 @@ pub struct Point {
     pub encrypted: bool,
     #[serde(default)]
     pub unlocked_until: Option<UnixMicros>,
+    /// When its instant is that of a consistency group.
+    #[serde(default)]
+    pub joint: Option<Joint>,
 }
 
 impl Point {
@@ -300,6 +306,7 @@ impl From<facts::ReplicationFacts> for Replication {
             last_day,
             disks,
             revision,
+            group,
         } = told;
         let activity = match state {
             facts::ReplicationState::Initial => Activity::Initial,
@@ -330,6 +337,7 @@ impl From<facts::ReplicationFacts> for Replication {
             last_day,
             disks,
             revision,
+            not_joint: group.and_then(|group| group.missed),
         }
     }
 }
@@ -349,6 +357,7 @@ impl From<facts::RecoveryPoint> for Point {
             damaged_blocks,
             encrypted,
             unlocked_until,
+            joint,
         } = told;
         let changed_bytes = disks.iter().map(|d| d.changed_bytes).sum();
         Self {
@@ -364,6 +373,7 @@ impl From<facts::RecoveryPoint> for Point {
             damaged_blocks,
             encrypted,
             unlocked_until,
+            joint,
         }
     }
 }

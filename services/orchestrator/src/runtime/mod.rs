@@ -18,6 +18,7 @@ pub mod connections;
 pub mod events;
 pub mod facts;
 pub mod gather;
+mod groups;
 pub mod health;
 pub mod inventory;
 pub mod message;

@@ -25,6 +25,7 @@ use super::{
     call::Call,
     connections::{self, Answer},
     gather::{self, is_connected},
+    groups,
     health::Observed,
     inventory::Machine,
     now,
@@ -158,8 +159,11 @@ impl Runtime {
             Box::pin(async move {
                 let record = steered(&mut *tx, &request.item).await?;
                 let mut problems = item::against_steering(&record.name, record.state, record.held_by(), None);
-                if policies::get(&mut *tx, &request.policy).await?.is_none() {
-                    problems.push(no_policy(&request.policy));
+                match policies::get(&mut *tx, &request.policy).await? {
+                    None => problems.push(no_policy(&request.policy)),
+                    Some(policy) => {
+                        problems.extend(groups::against_policy(&mut *tx, &record, &policy).await?)
+                    }
                 }
                 if !problems.is_empty() {
                     return Err(refused("changing the policy", problems).into());
@@ -360,6 +364,7 @@ async fn check(
         created: now,
         hold: None,
         paused: None,
+        group: None,
     };
     let input = gather::of_items(conn, &[(draft.clone(), policy.clone())], now).await?;
     Ok(Checked { draft: policy_known.then_some(draft), policy, input, problems })

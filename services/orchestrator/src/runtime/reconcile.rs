@@ -119,6 +119,7 @@ async fn item_records(
             policy: policy_view(&policy),
             paused: item.paused.is_some(),
             peer_endpoint: standby.sink_endpoint.clone(),
+            group: item.group,
         });
     }
     Ok(records)

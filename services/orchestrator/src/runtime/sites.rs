@@ -172,7 +172,7 @@ fn ended_certificates(certificates: &[String], now: UnixMicros) -> Vec<(usize, P
     certificates.iter().enumerate().filter_map(problem).collect()
 }
 
-fn taken(reason: &'static str, subject: &str) -> Failure {
+pub fn taken(reason: &'static str, subject: &str) -> Failure {
     ApiError::already_exists(
         reason,
         format!("{subject} exists already"),

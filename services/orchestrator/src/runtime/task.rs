@@ -83,6 +83,7 @@ fn agent_action(work: &AgentWork) -> Result<agent::Action, Unsendable> {
                 policy,
                 paused,
                 rpo_objective,
+                group,
             } = *asked;
             Wire::StartReplication(agent::StartReplication {
                 machine,
@@ -95,6 +96,7 @@ fn agent_action(work: &AgentWork) -> Result<agent::Action, Unsendable> {
                 paused,
                 rpo_objective,
                 revision,
+                group,
             })
         }
         AgentWork::StopReplication { forget } => Wire::StopReplication { forget },

@@ -106,6 +106,7 @@ pub fn item(observed: &Observed<'_>, alerts: &Alerts, now: UnixMicros) -> view::
             under_way_since: scrub.under_way_since,
         },
         create_time: record.created,
+        group: record.group.clone(),
         pause: record.paused.clone().map(|Pause { since, by, why }| view::Pause { since, by, reason: why }),
     }
 }
@@ -136,6 +137,7 @@ pub fn point(record: &ItemRecord, point: &Point) -> view::RecoveryPoint {
         consistency: point.consistency,
         frozen: point.frozen,
         damaged_blocks: point.damaged_blocks,
+        joint: point.joint.clone(),
     }
 }
 
@@ -235,6 +237,7 @@ pub fn preview(asked: &RunSpec, planned: Result<RunPlan, Vec<understudy_ids::Pro
             items: plan.items.iter().map(|item| planned_item(&plan, item)).collect(),
             steps: plan.steps.iter().map(step).collect(),
             problems: Vec::new(),
+            notices: plan.notices,
         },
         Err(problems) => view::RunPreview {
             spec: spec(asked),
@@ -242,6 +245,7 @@ pub fn preview(asked: &RunSpec, planned: Result<RunPlan, Vec<understudy_ids::Pro
             items: Vec::new(),
             steps: Vec::new(),
             problems,
+            notices: Vec::new(),
         },
     }
 }

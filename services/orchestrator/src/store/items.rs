@@ -2,7 +2,9 @@
 
 use sqlx::{FromRow, PgConnection, types::Json};
 use time::OffsetDateTime;
-use understudy_ids::{DiskName, Generation, HostName, ItemName, PolicyName, RunId, UnixMicros, Uuid};
+use understudy_ids::{
+    DiskName, Generation, GroupName, HostName, ItemName, PolicyName, RunId, UnixMicros, Uuid,
+};
 use understudy_recovery::{ItemState, item::HeldBy};
 use understudy_replication::rpo::Pause;
 
@@ -27,6 +29,8 @@ pub struct ItemRecord {
     pub hold: Option<Hold>,
     /// Replication is paused.
     pub paused: Option<Pause>,
+    /// The consistency group that it belongs to.
+    pub group: Option<GroupName>,
 }
 
 /// The run that has an item in its hands.
@@ -59,6 +63,7 @@ struct Row {
     paused_at: Option<OffsetDateTime>,
     paused_by: Option<String>,
     paused_why: Option<String>,
+    consistency_group: Option<String>,
 }
 
 impl TryFrom<Row> for ItemRecord {
@@ -82,6 +87,7 @@ impl TryFrom<Row> for ItemRecord {
                 by: row.paused_by.unwrap_or_default(),
                 why: row.paused_why.unwrap_or_default(),
             }),
+            group: read("items", row.consistency_group.map(|group| group.parse()).transpose())?,
             hold: row.run.zip(row.test).map(|(run, test)| Hold { run, test }),
         })
     }
@@ -152,7 +158,7 @@ pub async fn get(conn: &mut PgConnection, names: &[ItemName]) -> Result<Vec<Item
     let names: Vec<&str> = names.iter().map(ItemName::as_str).collect();
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT i.name, i.active_host, i.standby_host, i.machine, i.disks, i.excluded, i.policy, i.state,
-                i.generation, i.created, i.paused_at, i.paused_by, i.paused_why,
+                i.generation, i.created, i.paused_at, i.paused_by, i.paused_why, i.consistency_group,
                 h.run, h.test
          FROM items i LEFT JOIN holds h ON h.item = i.name WHERE i.name = ANY($1) ORDER BY i.name",
     )
@@ -166,7 +172,7 @@ pub async fn get(conn: &mut PgConnection, names: &[ItemName]) -> Result<Vec<Item
 pub async fn list(conn: &mut PgConnection, after: &str, limit: i64) -> Result<Vec<ItemRecord>, Failure> {
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT i.name, i.active_host, i.standby_host, i.machine, i.disks, i.excluded, i.policy, i.state,
-                i.generation, i.created, i.paused_at, i.paused_by, i.paused_why,
+                i.generation, i.created, i.paused_at, i.paused_by, i.paused_why, i.consistency_group,
                 h.run, h.test
          FROM items i LEFT JOIN holds h ON h.item = i.name WHERE i.name > $1 ORDER BY i.name LIMIT $2",
     )

@@ -8,6 +8,7 @@ pub mod awaited;
 pub mod connections;
 pub mod corrections;
 pub mod cursor;
+pub mod groups;
 pub mod hosts;
 pub mod items;
 pub mod outbox;

@@ -340,6 +340,7 @@ impl Model {
             pinned: false,
             consistency: Consistency::Crash,
             frozen: None,
+            joint: None,
             damaged_blocks: 0,
             encrypted: false,
             unlocked_until: None,
@@ -517,5 +518,6 @@ fn steady(seq: PointSeq, disks: Vec<understudy_ids::DiskName>) -> ReplicationFac
         last_day: None,
         disks,
         revision: None,
+        group: None,
     }
 }

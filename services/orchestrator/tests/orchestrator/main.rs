@@ -3,6 +3,7 @@
 mod agents;
 mod bad_input;
 mod crash;
+mod groups;
 mod health;
 mod lifecycle;
 mod mapper;

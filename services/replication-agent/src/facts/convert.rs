@@ -75,6 +75,7 @@ pub fn point(point: PointInfo) -> Point {
         damaged_blocks,
         encrypted: seal.is_some(),
         unlocked_until: None,
+        joint: manifest.joint,
     };
     Point { told, seal }
 }

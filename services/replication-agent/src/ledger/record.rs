@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use understudy_ids::{DiskName, Generation, HostName, ItemName, MachineName, PolicyName, Uuid};
-use understudy_replication::{ReplicationSettings, RetentionPolicy};
+use understudy_replication::{Membership, ReplicationSettings, RetentionPolicy};
 
 use super::Role;
 
@@ -75,6 +75,9 @@ pub struct Terms {
     /// How old the latest point may become.
     #[serde(default)]
     pub rpo_objective: Option<Duration>,
+    /// With which other items it shares its instants.
+    #[serde(default)]
+    pub group: Option<Membership>,
     /// Names the assignment for whoever gave it; told back.
     #[serde(default)]
     pub revision: String,
@@ -150,7 +153,14 @@ mod tests {
         let read: Assignment = serde_json::from_str(old).unwrap();
         assert_eq!((read.stream.machine.as_str(), read.terms.interval), ("web1", Duration::from_secs(5)));
         assert_eq!((read.terms.paused, read.terms.objective()), (false, Duration::from_secs(15)));
-        let terms = Terms { paused: true, rpo_objective: Some(Duration::from_millis(1500)), ..read.terms };
+        assert_eq!(read.terms.group, None);
+        let group = Membership { group: "shop".parse().unwrap(), members: ["web1".parse().unwrap()].into() };
+        let terms = Terms {
+            paused: true,
+            rpo_objective: Some(Duration::from_millis(1500)),
+            group: Some(group),
+            ..read.terms
+        };
         let changed = Assignment { terms, ..read };
         let text = serde_json::to_string(&changed).unwrap();
         assert_eq!(serde_json::from_str::<Assignment>(&text).unwrap(), changed);

@@ -170,6 +170,7 @@ fn open(store: &Store, begin: Begin) -> Result<PointWriter, Failure> {
         instant: begin.instant,
         consistency: begin.consistency,
         frozen: begin.frozen,
+        joint: begin.joint,
         machine,
         seal,
     };

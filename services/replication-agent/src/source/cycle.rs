@@ -70,6 +70,8 @@ pub struct Shipped {
     /// Payload on the wire.
     pub sent_bytes: u64,
     pub kind: String,
+    /// Whether the instant is that of its group.
+    pub is_joint: bool,
 }
 
 impl Source {
@@ -86,6 +88,7 @@ impl Source {
             return Err(hypervisor::Error::Unknown { what, why: "it does not say".to_owned() }.into());
         }
         let off = machine.power == PowerState::ShutOff;
+        state.handed_over &= off;
         match purpose {
             Purpose::Final if !off => return Err(CycleError::NotOff(machine.name)),
             // The instant that is held is from before the machine was off.
@@ -93,7 +96,8 @@ impl Source {
             Purpose::Interval(_) => {
                 let untouched = Untouched::of(&machine).await.filter(|_| off);
                 let covered = untouched.is_some() && untouched == state.covered_off;
-                if covered && !self.is_damaged_at_target(&machine).await {
+                // An instant of its group is shipped also when nothing has changed: the others' points are of no use together without it.
+                if covered && state.held.is_none() && !self.is_damaged_at_target(&machine).await {
                     return Ok(None);
                 }
             }
@@ -118,7 +122,7 @@ impl Source {
         Ok(Some(shipped))
     }
 
-    async fn machine(&self) -> Result<Machine, CycleError> {
+    pub(super) async fn machine(&self) -> Result<Machine, CycleError> {
         let found = self.hypervisor.machine(&self.stream.machine).await?;
         let present = found.as_ref().map(present);
         self.check(present.as_ref(), &BTreeMap::new())?;
@@ -211,14 +215,14 @@ impl Source {
         let sent = self.send(&plan, frozen, machine, sealing, (pacer.as_ref(), &held.meter)).await;
         match sent {
             Ok(sent_bytes) => {
-                let instant = frozen.snapshot.instant();
+                let (instant, is_joint) = (frozen.instant(), frozen.joint.is_some());
                 let (checkpoint, guest) = (frozen.checkpoint.clone(), frozen.snapshot.guest().clone());
                 state.release().await;
                 self.rested(state, &guest);
                 state.base = Some(checkpoint.clone());
                 self.after(&opener, &source, &plan, checkpoint).await;
                 let kind = describe(&plan);
-                Ok(Shipped { seq: plan.seq, instant, sent_bytes, kind })
+                Ok(Shipped { seq: plan.seq, instant, sent_bytes, kind, is_joint })
             }
             Err(error) => {
                 if error.is_of_the_link() {
@@ -246,7 +250,7 @@ impl Source {
     }
 
     /// Of the disks that are to be replicated; all of them are there, or the machine would have been refused.
-    fn sizes(&self, machine: &Machine) -> BTreeMap<DiskName, u64> {
+    pub(super) fn sizes(&self, machine: &Machine) -> BTreeMap<DiskName, u64> {
         let disks = machine.hardware.disks.iter().filter(|d| self.stream.disks.contains(&d.name));
         disks.map(|d| (d.name.clone(), d.size_bytes)).collect()
     }
@@ -324,12 +328,13 @@ impl Source {
             seq: plan.seq,
             parent: plan.parent,
             checkpoint: frozen.checkpoint.as_str().to_owned(),
-            instant: frozen.snapshot.instant(),
+            instant: frozen.instant(),
             disks: plan.disks.iter().map(|d| sink_disk(&d.disk, d.size, sealing)).collect(),
             resume: plan.partial == PartialUse::Continue,
             machine_json,
             consistency: frozen.snapshot.guest().consistency(),
             frozen: frozen.snapshot.guest().frozen(),
+            joint: frozen.joint.clone(),
             wrapped_key: sealing.map(|sealing| sealing.wrapped.clone()),
         })
     }

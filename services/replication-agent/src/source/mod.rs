@@ -6,7 +6,8 @@
 //!   tasks: final delta, stop ──┘                     │ superseded: fenced, machine off, loop ends (R-FO-7)
 //! ```
 //! Cycles of one item never overlap; a cycle that takes longer than the interval is followed by the next one at once. Before each one the
-//! loop waits for its turn among all items of the host ([`turns`]). Other terms of the same stream are taken over while it
+//! loop waits for its turn among all items of the host ([`turns`]). An item of a consistency group does not go by its own interval but by
+//! its group's rounds ([`rounds`]). Other terms of the same stream are taken over while it
 //! runs, from its next cycle on; only a pause breaks a cycle off.
 
 mod cycle;
@@ -19,6 +20,7 @@ mod parts;
 mod progress;
 mod reading;
 mod rest;
+mod rounds;
 mod seal;
 mod ship;
 mod snapshot;
@@ -34,17 +36,17 @@ use std::{
 };
 
 use tokio::{
-    sync::{OwnedMutexGuard, watch},
+    sync::{Notify, OwnedMutexGuard, watch},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 use understudy_hypervisor::{self as hypervisor, Hypervisor};
-use understudy_ids::{DiskName, Generation, ItemName, Problem, UnixMicros};
+use understudy_ids::{DiskName, Generation, GroupName, ItemName, Problem, UnixMicros};
 use understudy_replication::{CheckpointName, admission::Class};
-use understudy_replication_api::{ReplicationFacts, ReplicationState, SinkClient};
+use understudy_replication_api::{GroupFacts, ReplicationFacts, ReplicationState, SinkClient};
 use understudy_rpc::{ConnectError, TlsFiles};
 
-use crate::ledger::{Assignment, Ledger, Role, Stream, Verb};
+use crate::ledger::{Assignment, Ledger, Role, Stream, Terms, Verb};
 pub use cycle::{Purpose, Shipped};
 pub use error::CycleError;
 use history::History;
@@ -79,6 +81,8 @@ pub struct Source {
     status: watch::Sender<ReplicationFacts>,
     history: History,
     state: Arc<tokio::sync::Mutex<State>>,
+    /// A round of its group has taken place: there is an instant to ship, or it makes one of its own.
+    round: Notify,
     /// When the loop began, by which it waits for a turn before there is a point.
     began: UnixMicros,
 }
@@ -88,6 +92,10 @@ pub struct Source {
 pub struct State {
     held: Option<Frozen>,
     expired: bool,
+    /// The loop has ended: nobody closes what is opened now.
+    ended: bool,
+    /// Everything that the machine wrote is at the target, for a failover that goes on from there. Ends when the machine runs again.
+    handed_over: bool,
     /// The disks as the last cycle left them, where it read the machine while it was off: nothing to ship until they are touched.
     covered_off: Option<Untouched>,
     /// When the guest was asked to come to rest.
@@ -132,6 +140,8 @@ struct Inner {
     running: Mutex<HashMap<ItemName, Running>>,
     paces: Paces,
     turns: Turns,
+    /// Who calls the rounds of each consistency group that has an item here.
+    leaders: Mutex<HashMap<GroupName, JoinHandle<()>>>,
     changes: watch::Sender<u64>,
 }
 
@@ -145,7 +155,8 @@ impl Sources {
     ) -> Self {
         let (running, changes) = (Mutex::default(), watch::Sender::new(0));
         let (paces, turns) = (Paces::default(), Turns::new(limits));
-        let inner = Inner { hypervisor, ledger, tls, keys, running, paces, turns, changes };
+        let leaders = Mutex::default();
+        let inner = Inner { hypervisor, ledger, tls, keys, running, paces, turns, leaders, changes };
         Self { inner: Arc::new(inner) }
     }
 
@@ -173,6 +184,9 @@ impl Sources {
             if source.take_over(terms, &self.inner.paces) {
                 self.changed();
             }
+            if let Some(group) = source.group() {
+                self.lead(&group);
+            }
             return Ok(());
         }
         self.stop(item).await;
@@ -182,7 +196,7 @@ impl Sources {
         let source = Arc::new(Source {
             item: item.clone(),
             generation,
-            status: watch::Sender::new(idle(disks, held.terms.revision.clone())),
+            status: watch::Sender::new(idle(disks, &held.terms)),
             stream,
             terms: watch::Sender::new(Arc::new(held)),
             hypervisor: self.inner.hypervisor.clone(),
@@ -190,14 +204,19 @@ impl Sources {
             keys: self.inner.keys.clone(),
             history: History::open(self.inner.ledger.state_dir(), item, generation, now()),
             state: Arc::default(),
+            round: Notify::new(),
             began: now(),
         });
+        let group = source.group();
         let stop = CancellationToken::new();
         let task = tokio::spawn(run(source.clone(), self.inner.ledger.clone(), self.clone(), stop.clone()));
         let earlier = self.lock().insert(item.clone(), Running { source, stop, task });
         // Somebody else started one in between; the last one counts.
         if let Some(earlier) = earlier {
             earlier.stop.cancel();
+        }
+        if let Some(group) = group {
+            self.lead(&group);
         }
         self.changed();
         Ok(())
@@ -278,7 +297,7 @@ impl Sources {
     }
 }
 
-fn idle(disks: Vec<DiskName>, revision: String) -> ReplicationFacts {
+fn idle(disks: Vec<DiskName>, terms: &Terms) -> ReplicationFacts {
     ReplicationFacts {
         disks,
         state: ReplicationState::Initial,
@@ -299,7 +318,8 @@ fn idle(disks: Vec<DiskName>, revision: String) -> ReplicationFacts {
         not_at_rest: None,
         last_hour: None,
         last_day: None,
-        revision: Some(revision),
+        revision: Some(terms.revision.clone()),
+        group: terms.group.as_ref().map(|membership| GroupFacts::new(membership.group.clone())),
     }
 }
 
@@ -326,7 +346,15 @@ async fn run(source: Arc<Source>, ledger: Ledger, sources: Sources, stop: Cancel
         drop(turn);
         sources.changed();
         match result {
-            Ok(_) => (failures, failed, class) = (0, None, Class::Delta),
+            Ok(shipped) => {
+                (failures, failed, class) = (0, None, Class::Delta);
+                // A group's instants are crash-consistent, so a point at rest that is due is one of its own, right behind.
+                if shipped.is_some_and(|s| s.is_joint)
+                    && source.quiesce(&*source.state.lock().await).is_some()
+                {
+                    continue;
+                }
+            }
             Err(CycleError::Stopped) => continue,
             Err(CycleError::NeedsFullCopy) => {
                 class = Class::FullCopy;
@@ -340,7 +368,10 @@ async fn run(source: Arc<Source>, ledger: Ledger, sources: Sources, stop: Cancel
         }
         source.rest_until_due(began, failures, &mut terms, &stop).await;
     }
-    source.state.lock().await.release().await;
+    let mut state = source.state.lock().await;
+    state.release().await;
+    state.ended = true;
+    drop(state);
     source.status.send_modify(|s| s.state = ReplicationState::Stopped);
     sources.changed();
 }
@@ -379,6 +410,8 @@ impl Source {
             () = stop.cancelled() => return Err(CycleError::Stopped),
         };
         let shipped = self.recorded(&mut state, Purpose::Final, stop).await?;
+        // A point of a later instant would come between it and what is made of it.
+        state.handed_over = true;
         shipped.ok_or_else(|| CycleError::NotOff(self.stream.machine.clone()))
     }
 
@@ -538,11 +571,16 @@ impl Source {
         stop: &CancellationToken,
     ) {
         loop {
-            let (interval, paused) = {
+            let (interval, paused, group) = {
                 let held = terms.borrow_and_update();
-                (held.terms.interval, held.terms.paused)
+                (held.terms.interval, held.terms.paused, self.group())
             };
-            let pause = if failures == 0 { interval } else { back_off(interval, failures) };
+            let pause = match &group {
+                _ if failures > 0 => back_off(interval, failures),
+                // The group's round comes before that.
+                Some(_) => rounds::longest_wait(interval),
+                None => interval,
+            };
             // App-consistent points have an interval of their own.
             let rests_in = self.rests_in(&*self.state.lock().await).filter(|_| failures == 0);
             let until = match rests_in {
@@ -550,12 +588,15 @@ impl Source {
                 None => began + pause,
             };
             if paused || !self.rest(Some(until), terms, stop).await {
+                if let Some(group) = group.filter(|_| Instant::now() >= began + pause && failures == 0) {
+                    self.told_of(|facts| facts.missed = Some(rounds::no_round(&group)));
+                }
                 return;
             }
         }
     }
 
-    /// Waits until then, or until the terms change, which is `true`. What the guest writes meanwhile is counted, unless the end comes before
+    /// Waits until then, until a round of its group has taken place, or until the terms change, which is `true`. What the guest writes meanwhile is counted, unless the end comes before
     /// it is worth the question.
     async fn rest(
         &self,
@@ -574,6 +615,7 @@ impl Source {
             tokio::select! {
                 () = tokio::time::sleep_until(next.into()) => {}
                 Ok(()) = terms.changed() => return true,
+                () = self.round.notified(), if until.is_some() => return false,
                 () = stop.cancelled() => {}
             }
         }

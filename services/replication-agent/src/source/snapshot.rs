@@ -1,7 +1,7 @@
 //! The frozen instant that a cycle reads, and the plan that fits what its change tracking can tell.
 //!
 //! ```text
-//!   plan ─▶ instant still open? ── yes ─▶ go on with it
+//!   plan ─▶ instant still open, or of a group's round and new? ── yes ─▶ go on with it
 //!             │ no
 //!             ▼
 //!   open with the plan's bitmap ─▶ changes known where the plan needs them? ── yes ─▶ read
@@ -12,8 +12,11 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use understudy_hypervisor::{self as hypervisor, Hypervisor, Quiesce, Snapshot, SnapshotRequest};
-use understudy_ids::{DiskName, Generation, ItemName, MachineName};
-use understudy_replication::cycle::{self, CheckpointName, CyclePlan, SourceFacts, TargetFacts, Tracking};
+use understudy_ids::{DiskName, Generation, ItemName, MachineName, UnixMicros};
+use understudy_replication::{
+    Joint,
+    cycle::{self, CheckpointName, CyclePlan, SourceFacts, TargetFacts, Tracking},
+};
 
 use super::error::CycleError;
 
@@ -24,10 +27,17 @@ pub struct Frozen {
     pub checkpoint: CheckpointName,
     /// The checkpoint since which its changes are told.
     pub base: Option<CheckpointName>,
+    /// When the instant is that of a consistency group.
+    pub joint: Option<Joint>,
     pub opened: Instant,
 }
 
 impl Frozen {
+    /// The source's instant, as the point will show it: the same for all items of a group.
+    pub fn instant(&self) -> UnixMicros {
+        self.joint.as_ref().map_or_else(|| self.snapshot.instant(), |joint| joint.instant)
+    }
+
     pub async fn close(self) {
         if let Err(error) = self.snapshot.close().await {
             // The next one that is opened closes it first.
@@ -90,6 +100,10 @@ impl Opener<'_> {
                 if matches!(plan.instant, cycle::Instant::Open(_)) && fits {
                     return Ok((plan, frozen));
                 }
+                // One of a group's round was opened by somebody else, with what the target had then.
+                if frozen.joint.is_some() && fits && !mark_unknown(source, &plan, &frozen) {
+                    return Ok((plan, frozen));
+                }
                 frozen.close().await;
                 continue;
             }
@@ -139,7 +153,7 @@ impl Opener<'_> {
             Some(base) if !snapshot.checkpoint_made() => base.clone(),
             _ => checkpoint,
         };
-        Ok(Frozen { snapshot, checkpoint, base, opened: Instant::now() })
+        Ok(Frozen { snapshot, checkpoint, base, joint: None, opened: Instant::now() })
     }
 
     /// `understudy-<item>-<generation>-<seq>`, with a number behind it while an interrupted transfer of that point

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use understudy_ids::HostName;
 use understudy_replication::Compression;
+use understudy_replication_api::GroupFacts;
 
 use super::{
     Source,
@@ -55,7 +56,13 @@ impl Source {
         });
         if changed {
             tracing::info!(item = %self.item, revision, "other terms are followed");
-            self.status.send_modify(|s| s.revision = Some(revision));
+            let group = self.group();
+            self.status.send_modify(|s| {
+                s.revision = Some(revision);
+                if s.group.as_ref().map(|facts| &facts.group) != group.as_ref() {
+                    s.group = group.map(GroupFacts::new);
+                }
+            });
         }
         changed
     }

@@ -27,6 +27,7 @@ impl Tasks {
             paused,
             rpo_objective,
             revision,
+            group,
         } = asked;
         let machine = self.machine(&name).await?.ok_or_else(|| no_machine(&name))?;
         let has =
@@ -48,7 +49,7 @@ impl Tasks {
         let uuid = Some(machine.uuid);
         let assignment = Assignment {
             stream: Stream { machine: name, uuid, disks, peer_host, peer_endpoint },
-            terms: Terms { interval, settings, policy, paused, rpo_objective, revision },
+            terms: Terms { interval, settings, policy, paused, rpo_objective, revision, group },
         };
         let written = assignment.clone();
         self.ledger

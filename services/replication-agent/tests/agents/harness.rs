@@ -494,6 +494,7 @@ impl World {
             paused: false,
             rpo_objective: None,
             revision: String::new(),
+            group: None,
         })
     }
 

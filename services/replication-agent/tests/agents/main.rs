@@ -3,6 +3,7 @@
 
 mod at_rest;
 mod changes;
+mod groups;
 mod guard;
 mod harness;
 mod health;

@@ -282,6 +282,7 @@ fn encoded_parts_become_the_blocks_that_they_were_made_of() {
             machine_json: "{}".to_owned(),
             consistency: Consistency::Crash,
             frozen: None,
+            joint: None,
             wrapped_key: None,
         };
         world.alpha.block_on(async {

@@ -3,6 +3,7 @@
 #[path = "../../../../crates/hypervisor/tests/conformance/at_rest.rs"]
 mod at_rest;
 mod changes;
+mod consistency_group;
 mod control_plane_away;
 mod encrypted;
 mod guest_at_rest;

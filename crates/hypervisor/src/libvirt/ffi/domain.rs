@@ -76,6 +76,14 @@ impl Domain {
         Ok((state, reason) == (raw::STATE_SHUT_OFF, raw::SHUT_OFF_BY_GUEST))
     }
 
+    /// Whether its processors stand still because somebody asked for that.
+    pub fn is_suspended(&self) -> Result<bool, CallError> {
+        let (mut state, mut reason) = (0, 0);
+        // SAFETY: the handle is alive, the results have room.
+        check(unsafe { raw::virDomainGetState(self.pointer(), &mut state, &mut reason, 0) })?;
+        Ok((state, reason) == (raw::STATE_PAUSED, raw::PAUSED_BY_USER))
+    }
+
     /// Whether there is a process for it, in whatever state.
     pub fn is_active(&self) -> Result<bool, CallError> {
         // SAFETY: the handle is alive.
@@ -152,6 +160,12 @@ impl Domain {
     pub fn start(&self) -> Result<(), CallError> {
         // SAFETY: the handle is alive.
         check(unsafe { raw::virDomainCreate(self.pointer()) }).map(drop)
+    }
+
+    /// Its processors stand still, and QEMU has flushed its disks.
+    pub fn suspend(&self) -> Result<(), CallError> {
+        // SAFETY: the handle is alive.
+        check(unsafe { raw::virDomainSuspend(self.pointer()) }).map(drop)
     }
 
     pub fn resume(&self) -> Result<(), CallError> {

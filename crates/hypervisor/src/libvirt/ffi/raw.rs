@@ -118,6 +118,7 @@ unsafe extern "C" {
         flags: c_uint,
     ) -> c_int;
     pub fn virDomainCreate(domain: *mut VirDomain) -> c_int;
+    pub fn virDomainSuspend(domain: *mut VirDomain) -> c_int;
     pub fn virDomainResume(domain: *mut VirDomain) -> c_int;
     pub fn virDomainShutdownFlags(domain: *mut VirDomain, flags: c_uint) -> c_int;
     pub fn virDomainDestroyFlags(domain: *mut VirDomain, flags: c_uint) -> c_int;
@@ -184,6 +185,8 @@ unsafe extern "C" {
 pub const STATE_RUNNING: c_int = 1;
 pub const STATE_BLOCKED: c_int = 2;
 pub const STATE_PAUSED: c_int = 3;
+/// `VIR_DOMAIN_PAUSED_USER`
+pub const PAUSED_BY_USER: c_int = 1;
 pub const STATE_SHUTTING_DOWN: c_int = 4;
 pub const STATE_SHUT_OFF: c_int = 5;
 /// `VIR_DOMAIN_SHUTOFF_SHUTDOWN`: by the guest itself.

@@ -16,10 +16,12 @@
 
 mod checkpoints;
 mod image;
+mod joint;
 mod quiesce;
 mod reader;
 mod running;
 mod shut_off;
+mod standby;
 
 use std::path::{Path, PathBuf};
 
@@ -107,18 +109,25 @@ impl TrackedDisk {
 
 impl LibvirtHypervisor {
     pub(super) async fn make_snapshot(&self, request: &SnapshotRequest) -> Result<Box<dyn Snapshot>, Error> {
+        match self.make_ready(request).await? {
+            PowerState::ShutOff => self.open_shut_off(request).await,
+            _ => self.open_running(request).await,
+        }
+    }
+
+    /// Nothing is left of an earlier snapshot. Says how the machine stands, which is known.
+    async fn make_ready(&self, request: &SnapshotRequest) -> Result<PowerState, Error> {
         check_name(&request.checkpoint.0)?;
         self.close_left_behind(&request.machine).await?;
         let machine = self.read_machine(&request.machine).await?;
         let machine =
             machine.ok_or_else(|| Error::NotFound { what: format!("machine {}", request.machine) })?;
         match machine.power {
-            PowerState::Running | PowerState::Paused => self.open_running(request).await,
-            PowerState::ShutOff => self.open_shut_off(request).await,
             PowerState::Unknown => Err(Error::Unknown {
                 what: format!("machine {}", request.machine),
                 why: "libvirt reports neither running nor shut off".to_owned(),
             }),
+            power => Ok(power),
         }
     }
 

@@ -11,38 +11,30 @@
 //! not frozen does nothing. Nothing is frozen before a guard is there that can thaw it.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     pin::pin,
-    process::Stdio,
     time::{Duration, Instant},
 };
 
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    process::{ChildStdin, Command},
-    time::timeout,
-};
+use tokio::time::timeout;
 use understudy_ids::MachineName;
 
 use super::{
     super::{
         LibvirtHypervisor, describe,
         ffi::{CallError, Domain},
-        guard::{self, DISMISSED, READY},
+        guard,
         machines::{self, look_up},
     },
-    files,
+    standby::{self, Standby},
 };
 use crate::{Error, GuestState, NotQuiesced, PowerState, Quiesce, QuiesceFailure, SnapshotRequest};
-
-/// For the guard to start and to find the machine.
-const GUARD_LIMIT: Duration = Duration::from_secs(10);
 
 /// A guest whose file systems are frozen. It thaws in whatever way this ends.
 pub(super) struct Frozen {
     hypervisor: LibvirtHypervisor,
     machine: MachineName,
-    guard: Guard,
+    guard: Standby,
     since: Instant,
 }
 
@@ -82,8 +74,11 @@ impl LibvirtHypervisor {
         let named = machine.clone();
         let heard = self.session.call(what, move |connection| can_be_asked(&look_up(connection, &named)?));
         heard.await.map_err(no_answer)??;
-        let guard = Guard::set(self, machine, limit).await?;
-        self.note_intent(machine).await?;
+        let no_guard = |why: String| NotQuiesced::new(QuiesceFailure::NoGuard, why);
+        let limit_ms = limit.as_millis().to_string();
+        let arguments = ["--limit-ms", limit_ms.as_str()];
+        let guard = Standby::set(self, machine, "thaw-guard", &arguments).await.map_err(no_guard)?;
+        standby::note(&self.intent(machine)).await.map_err(no_guard)?;
         let frozen =
             Frozen { hypervisor: self.clone(), machine: machine.clone(), guard, since: Instant::now() };
         let what = format!("freezing the file systems of machine {machine}");
@@ -116,21 +111,13 @@ impl LibvirtHypervisor {
         if thawed > 0 {
             tracing::warn!(%machine, file_systems = thawed, "a guest that was left frozen is thawed");
         }
-        remove(&note).await
+        standby::forget(&note).await
     }
 
     /// As [`Self::thaw_left_frozen_of`] for every machine that is noted.
     pub(in crate::libvirt) async fn thaw_all_left_frozen(&self) -> Result<(), Error> {
-        let dir = self.config.state_dir.join(INTENTS);
-        let mut noted = match tokio::fs::read_dir(&dir).await {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            listed => listed.map_err(|error| files(format!("reading {}", dir.display()), &error))?,
-        };
         let mut result = Ok(());
-        while let Ok(Some(entry)) = noted.next_entry().await {
-            let Some(Ok(machine)) = entry.file_name().to_str().map(str::parse::<MachineName>) else {
-                continue;
-            };
+        for machine in standby::noted(&self.config.state_dir.join(INTENTS)).await? {
             // One that cannot be thawed now is no reason to leave the others frozen.
             if let Err(error) = self.thaw_left_frozen_of(&machine).await {
                 result = Err(error);
@@ -157,33 +144,10 @@ impl LibvirtHypervisor {
     fn intent(&self, machine: &MachineName) -> PathBuf {
         self.config.state_dir.join(INTENTS).join(machine.as_str())
     }
-
-    /// It outlives this process, which is all that it has to: a guest does not outlive the host.
-    async fn note_intent(&self, machine: &MachineName) -> Result<(), NotQuiesced> {
-        let note = self.intent(machine);
-        let parent = note.parent().unwrap_or(Path::new("/")).to_owned();
-        let noted = async {
-            tokio::fs::create_dir_all(parent).await?;
-            tokio::fs::write(&note, b"").await
-        };
-        noted.await.map_err(|error| {
-            let why = format!("{} cannot be written: {error}", note.display());
-            NotQuiesced::new(QuiesceFailure::NoGuard, why)
-        })
-    }
 }
 
 /// Directory of the notes, one file per machine, below the driver's own.
 const INTENTS: &str = "frozen";
-
-async fn remove(note: &Path) -> Result<(), Error> {
-    match tokio::fs::remove_file(note).await {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(files(format!("removing {}", note.display()), &error))
-        }
-        _ => Ok(()),
-    }
-}
 
 impl Frozen {
     /// Thaws the guest and says for how long it had been frozen, or that it was thawed before: then whatever was done meanwhile
@@ -205,7 +169,7 @@ impl Frozen {
         let Self { hypervisor, machine, guard, .. } = self;
         let thawed = hypervisor.thaw(&machine).await?;
         guard.dismiss().await;
-        remove(&hypervisor.intent(&machine)).await?;
+        standby::forget(&hypervisor.intent(&machine)).await?;
         Ok(thawed)
     }
 }
@@ -251,51 +215,5 @@ fn failure_of(error: &CallError) -> QuiesceFailure {
         QuiesceFailure::NoAnswer
     } else {
         QuiesceFailure::Refused
-    }
-}
-
-/// A process of its own that thaws the guest when this one cannot. Dropping this without [`Guard::dismiss`] makes it thaw at once.
-struct Guard {
-    /// The guard watches its other end.
-    line: ChildStdin,
-}
-
-impl Guard {
-    /// Returns when the guard has found the machine and counts its time.
-    async fn set(
-        hypervisor: &LibvirtHypervisor,
-        machine: &MachineName,
-        limit: Duration,
-    ) -> Result<Self, NotQuiesced> {
-        let failed = |why: String| NotQuiesced::new(QuiesceFailure::NoGuard, why);
-        let program = match &hypervisor.config.thaw_guard {
-            Some(program) => program.clone(),
-            None => std::env::current_exe()
-                .map_err(|e| failed(format!("this program's path is not known: {e}")))?,
-        };
-        let mut child = Command::new(&program)
-            .args(["thaw-guard", "--uri", &hypervisor.config.uri, "--machine", machine.as_str()])
-            .args(["--limit-ms", &limit.as_millis().to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|e| failed(format!("{} cannot be started: {e}", program.display())))?;
-        let (Some(line), Some(said)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(failed("it has no standard input and output".to_owned()));
-        };
-        let mut said = BufReader::new(said).lines();
-        match timeout(GUARD_LIMIT, said.next_line()).await {
-            Ok(Ok(Some(said))) if said == READY => Ok(Self { line }),
-            Ok(Ok(Some(said))) => Err(failed(said)),
-            Ok(Ok(None)) => Err(failed("it ended before it was ready".to_owned())),
-            Ok(Err(error)) => Err(failed(error.to_string())),
-            Err(_) => Err(failed(format!("it was not ready within {GUARD_LIMIT:?}"))),
-        }
-    }
-
-    async fn dismiss(mut self) {
-        // One that is gone already has nothing more to do.
-        let _ = self.line.write_all(DISMISSED.as_bytes()).await;
-        let _ = self.line.flush().await;
     }
 }

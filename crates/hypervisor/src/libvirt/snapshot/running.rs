@@ -32,7 +32,7 @@ pub struct RunningSnapshot {
 }
 
 /// What was begun.
-struct Begun {
+pub(super) struct Begun {
     instant: UnixMicros,
     guest: GuestState,
     checkpoint_made: bool,
@@ -42,7 +42,7 @@ struct Begun {
 
 /// Everything that can be found out and made beforehand, so that a guest that is brought to rest waits for nothing but the job.
 #[derive(Debug, Clone)]
-struct Prepared {
+pub(super) struct Prepared {
     disks: Vec<TrackedDisk>,
     targets: Vec<String>,
     base: String,
@@ -50,6 +50,13 @@ struct Prepared {
     tracked: BTreeSet<DiskName>,
     checkpoint: Option<String>,
     place: Place,
+}
+
+impl Begun {
+    pub fn of(prepared: Prepared, instant: UnixMicros, guest: GuestState) -> Self {
+        let Prepared { tracked, checkpoint, .. } = prepared;
+        Self { instant, guest, checkpoint_made: checkpoint.is_some(), tracked }
+    }
 }
 
 impl LibvirtHypervisor {
@@ -63,7 +70,16 @@ impl LibvirtHypervisor {
         };
         let what = format!("beginning a snapshot of machine {}", request.machine);
         let begun = beginning.await.map_err(|e| Error::Unknown { what, why: e.to_string() })??;
+        self.read_running(request, begun).await
+    }
 
+    /// Opens what a job that was begun serves.
+    pub(super) async fn read_running(
+        &self,
+        request: &SnapshotRequest,
+        begun: Begun,
+    ) -> Result<Box<dyn Snapshot>, Error> {
+        let place = Place::new(&self.config.state_dir, &request.machine);
         let mut disks = Vec::new();
         for disk in &request.disks {
             let bitmap = [EXPORTED_BITMAP.to_owned()];
@@ -87,8 +103,7 @@ impl LibvirtHypervisor {
     }
 
     async fn begin(&self, request: &SnapshotRequest, place: Place) -> Result<Begun, Error> {
-        let wanted = request.clone();
-        let mut prepared = self.on_domain(request, move |domain| prepare(domain, &wanted, place)).await?;
+        let mut prepared = self.prepare_running(request, place).await?;
         let (mut attempt, mut guest) = self.at_rest(request, self.attempt(request, &prepared)).await;
         if attempt.as_ref().is_ok_and(Option::is_none) {
             let before = prepared.clone();
@@ -99,12 +114,20 @@ impl LibvirtHypervisor {
             let why = "the disks whose changes it knew a moment ago are not tracked any more".to_owned();
             return Err(Error::Tracking { machine: request.machine.clone(), why });
         };
-        let Prepared { tracked, checkpoint, .. } = prepared;
-        Ok(Begun { instant, guest, checkpoint_made: checkpoint.is_some(), tracked })
+        Ok(Begun::of(prepared, instant, guest))
+    }
+
+    pub(super) async fn prepare_running(
+        &self,
+        request: &SnapshotRequest,
+        place: Place,
+    ) -> Result<Prepared, Error> {
+        let wanted = request.clone();
+        self.on_domain(request, move |domain| prepare(domain, &wanted, place)).await
     }
 
     /// Begins the job and returns its instant, or nothing where the change tracking that it asks for cannot be believed.
-    async fn attempt(
+    pub(super) async fn attempt(
         &self,
         request: &SnapshotRequest,
         prepared: &Prepared,
