@@ -538,6 +538,38 @@ pub enum Run {
         #[arg(long, short)]
         watch: bool,
     },
+    /// Makes machines of an unplanned failover anew from other recovery points, before its commit
+    ChangePoint {
+        run: RunId,
+        /// item=number, item=latest-app-consistent, or that for all items without item=
+        #[arg(required = true, value_parser = point)]
+        points: Vec<PointWish>,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Takes the machines of a failover back to the side that they left, before its commit
+    RollBack {
+        run: RunId,
+        /// What the machines have written at the target since the failover is given up
+        #[arg(long)]
+        give_up_writes: bool,
+        #[command(flatten)]
+        how: How,
+    },
+}
+
+/// What is done with a plan that is shown first.
+#[derive(clap::Args)]
+pub struct How {
+    /// Show what would happen and stop there
+    #[arg(long, conflicts_with_all = ["yes", "watch"])]
+    pub preview: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Follow the run until it ends or waits for someone
+    #[arg(long, short)]
+    pub watch: bool,
 }
 
 #[derive(Subcommand)]

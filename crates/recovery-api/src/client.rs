@@ -7,8 +7,9 @@ use crate::{
     Resource,
     check::{Checks, Invalid},
     request::{
-        ChangeDisks, CompleteTest, CreateHost, CreatePolicy, CreateSite, MachineParent, Page, ProtectMachine,
-        RunSpec, RunVerb, ScrubItem, SetItemPolicy, StartRun, Steer, Unprotect, UpdatePolicy,
+        self, ChangeDisks, ChangeRun, CompleteTest, CreateHost, CreatePolicy, CreateSite, MachineParent,
+        Page, ProtectMachine, RunChange, RunSpec, RunVerb, ScrubItem, SetItemPolicy, StartRun, Steer,
+        Unprotect, UpdatePolicy,
     },
     v1::{
         self, audit_service_client::AuditServiceClient, failover_service_client::FailoverServiceClient,
@@ -16,7 +17,7 @@ use crate::{
     },
     view::{
         AuditRecord, Host, Listed, Machine, Policy, ProtectedItem, Protection, RecoveryPoint, Run,
-        RunPreview, Site,
+        RunChangePreview, RunPreview, Site,
     },
 };
 
@@ -204,6 +205,24 @@ impl RecoveryClient {
     /// `PLAN_CHANGED` when the plan would be another one than the previewed one.
     pub async fn start_run(&self, request: StartRun) -> Result<Run, ApiError> {
         let answer = self.failover.clone().start_run(request.into_wire()).await?;
+        Run::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    /// Exactly what [`RecoveryClient::change_run`] would do now, and everything that stands against it (R-FO-4).
+    pub async fn preview_run_change(
+        &self,
+        run: RunId,
+        change: RunChange,
+    ) -> Result<RunChangePreview, ApiError> {
+        let request = request::change_preview_to_wire(run, change);
+        let answer = self.failover.clone().preview_run_change(request).await?;
+        RunChangePreview::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    /// # Errors
+    /// `PLAN_CHANGED` when it would be done otherwise than previewed.
+    pub async fn change_run(&self, request: ChangeRun) -> Result<Run, ApiError> {
+        let answer = self.failover.clone().change_run(request.into_wire()).await?;
         Run::from_wire(answer.into_inner()).map_err(not_understood)
     }
 

@@ -105,6 +105,7 @@ wire_enum!(
         ReverseReplication => "reverse-replication",
         Unprotecting => "unprotecting",
         Failed => "failed",
+        RollingBack => "rolling-back",
     }
 );
 wire_enum!(
@@ -139,6 +140,8 @@ wire_enum!(
         /// Stopped at an error; can be retried or cancelled as its allowed actions say.
         Failed => "failed",
         Cancelled => "cancelled",
+        /// The machines run where they ran before the failover.
+        RolledBack => "rolled-back",
     }
 );
 wire_enum!(
@@ -155,7 +158,7 @@ wire_enum!(
 impl RunState {
     /// Whether nothing will happen to the run any more.
     pub const fn is_final(self) -> bool {
-        matches!(self, Self::Succeeded | Self::CompletedWithErrors | Self::Cancelled)
+        matches!(self, Self::Succeeded | Self::CompletedWithErrors | Self::Cancelled | Self::RolledBack)
     }
 }
 

@@ -7,8 +7,10 @@
 //!                       RunPlan: steps with executor, order, error policy, stage, point of no return
 //! ```
 //!
-//! A preview shows the plan, a start carries its digest and is refused when the plan would be another one by now (R-FO-2).
+//! A preview shows the plan, a start carries its digest and is refused when the plan would be another one by now (R-FO-2). A run that
+//! waits for its commit may get further steps, which are planned in the same way; see [`amend`].
 
+mod amend;
 mod check;
 mod digest;
 mod draft;
@@ -23,9 +25,11 @@ mod unplanned;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+pub(crate) use amend::amended;
+pub use amend::{AmendedItem, Amendment, Change, ChangeKind, amend};
 pub use input::{
     Connections, DiskView, HealthLevel, HostView, ItemView, MachineView, NicView, PlanInput, PlannedNic,
-    PlannedTestNetwork, PointView, PolicyView, Power,
+    PlannedTestNetwork, PointView, PolicyView, Power, SideView,
 };
 pub use lint::{Flaw, lint};
 use serde::{Deserialize, Serialize};
@@ -166,6 +170,7 @@ pub enum Phase {
     Wait,
     Commit,
     Reverse,
+    RollBack,
     CleanUp,
 }
 
@@ -212,6 +217,7 @@ words!(Phase {
     Wait => "wait",
     Commit => "commit",
     Reverse => "reverse-replicate",
+    RollBack => "roll-back",
     CleanUp => "clean-up",
 });
 

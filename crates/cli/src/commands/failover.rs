@@ -107,7 +107,7 @@ fn spec(wish: Failover) -> RunSpec {
 }
 
 /// A wish for one item goes before one for all.
-fn points(items: &[ItemName], wishes: Vec<PointWish>) -> BTreeMap<ItemName, PointChoice> {
+pub(super) fn points(items: &[ItemName], wishes: Vec<PointWish>) -> BTreeMap<ItemName, PointChoice> {
     let (of_one, of_all): (Vec<_>, Vec<_>) = wishes.into_iter().partition(|wish| wish.item.is_some());
     let of_all = of_all.iter().flat_map(|wish| items.iter().map(|item| (item.clone(), wish.choice)));
     let of_one = of_one.into_iter().filter_map(|wish| Some((wish.item?, wish.choice)));
@@ -131,7 +131,11 @@ fn show(preview: &RunPreview) {
         ]
     });
     output::say(&items.to_string());
-    let steps = output::rows(["PHASE", "STEP", "WHERE", "ON ERROR"], &preview.steps, |s: &PlannedStep| {
+    show_steps(&preview.steps);
+}
+
+pub(super) fn show_steps(steps: &[PlannedStep]) {
+    let steps = output::rows(["PHASE", "STEP", "WHERE", "ON ERROR"], steps, |s: &PlannedStep| {
         let title =
             if s.point_of_no_return { format!("{} (point of no return)", s.title) } else { s.title.clone() };
         [s.phase.clone(), title, s.executor.clone(), s.on_error.clone()]
@@ -139,7 +143,7 @@ fn show(preview: &RunPreview) {
     output::say(&steps.to_string());
 }
 
-fn confirmed() -> anyhow::Result<bool> {
+pub(super) fn confirmed() -> anyhow::Result<bool> {
     if !std::io::stdin().is_terminal() {
         bail!("nobody can be asked here: give --yes to start, or --preview to only look");
     }

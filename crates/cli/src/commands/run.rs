@@ -3,11 +3,11 @@ use std::process::ExitCode;
 use understudy_ids::RunId;
 use understudy_recovery_api::{
     RecoveryClient, RunState, StepState,
-    request::{CompleteTest, RunVerb},
+    request::{CompleteTest, RunChange, RunVerb},
     view::{ItemOutcome, Run as View, RunStep},
 };
 
-use super::{all, request_id};
+use super::{all, change, failover, request_id};
 use crate::{
     args::Run,
     connection::ConnectionArgs,
@@ -38,6 +38,14 @@ pub async fn run(connection: &ConnectionArgs, format: Format, verb: Run) -> anyh
         Run::Commit { run, watch } => (client.commit_run(named(run)).await?, watch),
         Run::Cancel { run, watch } => (client.cancel_run(named(run)).await?, watch),
         Run::Retry { run, watch } => (client.retry_run(named(run)).await?, watch),
+        Run::ChangePoint { run, points, how } => {
+            let items: Vec<_> = client.get_run(run).await?.spec.items.into_iter().collect();
+            let change = RunChange::Points(failover::points(&items, points));
+            return change::run(connection, format, run, change, &how).await;
+        }
+        Run::RollBack { run, give_up_writes, how } => {
+            return change::run(connection, format, run, RunChange::RollBack { give_up_writes }, &how).await;
+        }
     };
     show(connection, &client, format, changed, follow).await
 }
@@ -57,7 +65,7 @@ pub(super) async fn show(
     let run = watch::follow(client, &connection.jobs()?, &run, format).await?;
     print_result(format, &run)?;
     Ok(match run.state {
-        RunState::Failed | RunState::CompletedWithErrors | RunState::Cancelled => {
+        RunState::Failed | RunState::CompletedWithErrors | RunState::Cancelled | RunState::RolledBack => {
             ExitCode::from(NOT_SUCCEEDED)
         }
         _ => ExitCode::SUCCESS,
@@ -114,6 +122,9 @@ fn print_outcomes(run: &View) {
     if !outcomes.is_empty() {
         let headings = ["ITEM", "GEN", "POINT", "INSTANT", "DOWNTIME", "AT MOST LOST", "DISKS", "MACHINE"];
         output::say(&format!("\n{}", output::rows(headings, &outcomes, |o| outcome(o))));
+    }
+    for made in &run.changes {
+        output::say(&format!("changed {} by {}: {}", output::time(made.time), made.by, made.text));
     }
     for problem in &run.problems {
         output::say(&format!(

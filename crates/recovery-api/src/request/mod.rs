@@ -1,9 +1,14 @@
 //! What callers ask for, checked: every way in lists all problems at once, every way out cannot fail.
 
+mod change;
 mod protection;
 mod run;
 mod site;
 
+pub use change::{
+    ChangeRun, RunChange, preview_from_wire as change_preview_from_wire,
+    preview_to_wire as change_preview_to_wire,
+};
 pub use protection::{
     ChangeDisks, CreatePolicy, PolicySettings, ProtectMachine, ScrubItem, SetItemPolicy, Steer, Unprotect,
     UpdatePolicy,

@@ -18,7 +18,7 @@ const MAX_ASSERTION: usize = 4096;
 /// The longest notes, in bytes: what job-tracker keeps.
 const MAX_NOTES: usize = 16 * 1024;
 /// The longest plan digest, in bytes.
-const MAX_DIGEST: usize = 128;
+pub(super) const MAX_DIGEST: usize = 128;
 
 /// What to do with which items.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -134,11 +134,23 @@ fn one_direction(spec: &RunSpec, input: &PlanInput) -> Option<Problem> {
     Some(Problem::new("MIXED_DIRECTIONS", "spec.items", message, "Start one run for each direction."))
 }
 
-fn subject(name: &ItemName) -> String {
+pub(super) fn subject(name: &ItemName) -> String {
     format!("protectedItems/{name}")
 }
 
-fn host_subject(host: &HostName) -> String {
+/// What stands against making the machine from the point that `spec` chooses, at a host that has the item's points.
+pub(super) fn of_point(
+    spec: &RunSpec,
+    input: &PlanInput,
+    item: &ItemView,
+    source: &HostName,
+    target: &HostName,
+) -> Vec<Problem> {
+    let check = ItemCheck { spec, input, item, source, target };
+    check.points().into_iter().chain(check.key()).collect()
+}
+
+pub(super) fn host_subject(host: &HostName) -> String {
     format!("sites/{}/hosts/{}", host.site(), host.host())
 }
 

@@ -1,5 +1,7 @@
 //! How a run begins and how it goes on after each event: one function per event, all of them ending in [`settle`].
 
+use std::collections::BTreeMap;
+
 use understudy_ids::{ItemName, Problem, RunId, StepName, UnixMicros};
 
 use super::{
@@ -9,7 +11,7 @@ use super::{
 use crate::{
     action::{Action, Internal, OperatorWait, StepResult},
     item::{self, ItemState, Verb},
-    plan::{ErrorPolicy, Operation, Phase, RunPlan, RunSpec, Stage, Step},
+    plan::{Amendment, ErrorPolicy, Operation, Phase, RunPlan, RunSpec, Stage, Step},
 };
 
 /// A run being changed, with the effects so far. Everything that changes a run goes through here.
@@ -36,6 +38,8 @@ pub fn start(id: RunId, plan: RunPlan, spec: RunSpec, who: &str, now: UnixMicros
         ended: None,
         approved: None,
         sequence: 0,
+        changes: Vec::new(),
+        superseded: BTreeMap::new(),
     };
     let mut change = Change { run, effects: Vec::new(), now };
     change.hold_items();
@@ -45,10 +49,13 @@ pub fn start(id: RunId, plan: RunPlan, spec: RunSpec, who: &str, now: UnixMicros
 /// The run after the event, and what has to be done because of it. An event that tells nothing new: the run as it is, and no effects.
 ///
 /// # Errors
-/// Only for an operator's verb that the run does not take now.
+/// Only for an operator's verb or change that the run does not take now.
 pub fn advance(run: &Run, event: &Event) -> Result<(Run, Vec<Effect>), Refusal> {
     if let Event::Operator { verb, by, at } = event {
         return operator(run, *verb, by, *at);
+    }
+    if let Event::Changed { amendment, by, at } = event {
+        return changed(run, amendment, by, *at);
     }
     let mut change = Change { run: run.clone(), effects: Vec::new(), now: event.at() };
     let told = match event {
@@ -61,7 +68,7 @@ pub fn advance(run: &Run, event: &Event) -> Result<(Run, Vec<Effect>), Refusal> 
         }
         Event::StepTimedOut { step, .. } => change.timed_out(step),
         Event::FirstPoint { .. } => change.first_point(event),
-        Event::Operator { .. } => None,
+        Event::Operator { .. } | Event::Changed { .. } => None,
     };
     match told {
         Some(()) => Ok(change.settled()),
@@ -89,11 +96,34 @@ fn operator(run: &Run, verb: RunVerb, by: &str, at: UnixMicros) -> Result<(Run, 
     }
     let mut change = Change { run: run.clone(), effects: Vec::new(), now: at };
     match verb {
+        RunVerb::ChangePoint | RunVerb::RollBack => {
+            let reason = "it has to be planned first, as a change of the run".to_owned();
+            return Err(Refusal { verb, reason, allowed });
+        }
         RunVerb::CompleteTest => change.approve(OperatorWait::CompleteTest, by),
         RunVerb::Commit => change.approve(OperatorWait::Commit, by),
         RunVerb::Cancel => change.cancel(),
         RunVerb::Retry => change.retry(),
     }
+    Ok(change.settled())
+}
+
+/// A change was planned for the run as it was; one that has been changed or moved on since does not take it.
+fn changed(
+    run: &Run,
+    amendment: &Amendment,
+    by: &str,
+    at: UnixMicros,
+) -> Result<(Run, Vec<Effect>), Refusal> {
+    let (verb, allowed) = (amendment.kind.verb(), view::allowed_actions(run));
+    let outdated = amendment.number != run.next_change();
+    if outdated || !allowed.contains(&verb) {
+        let planned = "it was changed after this was planned".to_owned();
+        let reason = if outdated { planned } else { view::why_not(run, verb) };
+        return Err(Refusal { verb, reason, allowed });
+    }
+    let mut change = Change { run: run.clone(), effects: Vec::new(), now: at };
+    change.amend(amendment, by);
     Ok(change.settled())
 }
 
@@ -153,6 +183,7 @@ impl Change {
     /// A worker says that the step is done. What it says is looked at before it is believed.
     pub fn succeeded(&mut self, step: &Step, result: StepResult) {
         if let StepResult::MachineStopped { time, .. } = &result
+            && step.phase == Phase::ShutDown
             && let Some(progress) = step.item.as_ref().and_then(|item| self.run.items.get_mut(item))
         {
             // The step may be repeated after the machine is off; the machine was away from its first stop on.
@@ -297,6 +328,10 @@ impl Change {
             self.finish(reason);
             return;
         }
+        if self.run.is_rolling_back() {
+            self.give_up_roll_back();
+            return;
+        }
         if !settle::passed_point_of_no_return(&self.run) {
             self.begin_ending(EndReason::Cancelled);
             self.report_job();
@@ -329,10 +364,11 @@ impl Change {
                     || !switched && must_be_repeated(step)
             });
         }
-        if self.run.plan.operation == Operation::UnplannedFailover {
+        if self.run.plan.operation == Operation::UnplannedFailover && !self.run.is_rolling_back() {
             self.resume_skipped_items();
         }
         let resumed = match self.run.plan.operation {
+            _ if self.run.is_rolling_back() => Verb::RollBackResumed,
             Operation::Protect => Verb::ProtectResumed,
             Operation::Unprotect => Verb::UnprotectResumed,
             Operation::PlannedFailover => Verb::PlannedFailoverResumed,
@@ -360,9 +396,10 @@ impl Change {
         }
     }
 
-    fn reset(&mut self, which: impl Fn(&Step, &StepStatus) -> bool) {
+    pub fn reset(&mut self, which: impl Fn(&Step, &StepStatus) -> bool) {
         for step in &self.run.plan.steps {
             if let Some(status) = self.run.steps.get_mut(&step.id)
+                && !self.run.superseded.contains_key(&step.id)
                 && which(step, status)
             {
                 *status = StepStatus { tries: status.tries, ..StepStatus::pending() };

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use understudy_ids::{Generation, ItemName, PointSeq, Problem, StepName, UnixMicros};
 
-use crate::action::StepResult;
+use crate::{action::StepResult, plan::Amendment};
 
 /// Something that happened. Times are those of the one who tells.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +41,12 @@ pub enum Event {
         by: String,
         at: UnixMicros,
     },
+    /// An operator gives the run further steps, which were planned for it as it is (R-FO-4).
+    Changed {
+        amendment: Box<Amendment>,
+        by: String,
+        at: UnixMicros,
+    },
 }
 
 impl Event {
@@ -51,7 +57,8 @@ impl Event {
             | Self::StepFailed { at, .. }
             | Self::StepTimedOut { at, .. }
             | Self::FirstPoint { at, .. }
-            | Self::Operator { at, .. } => *at,
+            | Self::Operator { at, .. }
+            | Self::Changed { at, .. } => *at,
         }
     }
 }
@@ -62,17 +69,24 @@ impl Event {
 pub enum RunVerb {
     CompleteTest,
     Commit,
+    /// Comes with an amendment; see [`Event::Changed`].
+    ChangePoint,
+    /// Comes with an amendment; see [`Event::Changed`].
+    RollBack,
     Cancel,
     Retry,
 }
 
 impl RunVerb {
-    pub const ALL: [Self; 4] = [Self::CompleteTest, Self::Commit, Self::Cancel, Self::Retry];
+    pub const ALL: [Self; 6] =
+        [Self::CompleteTest, Self::Commit, Self::ChangePoint, Self::RollBack, Self::Cancel, Self::Retry];
 
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::CompleteTest => "complete-test",
             Self::Commit => "commit",
+            Self::ChangePoint => "change-point",
+            Self::RollBack => "roll-back",
             Self::Cancel => "cancel",
             Self::Retry => "retry",
         }

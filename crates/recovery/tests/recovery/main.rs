@@ -1,5 +1,6 @@
 //! The planner and `advance` against a model of two sites.
 
+mod changes;
 mod corrections;
 mod faults;
 mod plans;

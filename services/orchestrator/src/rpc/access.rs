@@ -18,7 +18,8 @@ pub const PROTECTION: &[AccessRule] = users!("ProtectionService":
     "ChangeItemDisks", "UnprotectItem", "ScrubItem", "UpdatePolicy", "SetItemPolicy", "PauseReplication", "ResumeReplication");
 
 pub const FAILOVER: &[AccessRule] = users!("FailoverService":
-    "PreviewRun", "StartRun", "GetRun", "ListRuns", "CompleteTest", "CommitRun", "CancelRun", "RetryRun");
+    "PreviewRun", "StartRun", "GetRun", "ListRuns", "CompleteTest", "CommitRun", "CancelRun", "RetryRun",
+    "PreviewRunChange", "ChangeRun");
 
 pub const AUDIT: &[AccessRule] = users!("AuditService": "ListAuditRecords");
 

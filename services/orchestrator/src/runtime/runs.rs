@@ -189,11 +189,16 @@ fn same_plan(plan: &RunPlan, digest: Option<&str>) -> Result<(), ApiError> {
     if digest.is_none_or(|digest| digest == plan.digest()) {
         return Ok(());
     }
-    Err(ApiError::aborted(
+    Err(changed_since())
+}
+
+/// Nothing was done, because it would be something else than what was shown.
+pub(super) fn changed_since() -> ApiError {
+    ApiError::aborted(
         "PLAN_CHANGED",
         "the plan would be another one by now than the one that was previewed; nothing was done",
         "Preview again, look at what has changed, and start with the new digest.",
-    ))
+    )
 }
 
 /// Nothing was done, for all of these reasons.

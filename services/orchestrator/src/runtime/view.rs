@@ -117,6 +117,7 @@ fn item_state(state: ItemState) -> api::ItemState {
         ItemState::PlannedFailover => api::ItemState::PlannedFailover,
         ItemState::UnplannedFailover => api::ItemState::UnplannedFailover,
         ItemState::CommitPending => api::ItemState::CommitPending,
+        ItemState::RollingBack => api::ItemState::RollingBack,
         ItemState::NotProtected => api::ItemState::NotProtected,
         ItemState::ReverseReplication => api::ItemState::ReverseReplication,
         // Never stored; an item that is going away is being unprotected.
@@ -318,6 +319,7 @@ pub fn run_in_list(run: &Run) -> view::Run {
             run::RunState::CompletedWithErrors => api::RunState::CompletedWithErrors,
             run::RunState::Failed => api::RunState::Failed,
             run::RunState::Cancelled => api::RunState::Cancelled,
+            run::RunState::RolledBack => api::RunState::RolledBack,
         },
         phase: run::phase(run),
         waiting_for: run::waiting_for(run),
@@ -329,7 +331,36 @@ pub fn run_in_list(run: &Run) -> view::Run {
         create_time: run.started,
         end_time: run.ended.map(|ended| ended.at),
         progress_percent: run::progress_percent(run),
+        changes: run.changes.iter().map(made_change).collect(),
     }
+}
+
+fn made_change(made: &run::MadeChange) -> view::MadeRunChange {
+    view::MadeRunChange { time: made.at, by: made.by.clone(), text: run::change_in_words(made) }
+}
+
+/// Further steps of a run, or what stands against them.
+pub fn change_preview(
+    planned: Result<plan::Amendment, Vec<understudy_ids::Problem>>,
+) -> view::RunChangePreview {
+    match planned {
+        Ok(amendment) => view::RunChangePreview {
+            digest: amendment.digest(),
+            items: amendment.items.into_iter().map(amended_item).collect(),
+            steps: amendment.steps.iter().map(step).collect(),
+            problems: Vec::new(),
+        },
+        Err(problems) => {
+            view::RunChangePreview { digest: String::new(), items: Vec::new(), steps: Vec::new(), problems }
+        }
+    }
+}
+
+fn amended_item(amended: plan::AmendedItem) -> view::ChangedItem {
+    let plan::AmendedItem { item, estimate, gives_up } = amended;
+    let plan::Estimate { point, point_instant, point_consistency, expected_loss, .. } =
+        estimate.unwrap_or_default();
+    view::ChangedItem { item, point, point_instant, point_consistency, expected_loss, gives_up }
 }
 
 /// Points of an item, newest first, below `before`.
