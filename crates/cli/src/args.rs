@@ -469,6 +469,8 @@ pub struct Failover {
     /// Planned: do not reverse replicate on commit
     #[arg(long)]
     pub no_reverse_replication: bool,
+    #[command(flatten)]
+    pub deadline: DeadlineWish,
     /// Private key (PEM) of a recipient, for items that are encrypted. It stays here; the hosts get what it opens
     #[arg(long, value_name = "FILE")]
     pub decryption_key: Option<PathBuf>,
@@ -538,6 +540,16 @@ pub enum Run {
         #[arg(long, short)]
         watch: bool,
     },
+    /// Sets, changes or cancels what happens when a failover has waited for its commit for so long
+    #[command(group = clap::ArgGroup::new("what").required(true).args(["commit_after", "roll_back_after", "none"]))]
+    Deadline {
+        run: RunId,
+        #[command(flatten)]
+        deadline: DeadlineWish,
+        /// Nothing happens by itself any more
+        #[arg(long)]
+        none: bool,
+    },
     /// Makes machines of an unplanned failover anew from other recovery points, before its commit
     ChangePoint {
         run: RunId,
@@ -556,6 +568,17 @@ pub enum Run {
         #[command(flatten)]
         how: How,
     },
+}
+
+/// What happens when a failover has waited for its commit for so long.
+#[derive(clap::Args)]
+pub struct DeadlineWish {
+    /// Commit by itself after so long a wait, for example 4h
+    #[arg(long, value_name = "TIME", value_parser = span)]
+    pub commit_after: Option<Duration>,
+    /// Roll back by itself after so long a wait; what was written at the target by then is given up
+    #[arg(long, value_name = "TIME", value_parser = span, conflicts_with = "commit_after")]
+    pub roll_back_after: Option<Duration>,
 }
 
 /// What is done with a plan that is shown first.

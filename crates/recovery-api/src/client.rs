@@ -8,8 +8,8 @@ use crate::{
     check::{Checks, Invalid},
     request::{
         self, ChangeDisks, ChangeRun, CompleteTest, CreateHost, CreatePolicy, CreateSite, MachineParent,
-        Page, ProtectMachine, RunChange, RunSpec, RunVerb, ScrubItem, SetItemPolicy, StartRun, Steer,
-        Unprotect, UpdatePolicy,
+        Page, ProtectMachine, RunChange, RunSpec, RunVerb, ScrubItem, SetItemPolicy, SetRunDeadline,
+        StartRun, Steer, Unprotect, UpdatePolicy,
     },
     v1::{
         self, audit_service_client::AuditServiceClient, failover_service_client::FailoverServiceClient,
@@ -223,6 +223,11 @@ impl RecoveryClient {
     /// `PLAN_CHANGED` when it would be done otherwise than previewed.
     pub async fn change_run(&self, request: ChangeRun) -> Result<Run, ApiError> {
         let answer = self.failover.clone().change_run(request.into_wire()).await?;
+        Run::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    pub async fn set_run_deadline(&self, request: SetRunDeadline) -> Result<Run, ApiError> {
+        let answer = self.failover.clone().set_run_deadline(request.into_wire()).await?;
         Run::from_wire(answer.into_inner()).map_err(not_understood)
     }
 

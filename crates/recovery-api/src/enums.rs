@@ -129,6 +129,13 @@ wire_enum!(
     }
 );
 wire_enum!(
+    /// What happens to a failover that has waited for its commit for so long (R-FO-4).
+    DeadlineAction, "deadline action", DeadlineAction {
+        Commit => "commit",
+        RollBack => "roll-back",
+    }
+);
+wire_enum!(
     /// Where a run stands (R-JOB-1).
     RunState, "run state", RunState {
         Running => "running",

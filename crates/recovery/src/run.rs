@@ -20,6 +20,7 @@
 
 mod advance;
 mod change;
+mod deadline;
 mod effect;
 mod event;
 mod outcome;
@@ -32,6 +33,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 pub use advance::{advance, overdue, start};
 pub use change::change_in_words;
+pub use deadline::{Deadline, DeadlineAction, Due, SetDeadline, Waited, time_left};
 pub use effect::{Effect, ItemChange, JobState, JobView};
 pub use event::{Event, Refusal, RunVerb};
 pub use outcome::{DiskComparison, ItemOutcome, outcomes, runs_since};
@@ -74,6 +76,12 @@ pub struct Run {
     /// Steps that are not tried again, with the change that has put others in their place.
     #[serde(default)]
     pub superseded: BTreeMap<StepName, u32>,
+    /// Since a wait for a person began.
+    #[serde(default)]
+    pub waited: Option<Waited>,
+    /// What happens when it has waited for its commit for too long.
+    #[serde(default)]
+    pub deadline: Option<SetDeadline>,
 }
 
 /// Further steps that the run was given (R-FO-4).

@@ -9,8 +9,8 @@ use std::{
 use anyhow::bail;
 use understudy_ids::{ItemName, PointChoice};
 use understudy_recovery_api::{
-    Operation, RecoveryClient,
-    request::{RunSpec, StartRun},
+    DeadlineAction, Operation, RecoveryClient,
+    request::{RunDeadline, RunSpec, StartRun},
     view::{PlannedItem, PlannedStep, RunPreview},
 };
 use understudy_rpc::ApiError;
@@ -20,7 +20,7 @@ use super::{
     unlock::{self, Lender},
 };
 use crate::{
-    args::{Failover, FailoverKind, PointWish},
+    args::{DeadlineWish, Failover, FailoverKind, PointWish},
     connection::ConnectionArgs,
     output::{self, Format},
 };
@@ -103,7 +103,14 @@ fn spec(wish: Failover) -> RunSpec {
         primary_down_assertion: wish.assert_primary_down,
         without_network: wish.without_network,
         no_reverse_replication: wish.no_reverse_replication,
+        deadline: deadline(&wish.deadline),
     }
+}
+
+/// At most one of the two is given.
+pub(super) fn deadline(wish: &DeadlineWish) -> Option<RunDeadline> {
+    let commit = wish.commit_after.map(|after| RunDeadline { action: DeadlineAction::Commit, after });
+    commit.or(wish.roll_back_after.map(|after| RunDeadline { action: DeadlineAction::RollBack, after }))
 }
 
 /// A wish for one item goes before one for all.

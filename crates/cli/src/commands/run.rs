@@ -3,8 +3,8 @@ use std::process::ExitCode;
 use understudy_ids::RunId;
 use understudy_recovery_api::{
     RecoveryClient, RunState, StepState,
-    request::{CompleteTest, RunChange, RunVerb},
-    view::{ItemOutcome, Run as View, RunStep},
+    request::{CompleteTest, RunChange, RunVerb, SetRunDeadline},
+    view::{ItemOutcome, Run as View, RunDeadlineState, RunStep},
 };
 
 use super::{all, change, failover, request_id};
@@ -38,6 +38,11 @@ pub async fn run(connection: &ConnectionArgs, format: Format, verb: Run) -> anyh
         Run::Commit { run, watch } => (client.commit_run(named(run)).await?, watch),
         Run::Cancel { run, watch } => (client.cancel_run(named(run)).await?, watch),
         Run::Retry { run, watch } => (client.retry_run(named(run)).await?, watch),
+        Run::Deadline { run, deadline, none: _ } => {
+            let deadline = failover::deadline(&deadline);
+            let request = SetRunDeadline { run, deadline, request_id: request_id() };
+            (client.set_run_deadline(request).await?, false)
+        }
         Run::ChangePoint { run, points, how } => {
             let items: Vec<_> = client.get_run(run).await?.spec.items.into_iter().collect();
             let change = RunChange::Points(failover::points(&items, points));
@@ -114,7 +119,20 @@ fn facts(run: &View) -> comfy_table::Table {
         ("phase", run.phase.clone()),
         ("waits for", run.waiting_for.clone()),
         ("allowed now", run.allowed_actions.join(", ")),
+        ("deadline", run.deadline.as_ref().map_or_else(String::new, deadline)),
     ])
+}
+
+fn deadline(state: &RunDeadlineState) -> String {
+    let RunDeadlineState { deadline, set_by, waited, due_time, problems } = state;
+    let after = format!("{} after {}, set by {set_by}", deadline.action, output::span(deadline.after));
+    match (due_time, waited) {
+        _ if !problems.is_empty() => format!("{after}; it could not be kept"),
+        (Some(due), Some(waited)) => {
+            format!("{after}; has waited {}, due {}", output::span(*waited), output::time(*due))
+        }
+        _ => after,
+    }
 }
 
 fn print_outcomes(run: &View) {

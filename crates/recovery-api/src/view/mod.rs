@@ -14,7 +14,7 @@ pub use protection::{
 };
 pub use run::{
     ChangedItem, DiskComparison, ItemOutcome, MadeRunChange, PlannedConnection, PlannedItem, PlannedStep,
-    Run, RunChangePreview, RunPreview, RunStep,
+    Run, RunChangePreview, RunDeadlineState, RunPreview, RunStep,
 };
 pub use site::{Host, Machine, MachineDisk, MachineNic, Site};
 

@@ -15,7 +15,7 @@ use crate::{
     Operation, Resource, RunState, StepState,
     check::{Checks, Invalid},
     encode,
-    request::RunSpec,
+    request::{RunDeadline, RunSpec},
     v1,
 };
 
@@ -362,6 +362,48 @@ pub struct Run {
     pub progress_percent: u32,
     /// What was changed about it while it waited for its commit, oldest first.
     pub changes: Vec<MadeRunChange>,
+    pub deadline: Option<RunDeadlineState>,
+}
+
+/// The deadline of a run as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RunDeadlineState {
+    #[serde(flatten)]
+    pub deadline: RunDeadline,
+    pub set_by: String,
+    /// How long it has waited, as far as that was watched.
+    #[serde(serialize_with = "encode::maybe_seconds")]
+    pub waited: Option<Duration>,
+    /// If the wait goes on being watched.
+    #[serde(serialize_with = "encode::maybe_when")]
+    pub due_time: Option<UnixMicros>,
+    /// It was due, and could not be done.
+    pub problems: Vec<Problem>,
+}
+
+impl RunDeadlineState {
+    fn into_wire(self) -> v1::RunDeadlineState {
+        let Self { deadline, set_by, waited, due_time, problems } = self;
+        v1::RunDeadlineState {
+            deadline: Some(deadline.into_wire()),
+            set_by,
+            waited: waited.map(duration_to_wire),
+            due_time: due_time.map(time_to_wire),
+            problems: problems_to_wire(problems),
+        }
+    }
+
+    fn from_wire(checks: &mut Checks, wire: v1::RunDeadlineState) -> Option<Self> {
+        let v1::RunDeadlineState { deadline, set_by, waited, due_time, problems: wire_problems } = wire;
+        let deadline = checks.word("deadline", deadline)?;
+        Some(Self {
+            deadline: RunDeadline::from_wire(checks, deadline)?,
+            set_by,
+            waited: checks.optional_span("deadline.waited", waited),
+            due_time: checks.optional_time("deadline.due_time", due_time),
+            problems: problems(checks, "deadline.problems", wire_problems)?,
+        })
+    }
 }
 
 /// A change of a run, as its record tells it.
@@ -478,6 +520,7 @@ impl Run {
             end_time,
             progress_percent,
             changes,
+            deadline,
         } = self;
         v1::Run {
             name: name.to_resource(),
@@ -495,6 +538,7 @@ impl Run {
             end_time: end_time.map(time_to_wire),
             progress_percent,
             changes: changes.into_iter().map(MadeRunChange::into_wire).collect(),
+            deadline: deadline.map(RunDeadlineState::into_wire),
         }
     }
 
@@ -517,6 +561,7 @@ impl Run {
             end_time,
             progress_percent,
             changes,
+            deadline,
         } = wire;
         let spec = RunSpec::of_any_run(spec)?;
         let mut checks = Checks::default();
@@ -531,6 +576,10 @@ impl Run {
         let end_time = checks.optional_time("end_time", end_time);
         let changes =
             changes.into_iter().map(|c| MadeRunChange::from_wire(&mut checks, c)).collect::<Option<_>>();
+        let deadline = match deadline {
+            Some(deadline) => RunDeadlineState::from_wire(&mut checks, deadline).map(Some),
+            None => Some(None),
+        };
         let whole = (|| {
             Some(Self {
                 name: name?,
@@ -548,6 +597,7 @@ impl Run {
                 end_time,
                 progress_percent,
                 changes: changes?,
+                deadline: deadline?,
             })
         })();
         checks.finish(whole)

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 use understudy_ids::{ItemName, PointChoice};
 
-use crate::item::Verb;
+use crate::{item::Verb, run::Deadline};
 
 /// The kinds of run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -75,6 +75,9 @@ pub struct RunSpec {
     pub no_reverse_replication: bool,
     /// Unprotect: the replica is deleted as well.
     pub delete_replica: bool,
+    /// Planned and unplanned: what happens when the run has waited for its commit for so long.
+    #[serde(default)]
+    pub deadline: Option<Deadline>,
 }
 
 impl RunSpec {
@@ -88,6 +91,7 @@ impl RunSpec {
             without_network: false,
             no_reverse_replication: false,
             delete_replica: false,
+            deadline: None,
         }
     }
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use understudy_ids::{ItemName, Problem, RunId, StepName, UnixMicros};
 
 use super::{
-    Approval, Course, Effect, EndReason, Event, ItemChange, ItemProgress, Refusal, Run, RunVerb, StepError,
-    StepState, StepStatus, settle, task_key, view,
+    Approval, Course, Effect, EndReason, Event, ItemChange, ItemProgress, Refusal, Run, RunVerb, SetDeadline,
+    StepError, StepState, StepStatus, deadline, settle, task_key, view,
 };
 use crate::{
     action::{Action, Internal, OperatorWait, StepResult},
@@ -26,6 +26,8 @@ pub fn start(id: RunId, plan: RunPlan, spec: RunSpec, who: &str, now: UnixMicros
     let steps = plan.steps.iter().map(|step| (step.id.clone(), StepStatus::pending())).collect();
     let progress = |state| ItemProgress { state, skipped: false, stopped: None };
     let items = plan.items.iter().map(|item| (item.item.clone(), progress(item.state))).collect();
+    let deadline =
+        spec.deadline.map(|deadline| SetDeadline { deadline, by: who.to_owned(), failed: Vec::new() });
     let run = Run {
         id,
         spec,
@@ -40,6 +42,8 @@ pub fn start(id: RunId, plan: RunPlan, spec: RunSpec, who: &str, now: UnixMicros
         sequence: 0,
         changes: Vec::new(),
         superseded: BTreeMap::new(),
+        waited: None,
+        deadline,
     };
     let mut change = Change { run, effects: Vec::new(), now };
     change.hold_items();
@@ -57,7 +61,20 @@ pub fn advance(run: &Run, event: &Event) -> Result<(Run, Vec<Effect>), Refusal> 
     if let Event::Changed { amendment, by, at } = event {
         return changed(run, amendment, by, *at);
     }
+    if let Event::DeadlineSet { deadline: wanted, by, at } = event {
+        return deadline::set(run, *wanted, by, *at).map(|change| (change.run, change.effects));
+    }
     let mut change = Change { run: run.clone(), effects: Vec::new(), now: event.at() };
+    if let Event::TimePassed { elapsed, .. } = event {
+        change.time_passed(*elapsed);
+        return Ok((change.run, change.effects));
+    }
+    if let Event::DeadlineFailed { problems, .. } = event {
+        return Ok(match change.deadline_failed(problems) {
+            Some(()) => (change.run, change.effects),
+            None => (run.clone(), Vec::new()),
+        });
+    }
     let told = match event {
         Event::StepSucceeded { key, result, .. } => {
             change.step_of(key).map(|s| change.succeeded(&s, result.clone()))
@@ -68,7 +85,11 @@ pub fn advance(run: &Run, event: &Event) -> Result<(Run, Vec<Effect>), Refusal> 
         }
         Event::StepTimedOut { step, .. } => change.timed_out(step),
         Event::FirstPoint { .. } => change.first_point(event),
-        Event::Operator { .. } | Event::Changed { .. } => None,
+        Event::Operator { .. }
+        | Event::Changed { .. }
+        | Event::TimePassed { .. }
+        | Event::DeadlineSet { .. }
+        | Event::DeadlineFailed { .. } => None,
     };
     match told {
         Some(()) => Ok(change.settled()),
@@ -96,8 +117,8 @@ fn operator(run: &Run, verb: RunVerb, by: &str, at: UnixMicros) -> Result<(Run, 
     }
     let mut change = Change { run: run.clone(), effects: Vec::new(), now: at };
     match verb {
-        RunVerb::ChangePoint | RunVerb::RollBack => {
-            let reason = "it has to be planned first, as a change of the run".to_owned();
+        RunVerb::ChangePoint | RunVerb::RollBack | RunVerb::SetDeadline => {
+            let reason = "it has to say what is to be changed".to_owned();
             return Err(Refusal { verb, reason, allowed });
         }
         RunVerb::CompleteTest => change.approve(OperatorWait::CompleteTest, by),
@@ -318,6 +339,7 @@ impl Change {
     fn approve(&mut self, wait: OperatorWait, by: &str) {
         let waits = |step: &&Step| step.action == Action::Operator(wait);
         let Some(step) = self.run.plan.steps.iter().find(waits).cloned() else { return };
+        self.run.waited = None;
         self.run.approved = Some(Approval { by: by.to_owned(), at: self.now });
         self.succeeded(&step, StepResult::Done);
     }

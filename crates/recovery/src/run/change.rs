@@ -42,6 +42,7 @@ impl Change {
     /// The run has the amendment's steps as well.
     pub(super) fn amend(&mut self, amendment: &Amendment, by: &str) {
         let made = self.made(amendment, by);
+        self.run.waited = None;
         let items: BTreeSet<ItemName> = amendment.items.iter().map(|item| item.item.clone()).collect();
         self.supersede(amendment.number, |step| match amendment.kind {
             ChangeKind::Points => {

@@ -1,10 +1,11 @@
 //! What a run is told.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use understudy_ids::{Generation, ItemName, PointSeq, Problem, StepName, UnixMicros};
 
+use super::Deadline;
 use crate::{action::StepResult, plan::Amendment};
 
 /// Something that happened. Times are those of the one who tells.
@@ -41,6 +42,22 @@ pub enum Event {
         by: String,
         at: UnixMicros,
     },
+    /// An observer has looked at the run, and `elapsed` has passed since he looked last, by a clock that cannot jump.
+    TimePassed {
+        elapsed: Duration,
+        at: UnixMicros,
+    },
+    /// Another deadline, or none.
+    DeadlineSet {
+        deadline: Option<Deadline>,
+        by: String,
+        at: UnixMicros,
+    },
+    /// What was due could not be done.
+    DeadlineFailed {
+        problems: Vec<Problem>,
+        at: UnixMicros,
+    },
     /// An operator gives the run further steps, which were planned for it as it is (R-FO-4).
     Changed {
         amendment: Box<Amendment>,
@@ -58,6 +75,9 @@ impl Event {
             | Self::StepTimedOut { at, .. }
             | Self::FirstPoint { at, .. }
             | Self::Operator { at, .. }
+            | Self::TimePassed { at, .. }
+            | Self::DeadlineSet { at, .. }
+            | Self::DeadlineFailed { at, .. }
             | Self::Changed { at, .. } => *at,
         }
     }
@@ -75,11 +95,20 @@ pub enum RunVerb {
     RollBack,
     Cancel,
     Retry,
+    /// Comes with a deadline, or with none; see [`Event::DeadlineSet`].
+    SetDeadline,
 }
 
 impl RunVerb {
-    pub const ALL: [Self; 6] =
-        [Self::CompleteTest, Self::Commit, Self::ChangePoint, Self::RollBack, Self::Cancel, Self::Retry];
+    pub const ALL: [Self; 7] = [
+        Self::CompleteTest,
+        Self::Commit,
+        Self::ChangePoint,
+        Self::RollBack,
+        Self::Cancel,
+        Self::Retry,
+        Self::SetDeadline,
+    ];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -89,6 +118,7 @@ impl RunVerb {
             Self::RollBack => "roll-back",
             Self::Cancel => "cancel",
             Self::Retry => "retry",
+            Self::SetDeadline => "set-deadline",
         }
     }
 }

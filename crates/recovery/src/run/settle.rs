@@ -11,7 +11,8 @@
 use understudy_ids::{Problem, StepName};
 
 use super::{
-    Course, Effect, EndReason, Ended, ItemChange, Run, RunState, StepError, StepState, advance::Change,
+    Course, Effect, EndReason, Ended, ItemChange, Run, RunState, StepError, StepState, Waited,
+    advance::Change,
 };
 use crate::{
     action::{Action, AgentWork, DiskRoot, Internal, KnownPoints, OperatorWait, StepResult, resolve},
@@ -218,7 +219,9 @@ fn begin_waiting(change: &mut Change, step: &Step, wait: OperatorWait) {
         let now = change.now;
         let status = change.status(&step.id);
         (status.state, status.ended) = (StepState::Skipped, Some(now));
+        return;
     }
+    change.run.waited = Some(Waited::since(change.now));
 }
 
 fn do_internal(change: &mut Change, step: &Step, internal: &Internal) {

@@ -2,7 +2,9 @@
 
 use understudy_ids::{Problem, StepName};
 
-use super::{Course, EndReason, JobState, JobView, Run, RunState, RunVerb, StepState, report, settle};
+use super::{
+    Course, EndReason, JobState, JobView, Run, RunState, RunVerb, StepState, deadline, report, settle,
+};
 use crate::{
     action::{Action, Internal, OperatorWait, StepResult},
     plan::{Operation, Phase, Step},
@@ -43,7 +45,9 @@ fn is_allowed(run: &Run, verb: RunVerb) -> bool {
     let forward = run.course == Course::Forward;
     match verb {
         RunVerb::CompleteTest => forward && operator_wait(run) == Some(OperatorWait::CompleteTest),
-        RunVerb::Commit | RunVerb::RollBack => forward && operator_wait(run) == Some(OperatorWait::Commit),
+        RunVerb::Commit | RunVerb::RollBack | RunVerb::SetDeadline => {
+            forward && operator_wait(run) == Some(OperatorWait::Commit)
+        }
         RunVerb::ChangePoint => {
             let unplanned = run.plan.operation == Operation::UnplannedFailover;
             unplanned && forward && operator_wait(run) == Some(OperatorWait::Commit)
@@ -83,7 +87,11 @@ pub(crate) fn why_not(run: &Run, verb: RunVerb) -> String {
         RunVerb::ChangePoint if run.plan.operation != Operation::UnplannedFailover => {
             format!("a {} has one point only, which nothing was lost with", run.plan.operation)
         }
-        RunVerb::CompleteTest | RunVerb::Commit | RunVerb::ChangePoint | RunVerb::RollBack => {
+        RunVerb::CompleteTest
+        | RunVerb::Commit
+        | RunVerb::ChangePoint
+        | RunVerb::RollBack
+        | RunVerb::SetDeadline => {
             format!("it does not wait for that; it is {}", state(run))
         }
         RunVerb::Retry => format!("nothing has failed that could be tried again; it is {}", state(run)),
@@ -129,9 +137,12 @@ pub fn waiting_for(run: &Run) -> String {
                 .to_owned();
         }
         Some(OperatorWait::Commit) if has_items_to_try_again(run) => {
-            return "Check the machines, then commit; or retry the items that failed.".to_owned();
+            let what = "Check the machines, then commit; or retry the items that failed.";
+            return what.to_owned() + &deadline::in_words(run);
         }
-        Some(OperatorWait::Commit) => return "Check the machines, then commit.".to_owned(),
+        Some(OperatorWait::Commit) => {
+            return "Check the machines, then commit.".to_owned() + &deadline::in_words(run);
+        }
         None => {}
     }
     let awaited = run.plan.steps.iter().find_map(|step| match &step.action {
@@ -163,10 +174,11 @@ pub fn progress_percent(run: &Run) -> u32 {
     u32::try_from(percent).unwrap_or(99).min(99)
 }
 
-/// Every error of the run's steps, in the plan's order. A step that was repeated successfully has none.
+/// Every error of the run's steps, in the plan's order, and why a deadline was not kept. A step that was repeated successfully has none.
 pub fn problems(run: &Run) -> Vec<Problem> {
     let errors = run.plan.steps.iter().filter_map(|step| run.steps.get(&step.id)?.error.as_ref());
-    errors.map(|error| error.problem.clone()).collect()
+    let not_kept = run.deadline.iter().flat_map(|set| &set.failed);
+    errors.map(|error| &error.problem).chain(not_kept).cloned().collect()
 }
 
 /// What came of a step, for people; empty while there is nothing to tell.

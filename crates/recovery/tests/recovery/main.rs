@@ -2,6 +2,7 @@
 
 mod changes;
 mod corrections;
+mod deadlines;
 mod faults;
 mod plans;
 mod random;

@@ -159,6 +159,10 @@ impl Theatre {
                 self.change(&Change::Points(points)).unwrap();
                 return;
             }
+            RunVerb::SetDeadline => {
+                self.tell(&Event::DeadlineSet { deadline: None, by: "ann".to_owned(), at: self.now });
+                return;
+            }
             RunVerb::RollBack => {
                 self.old_side_returns();
                 self.change(&Change::RollBack { give_up_writes: true }).unwrap();

@@ -19,7 +19,7 @@ pub const PROTECTION: &[AccessRule] = users!("ProtectionService":
 
 pub const FAILOVER: &[AccessRule] = users!("FailoverService":
     "PreviewRun", "StartRun", "GetRun", "ListRuns", "CompleteTest", "CommitRun", "CancelRun", "RetryRun",
-    "PreviewRunChange", "ChangeRun");
+    "PreviewRunChange", "ChangeRun", "SetRunDeadline");
 
 pub const AUDIT: &[AccessRule] = users!("AuditService": "ListAuditRecords");
 

@@ -5,8 +5,8 @@ use understudy_ids::{ItemName, RunId, UnixMicros};
 use understudy_recovery::run::RunVerb as Verb;
 use understudy_recovery_api::{
     request::{
-        ChangeRun, CompleteTest, Page, RunSpec, RunVerb, StartRun, change_preview_from_wire, name_from_wire,
-        optional_name_from_wire,
+        ChangeRun, CompleteTest, Page, RunSpec, RunVerb, SetRunDeadline, StartRun, change_preview_from_wire,
+        name_from_wire, optional_name_from_wire,
     },
     v1::{self, failover_service_server::FailoverService},
     view::Run,
@@ -109,6 +109,20 @@ impl FailoverService for Api {
             let request = ChangeRun::from_wire(request.into_inner())?;
             let call = mutation.call(&request.request_id);
             self.runtime.change_run(&call, request).await
+        };
+        let run = self.recorded(&mutation, outcome.await).await?;
+        Ok(Response::new(run.into_wire()))
+    }
+
+    async fn set_run_deadline(
+        &self,
+        request: Request<v1::SetRunDeadlineRequest>,
+    ) -> Result<Response<v1::Run>, Status> {
+        let mutation = Mutation::new(&request, "FailoverService/SetRunDeadline", |r| r.name.clone())?;
+        let outcome = async {
+            let request = SetRunDeadline::from_wire(request.into_inner())?;
+            let call = mutation.call(&request.request_id);
+            self.runtime.set_run_deadline(&call, request).await
         };
         let run = self.recorded(&mutation, outcome.await).await?;
         Ok(Response::new(run.into_wire()))

@@ -26,6 +26,7 @@ use super::{
     gather, now,
     runs::{changed_since, refused},
     sites::not_found,
+    timers::DEADLINE,
     view,
 };
 use crate::store::{Failure, items, runs};
@@ -50,7 +51,9 @@ impl Runtime {
             let (by, asked) = (by.clone(), asked.clone());
             Box::pin(async move {
                 let (change, digest) = &*asked;
-                let amendment = plan_alone(&mut *tx, run, change).await??;
+                let planned = plan_alone(&mut *tx, run, change).await?;
+                let verb = change.kind().verb().as_str();
+                let amendment = planned.map_err(|problems| refused(verb, problems))?;
                 if amendment.digest() != *digest {
                     return Err(changed_since().into());
                 }
@@ -60,6 +63,21 @@ impl Runtime {
         })
         .await?;
         self.get_run(run).await
+    }
+}
+
+/// What a deadline asks for, on behalf of whoever has set it and has given up what was written by then.
+///
+/// # Errors
+/// Outside: of the database. Inside: every reason why it is not possible now.
+pub(super) async fn roll_back_by_itself(
+    tx: &mut PgConnection,
+    run: RunId,
+) -> Result<Result<(), Vec<Problem>>, Failure> {
+    let back = Change::RollBack { give_up_writes: true };
+    match plan_alone(&mut *tx, run, &back).await? {
+        Ok(amendment) => give(tx, run, amendment, DEADLINE.to_owned()).await.map(Ok),
+        Err(problems) => Ok(Err(problems)),
     }
 }
 
@@ -74,17 +92,12 @@ async fn plan_alone(
     tx: &mut PgConnection,
     id: RunId,
     change: &Change,
-) -> Result<Result<Amendment, ApiError>, Failure> {
-    let Some(record) = runs::lock(&mut *tx, id).await? else {
-        return Ok(Err(not_found("RUN_NOT_FOUND", &id.to_resource())));
-    };
+) -> Result<Result<Amendment, Vec<Problem>>, Failure> {
+    let record = runs::lock(&mut *tx, id).await?;
+    let record = record.ok_or_else(|| not_found("RUN_NOT_FOUND", &id.to_resource()))?;
     items::lock(&mut *tx, &items_of(&record.run)).await?;
     let input = facts(tx, &record.run).await?;
-    Ok(amend(&record.run, change, &input).map_err(|problems| refusal(change, problems)))
-}
-
-fn refusal(change: &Change, problems: Vec<Problem>) -> ApiError {
-    refused(change.kind().verb().as_str(), problems)
+    Ok(amend(&record.run, change, &input))
 }
 
 fn items_of(run: &Run) -> Vec<ItemName> {

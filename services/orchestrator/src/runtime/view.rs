@@ -159,7 +159,38 @@ fn spec(spec: &RunSpec) -> request::RunSpec {
         primary_down_assertion: spec.primary_down_assertion.clone(),
         without_network: spec.without_network,
         no_reverse_replication: spec.no_reverse_replication,
+        deadline: spec.deadline.map(deadline),
     }
+}
+
+fn deadline(deadline: run::Deadline) -> request::RunDeadline {
+    let action = match deadline.action {
+        run::DeadlineAction::Commit => api::DeadlineAction::Commit,
+        run::DeadlineAction::RollBack => api::DeadlineAction::RollBack,
+    };
+    request::RunDeadline { action, after: deadline.after }
+}
+
+pub fn domain_deadline(deadline: request::RunDeadline) -> run::Deadline {
+    let action = match deadline.action {
+        api::DeadlineAction::Commit => run::DeadlineAction::Commit,
+        api::DeadlineAction::RollBack => run::DeadlineAction::RollBack,
+    };
+    run::Deadline { action, after: deadline.after }
+}
+
+/// How the deadline of a run stands.
+fn deadline_state(run: &Run) -> Option<view::RunDeadlineState> {
+    let set = run.deadline.as_ref()?;
+    // Of a deadline the limit of tests says nothing.
+    let left = run::time_left(run, std::time::Duration::MAX).map(|(_, left)| left);
+    Some(view::RunDeadlineState {
+        deadline: deadline(set.deadline),
+        set_by: set.by.clone(),
+        waited: run.waited.map(|waited| waited.span),
+        due_time: left.zip(run.waited).map(|(left, waited)| waited.seen.plus(left)),
+        problems: set.failed.clone(),
+    })
 }
 
 /// What the planner is asked for.
@@ -171,6 +202,7 @@ pub fn domain_spec(spec: request::RunSpec) -> RunSpec {
         primary_down_assertion,
         without_network,
         no_reverse_replication,
+        deadline,
     } = spec;
     let operation = match operation {
         api::Operation::Protect => Operation::Protect,
@@ -185,6 +217,7 @@ pub fn domain_spec(spec: request::RunSpec) -> RunSpec {
         primary_down_assertion,
         without_network,
         no_reverse_replication,
+        deadline: deadline.map(domain_deadline),
         ..RunSpec::new(operation, items.into_iter().collect())
     }
 }
@@ -332,6 +365,7 @@ pub fn run_in_list(run: &Run) -> view::Run {
         end_time: run.ended.map(|ended| ended.at),
         progress_percent: run::progress_percent(run),
         changes: run.changes.iter().map(made_change).collect(),
+        deadline: deadline_state(run),
     }
 }
 

@@ -75,9 +75,10 @@ fn a_planned_failover_is_rolled_back_to_the_disks_that_it_left() {
     refused(stack, &["run", "change-point", &run, &older, "--yes"], "VERB_NOT_ALLOWED").unwrap();
     refused(stack, &["run", "roll-back", &run, "--yes"], "WRITES_NOT_GIVEN_UP").unwrap();
     rolled_back(stack, &run, web1, last).unwrap();
-    // The item is as good as before: it can be failed over again.
-    let again = start_run(stack, "planned", "web1", &[]).unwrap();
-    run_is(stack, &again, "waiting").unwrap();
+    // The item is as good as before: it can be failed over again, and this time nobody looks after it.
+    let again = start_run(stack, "planned", "web1", &["--commit-after", "3s"]).unwrap();
+    run_is(stack, &again, "succeeded").unwrap();
+    item_is(stack, "web1", "protected", BRAVO).unwrap();
 }
 
 /// The older point takes the place of the one that was used, whoever is killed meanwhile; the record says what is lost by then, and
