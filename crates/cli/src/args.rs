@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ipnet::Ipv4Net;
 use understudy_ids::{
-    DiskName, HostName, ItemName, NetworkName, PointChoice, PolicyName, RunId, SiteName, Uuid,
+    DiskName, HostName, ItemName, NetworkName, PointChoice, PolicyName, RunId, SiteName, UnixMicros, Uuid,
 };
 use understudy_netplan::NetworkRef;
 use understudy_pki::Identity;
@@ -460,6 +460,13 @@ pub struct Failover {
     /// Point to use, otherwise the latest: item=number, item=latest-app-consistent, or that for all items without item=
     #[arg(long, value_parser = point)]
     pub point: Vec<PointWish>,
+    /// Items without a point of their own get their newest one that is not newer: a time such as "2026-11-28 18:00:00" (local)
+    /// or 2026-11-28T18:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    pub instant: Option<UnixMicros>,
+    /// The same with the latest instant to which all items reach
+    #[arg(long, conflicts_with = "instant")]
+    pub consistent: bool,
     /// Unplanned: state, on record, that the primary side is down and stays so
     #[arg(long, value_name = "REASON")]
     pub assert_primary_down: Option<String>,
@@ -662,6 +669,19 @@ fn pool(text: &str) -> Result<(Ipv4Addr, Ipv4Addr), String> {
     Ok((read(first)?, read(last)?))
 }
 
+fn instant(text: &str) -> Result<UnixMicros, String> {
+    let refused =
+        |e: jiff::Error| format!("{e}: write 2026-11-28T18:00:00Z, or 2026-11-28 18:00:00 for local time");
+    let at = match text.parse::<jiff::Timestamp>() {
+        Ok(at) => at,
+        Err(_) => {
+            let local: jiff::civil::DateTime = text.parse().map_err(refused)?;
+            local.to_zoned(jiff::tz::TimeZone::system()).map_err(refused)?.timestamp()
+        }
+    };
+    Ok(UnixMicros::new(at.as_microsecond()))
+}
+
 fn point(text: &str) -> Result<PointWish, String> {
     let (item, choice) = match text.split_once('=') {
         Some((item, choice)) => (Some(item.parse().map_err(|e| format!("{e}"))?), choice),
@@ -696,6 +716,8 @@ mod tests {
         assert_eq!(point("web1=7").unwrap().choice.to_string(), "7");
         let all = PointWish { item: None, choice: PointChoice::LatestAppConsistent };
         assert_eq!(point("latest-app-consistent"), Ok(all));
+        assert_eq!(instant("1970-01-01T00:00:01Z"), Ok(UnixMicros::new(1_000_000)));
+        assert!(instant("2026-11-28 18:00:00").is_ok() && instant("soon").is_err());
         assert!(point("7").is_err() && point("web1=latest").is_err());
         assert_eq!(machine("alpha/alpha-h1/web1").unwrap().to_string(), "alpha/alpha-h1/web1");
         assert!(machine("web1").is_err() && point("web1").is_err());

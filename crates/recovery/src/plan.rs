@@ -11,6 +11,7 @@
 //! waits for its commit may get further steps, which are planned in the same way; see [`amend`].
 
 mod amend;
+mod at_instant;
 mod check;
 mod digest;
 mod draft;
@@ -242,9 +243,10 @@ impl RunPlan {
 /// # Errors
 /// Every reason why there is none, at once (R-REP-1, R-FO-2).
 pub fn plan(spec: &RunSpec, input: &PlanInput) -> Result<RunPlan, Vec<Problem>> {
-    let problems = check::problems(spec, input);
+    let (spec, mut problems) = at_instant::resolved(spec, input);
+    problems.extend(check::problems(&spec, input));
     if !problems.is_empty() {
         return Err(problems);
     }
-    draft::draft(spec, input)
+    draft::draft(&spec, input)
 }

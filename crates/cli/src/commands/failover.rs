@@ -10,7 +10,7 @@ use anyhow::bail;
 use understudy_ids::{ItemName, PointChoice};
 use understudy_recovery_api::{
     DeadlineAction, Operation, RecoveryClient,
-    request::{RunDeadline, RunSpec, StartRun},
+    request::{RunDeadline, RunInstant, RunSpec, StartRun},
     view::{PlannedItem, PlannedStep, RunPreview},
 };
 use understudy_rpc::ApiError;
@@ -104,6 +104,10 @@ fn spec(wish: Failover) -> RunSpec {
         without_network: wish.without_network,
         no_reverse_replication: wish.no_reverse_replication,
         deadline: deadline(&wish.deadline),
+        instant: match wish.instant {
+            Some(time) => Some(RunInstant::AtOrBefore(time)),
+            None => wish.consistent.then_some(RunInstant::LatestOfAll),
+        },
     }
 }
 

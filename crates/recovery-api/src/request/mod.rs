@@ -14,7 +14,7 @@ pub use protection::{
     UpdatePolicy,
 };
 pub(crate) use protection::{policy_to_wire, settings};
-pub use run::{CompleteTest, RunDeadline, RunSpec, RunVerb, SetRunDeadline, StartRun};
+pub use run::{CompleteTest, RunDeadline, RunInstant, RunSpec, RunVerb, SetRunDeadline, StartRun};
 pub use site::{CreateHost, CreateSite};
 
 use crate::check::{Checks, Invalid};

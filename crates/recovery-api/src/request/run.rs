@@ -6,15 +6,15 @@ use std::{
 };
 
 use serde::Serialize;
-use understudy_ids::{ItemName, PointChoice, PointSeq, RunId};
-use understudy_types_api::duration_to_wire;
+use understudy_ids::{ItemName, PointChoice, PointSeq, RunId, UnixMicros};
+use understudy_types_api::{duration_to_wire, time_to_wire};
 
 use crate::{
     DeadlineAction, Operation, Resource,
     check::{Checks, Invalid},
     encode,
     names::RequestId,
-    v1,
+    v1::{self, run_spec::Instant as WireInstant},
 };
 
 const MIN_DEADLINE: Duration = Duration::from_secs(1);
@@ -44,6 +44,38 @@ pub struct RunSpec {
     pub no_reverse_replication: bool,
     /// Planned and unplanned: what happens when it has waited for its commit for so long.
     pub deadline: Option<RunDeadline>,
+    /// Test and unplanned: items without a point of their own get their newest one that is not newer.
+    pub instant: Option<RunInstant>,
+}
+
+/// One instant for a whole run (R-UF-3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunInstant {
+    AtOrBefore(UnixMicros),
+    /// The latest to which all items reach.
+    LatestOfAll,
+}
+
+impl RunInstant {
+    fn from_wire(checks: &mut Checks, wire: WireInstant) -> Option<Self> {
+        match wire {
+            WireInstant::AtOrBefore(time) => {
+                checks.time("spec.at_or_before", Some(time)).map(Self::AtOrBefore)
+            }
+            WireInstant::LatestOfAll(true) => Some(Self::LatestOfAll),
+            WireInstant::LatestOfAll(false) => {
+                checks.refuse("spec.latest_of_all", "is false: leave it out");
+                None
+            }
+        }
+    }
+
+    fn into_wire(self) -> WireInstant {
+        match self {
+            Self::AtOrBefore(time) => WireInstant::AtOrBefore(time_to_wire(time)),
+            Self::LatestOfAll => WireInstant::LatestOfAll(true),
+        }
+    }
 }
 
 /// What happens to a failover that has waited for its commit for so long.
@@ -127,6 +159,7 @@ impl RunSpec {
             without_network,
             no_reverse_replication,
             deadline,
+            instant,
         } = self;
         let (mut numbers, mut app_consistent) = (Vec::new(), Vec::new());
         for (item, choice) in points {
@@ -144,6 +177,7 @@ impl RunSpec {
             no_reverse_replication,
             app_consistent,
             deadline: deadline.map(RunDeadline::into_wire),
+            instant: instant.map(RunInstant::into_wire),
         }
     }
 }
@@ -170,6 +204,7 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
         no_reverse_replication,
         app_consistent,
         deadline,
+        instant,
     } = wire;
     let operation = checks.word("spec.operation", Operation::from_wire(operation));
     if let Some(operation) = operation.filter(|o| !allowed.contains(o)) {
@@ -181,6 +216,10 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
     let assertion = assertion.map(|a| Some(a.trim().to_owned()).filter(|a| !a.is_empty()));
     let deadline = match deadline {
         Some(deadline) => RunDeadline::from_wire(checks, deadline).map(Some),
+        None => Some(None),
+    };
+    let instant = match instant {
+        Some(instant) => RunInstant::from_wire(checks, instant).map(Some),
         None => Some(None),
     };
     if let Some(operation) = operation {
@@ -196,6 +235,11 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
             ("spec.without_network", without_network, operation == TestFailover),
             ("spec.no_reverse_replication", no_reverse_replication, operation == PlannedFailover),
             ("spec.deadline", matches!(deadline, Some(Some(_))), waits),
+            (
+                "spec.instant",
+                matches!(instant, Some(Some(_))),
+                [TestFailover, UnplannedFailover].contains(&operation),
+            ),
         ];
         for (field, _, _) in given.into_iter().filter(|(_, set, meant)| *set && !meant) {
             checks.refuse(field, format!("has no meaning for {operation}; leave it out"));
@@ -209,6 +253,7 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
         without_network,
         no_reverse_replication,
         deadline: deadline?,
+        instant: instant?,
     })
 }
 
@@ -357,6 +402,7 @@ mod tests {
             without_network: false,
             no_reverse_replication: false,
             deadline: None,
+            instant: None,
         }
     }
 
@@ -369,9 +415,11 @@ mod tests {
             ]
             .into(),
             without_network: true,
+            instant: Some(RunInstant::AtOrBefore(UnixMicros::new(1_000_000))),
             ..spec(Operation::TestFailover)
         };
         let unplanned = RunSpec {
+            instant: Some(RunInstant::LatestOfAll),
             deadline: Some(RunDeadline {
                 action: DeadlineAction::RollBack,
                 after: Duration::from_secs(14_400),
@@ -390,12 +438,16 @@ mod tests {
         wire.points.insert("protectedItems/web1".into(), 4);
         wire.primary_down_assertion = "down".into();
         wire.without_network = true;
+        wire.instant = Some(WireInstant::LatestOfAll(true));
         let mut test = spec(Operation::TestFailover).into_wire();
         test.deadline = Some(v1::RunDeadline::default());
         assert_eq!(RunSpec::from_wire(Some(test)).unwrap_err().0.len(), 2);
         let error = RunSpec::from_wire(Some(wire)).unwrap_err();
         let fields: Vec<_> = error.0.iter().map(|p| p.subject.as_str()).collect();
-        assert_eq!(fields, ["spec.points", "spec.primary_down_assertion", "spec.without_network"]);
+        assert_eq!(
+            fields,
+            ["spec.points", "spec.primary_down_assertion", "spec.without_network", "spec.instant"]
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 use understudy_ids::{ItemName, PointChoice};
 
-use crate::{item::Verb, run::Deadline};
+use crate::{instant::Instant, item::Verb, run::Deadline};
 
 /// The kinds of run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -78,6 +78,9 @@ pub struct RunSpec {
     /// Planned and unplanned: what happens when the run has waited for its commit for so long.
     #[serde(default)]
     pub deadline: Option<Deadline>,
+    /// Test and unplanned: items that are not named in `points` get their newest point that is not newer (R-UF-3).
+    #[serde(default)]
+    pub instant: Option<Instant>,
 }
 
 impl RunSpec {
@@ -92,6 +95,7 @@ impl RunSpec {
             no_reverse_replication: false,
             delete_replica: false,
             deadline: None,
+            instant: None,
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use understudy_ids::{HostName, PointSeq, UnixMicros};
 use understudy_recovery::{
-    ItemState, Operation, Run, RunPlan, RunSpec, item, plan,
+    ItemState, Operation, Run, RunPlan, RunSpec,
+    instant::Instant,
+    item, plan,
     run::{self, StepState},
 };
 use understudy_recovery_api::{self as api, MachineRef, request, view};
@@ -160,6 +162,10 @@ fn spec(spec: &RunSpec) -> request::RunSpec {
         without_network: spec.without_network,
         no_reverse_replication: spec.no_reverse_replication,
         deadline: spec.deadline.map(deadline),
+        instant: spec.instant.map(|instant| match instant {
+            Instant::AtOrBefore(time) => request::RunInstant::AtOrBefore(time),
+            Instant::Latest => request::RunInstant::LatestOfAll,
+        }),
     }
 }
 
@@ -203,6 +209,7 @@ pub fn domain_spec(spec: request::RunSpec) -> RunSpec {
         without_network,
         no_reverse_replication,
         deadline,
+        instant,
     } = spec;
     let operation = match operation {
         api::Operation::Protect => Operation::Protect,
@@ -218,6 +225,10 @@ pub fn domain_spec(spec: request::RunSpec) -> RunSpec {
         without_network,
         no_reverse_replication,
         deadline: deadline.map(domain_deadline),
+        instant: instant.map(|instant| match instant {
+            request::RunInstant::AtOrBefore(time) => Instant::AtOrBefore(time),
+            request::RunInstant::LatestOfAll => Instant::Latest,
+        }),
         ..RunSpec::new(operation, items.into_iter().collect())
     }
 }

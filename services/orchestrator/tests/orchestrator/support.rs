@@ -338,6 +338,7 @@ pub fn spec(operation: Operation, items: &[&str]) -> RunSpec {
         without_network: false,
         no_reverse_replication: false,
         deadline: None,
+        instant: None,
     }
 }
 

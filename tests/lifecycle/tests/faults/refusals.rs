@@ -214,6 +214,7 @@ fn test_of_web1() -> RunSpec {
         without_network: false,
         no_reverse_replication: false,
         deadline: None,
+        instant: None,
     }
 }
 
