@@ -7,7 +7,7 @@ use clap_complete::Shell;
 use ipnet::Ipv4Net;
 use understudy_ids::{
     DiskName, GroupName, HostName, ItemName, NetworkName, PointChoice, PolicyName, RunId, SeedName, SiteName,
-    Uuid,
+    UnixMicros, Uuid,
 };
 use understudy_netplan::NetworkRef;
 use understudy_pki::Identity;
@@ -500,6 +500,13 @@ pub struct Failover {
     /// Point to use, otherwise the latest: item=number, item=latest-app-consistent, or that for all items without item=
     #[arg(long, value_parser = point)]
     pub point: Vec<PointWish>,
+    /// Items without a point of their own get their newest one that is not newer: a time such as "2026-11-28 18:00:00" (local)
+    /// or 2026-11-28T18:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    pub instant: Option<UnixMicros>,
+    /// The same with the latest instant to which all items reach
+    #[arg(long, conflicts_with = "instant")]
+    pub consistent: bool,
     /// Unplanned: state, on record, that the primary side is down and stays so
     #[arg(long, value_name = "REASON")]
     pub assert_primary_down: Option<String>,
@@ -509,6 +516,8 @@ pub struct Failover {
     /// Planned: do not reverse replicate on commit
     #[arg(long)]
     pub no_reverse_replication: bool,
+    #[command(flatten)]
+    pub deadline: DeadlineWish,
     /// Private key (PEM) of a recipient, for items that are encrypted. It stays here; the hosts get what it opens
     #[arg(long, value_name = "FILE")]
     pub decryption_key: Option<PathBuf>,
@@ -584,6 +593,59 @@ pub enum Run {
         #[arg(long, short)]
         watch: bool,
     },
+    /// Sets, changes or cancels what happens when a failover has waited for its commit for so long
+    #[command(group = clap::ArgGroup::new("what").required(true).args(["commit_after", "roll_back_after", "none"]))]
+    Deadline {
+        run: RunId,
+        #[command(flatten)]
+        deadline: DeadlineWish,
+        /// Nothing happens by itself any more
+        #[arg(long)]
+        none: bool,
+    },
+    /// Makes machines of an unplanned failover anew from other recovery points, before its commit
+    ChangePoint {
+        run: RunId,
+        /// item=number, item=latest-app-consistent, or that for all items without item=
+        #[arg(required = true, value_parser = point)]
+        points: Vec<PointWish>,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Takes the machines of a failover back to the side that they left, before its commit
+    RollBack {
+        run: RunId,
+        /// What the machines have written at the target since the failover is given up
+        #[arg(long)]
+        give_up_writes: bool,
+        #[command(flatten)]
+        how: How,
+    },
+}
+
+/// What happens when a failover has waited for its commit for so long.
+#[derive(clap::Args)]
+pub struct DeadlineWish {
+    /// Commit by itself after so long a wait, for example 4h
+    #[arg(long, value_name = "TIME", value_parser = span)]
+    pub commit_after: Option<Duration>,
+    /// Roll back by itself after so long a wait; what was written at the target by then is given up
+    #[arg(long, value_name = "TIME", value_parser = span, conflicts_with = "commit_after")]
+    pub roll_back_after: Option<Duration>,
+}
+
+/// What is done with a plan that is shown first.
+#[derive(clap::Args)]
+pub struct How {
+    /// Show what would happen and stop there
+    #[arg(long, conflicts_with_all = ["yes", "watch"])]
+    pub preview: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Follow the run until it ends or waits for someone
+    #[arg(long, short)]
+    pub watch: bool,
 }
 
 #[derive(Subcommand)]
@@ -653,6 +715,19 @@ fn pool(text: &str) -> Result<(Ipv4Addr, Ipv4Addr), String> {
     Ok((read(first)?, read(last)?))
 }
 
+fn instant(text: &str) -> Result<UnixMicros, String> {
+    let refused =
+        |e: jiff::Error| format!("{e}: write 2026-11-28T18:00:00Z, or 2026-11-28 18:00:00 for local time");
+    let at = match text.parse::<jiff::Timestamp>() {
+        Ok(at) => at,
+        Err(_) => {
+            let local: jiff::civil::DateTime = text.parse().map_err(refused)?;
+            local.to_zoned(jiff::tz::TimeZone::system()).map_err(refused)?.timestamp()
+        }
+    };
+    Ok(UnixMicros::new(at.as_microsecond()))
+}
+
 fn point(text: &str) -> Result<PointWish, String> {
     let (item, choice) = match text.split_once('=') {
         Some((item, choice)) => (Some(item.parse().map_err(|e| format!("{e}"))?), choice),
@@ -687,6 +762,8 @@ mod tests {
         assert_eq!(point("web1=7").unwrap().choice.to_string(), "7");
         let all = PointWish { item: None, choice: PointChoice::LatestAppConsistent };
         assert_eq!(point("latest-app-consistent"), Ok(all));
+        assert_eq!(instant("1970-01-01T00:00:01Z"), Ok(UnixMicros::new(1_000_000)));
+        assert!(instant("2026-11-28 18:00:00").is_ok() && instant("soon").is_err());
         assert!(point("7").is_err() && point("web1=latest").is_err());
         assert_eq!(machine("alpha/alpha-h1/web1").unwrap().to_string(), "alpha/alpha-h1/web1");
         assert!(machine("web1").is_err() && point("web1").is_err());

@@ -7,9 +7,9 @@ use crate::{
     Resource,
     check::{Checks, Invalid},
     request::{
-        ChangeDisks, ChangeGroup, CompleteTest, CreateGroup, CreateHost, CreatePolicy, CreateSite,
-        DeleteGroup, MachineParent, Page, ProtectMachine, RunSpec, RunVerb, ScrubItem, SetItemPolicy,
-        StartRun, Steer, Unprotect, UpdatePolicy,
+        self, ChangeDisks, ChangeGroup, ChangeRun, CompleteTest, CreateGroup, CreateHost, CreatePolicy,
+        CreateSite, DeleteGroup, MachineParent, Page, ProtectMachine, RunChange, RunSpec, RunVerb, ScrubItem,
+        SetItemPolicy, SetRunDeadline, StartRun, Steer, Unprotect, UpdatePolicy,
     },
     v1::{
         self, audit_service_client::AuditServiceClient, failover_service_client::FailoverServiceClient,
@@ -17,7 +17,7 @@ use crate::{
     },
     view::{
         AuditRecord, ConsistencyGroup, Host, Listed, Machine, Policy, ProtectedItem, Protection,
-        RecoveryPoint, Run, RunPreview, Site,
+        RecoveryPoint, Run, RunChangePreview, RunPreview, Site,
     },
 };
 
@@ -237,6 +237,29 @@ impl RecoveryClient {
     /// `PLAN_CHANGED` when the plan would be another one than the previewed one.
     pub async fn start_run(&self, request: StartRun) -> Result<Run, ApiError> {
         let answer = self.failover.clone().start_run(request.into_wire()).await?;
+        Run::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    /// Exactly what [`RecoveryClient::change_run`] would do now, and everything that stands against it (R-FO-4).
+    pub async fn preview_run_change(
+        &self,
+        run: RunId,
+        change: RunChange,
+    ) -> Result<RunChangePreview, ApiError> {
+        let request = request::change_preview_to_wire(run, change);
+        let answer = self.failover.clone().preview_run_change(request).await?;
+        RunChangePreview::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    /// # Errors
+    /// `PLAN_CHANGED` when it would be done otherwise than previewed.
+    pub async fn change_run(&self, request: ChangeRun) -> Result<Run, ApiError> {
+        let answer = self.failover.clone().change_run(request.into_wire()).await?;
+        Run::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    pub async fn set_run_deadline(&self, request: SetRunDeadline) -> Result<Run, ApiError> {
+        let answer = self.failover.clone().set_run_deadline(request.into_wire()).await?;
         Run::from_wire(answer.into_inner()).map_err(not_understood)
     }
 

@@ -105,6 +105,7 @@ wire_enum!(
         ReverseReplication => "reverse-replication",
         Unprotecting => "unprotecting",
         Failed => "failed",
+        RollingBack => "rolling-back",
     }
 );
 wire_enum!(
@@ -128,6 +129,13 @@ wire_enum!(
     }
 );
 wire_enum!(
+    /// What happens to a failover that has waited for its commit for so long (R-FO-4).
+    DeadlineAction, "deadline action", DeadlineAction {
+        Commit => "commit",
+        RollBack => "roll-back",
+    }
+);
+wire_enum!(
     /// Where a run stands (R-JOB-1).
     RunState, "run state", RunState {
         Running => "running",
@@ -139,6 +147,8 @@ wire_enum!(
         /// Stopped at an error; can be retried or cancelled as its allowed actions say.
         Failed => "failed",
         Cancelled => "cancelled",
+        /// The machines run where they ran before the failover.
+        RolledBack => "rolled-back",
     }
 );
 wire_enum!(
@@ -155,7 +165,7 @@ wire_enum!(
 impl RunState {
     /// Whether nothing will happen to the run any more.
     pub const fn is_final(self) -> bool {
-        matches!(self, Self::Succeeded | Self::CompletedWithErrors | Self::Cancelled)
+        matches!(self, Self::Succeeded | Self::CompletedWithErrors | Self::Cancelled | Self::RolledBack)
     }
 }
 

@@ -36,5 +36,7 @@ pub const SERVICES: [&str; 4] = [
 
 pub use check::Invalid;
 pub use client::RecoveryClient;
-pub use enums::{Decision, HealthLevel, ItemState, Operation, Power, RunState, SiteKind, StepState};
+pub use enums::{
+    DeadlineAction, Decision, HealthLevel, ItemState, Operation, Power, RunState, SiteKind, StepState,
+};
 pub use names::{MachineRef, PointRef, RequestId, Resource, host, item, machine, policy, run, site};

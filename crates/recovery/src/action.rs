@@ -126,6 +126,18 @@ pub enum AgentWork {
         machine: MachineName,
         point: PointRef,
     },
+    /// What the machine made from `point` wrote lies aside, so that it can be had back; the machine is not defined.
+    SetAside {
+        machine: MachineName,
+        point: PointSeq,
+    },
+    /// Nothing lies aside.
+    DropAside,
+    /// The machine that was made at this generation is not there any more, nor is anything that it wrote.
+    DiscardPromotion {
+        machine: MachineName,
+        generation: Generation,
+    },
     CommitItem,
     /// Points were read again and compared with their digests: all of them, or one.
     ScrubItem {

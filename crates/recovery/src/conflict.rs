@@ -11,6 +11,8 @@ pub struct OpenRun {
     pub id: RunId,
     pub operation: Operation,
     pub items: Vec<ItemName>,
+    /// It takes its items back to the side that they were failed over from.
+    pub rolls_back: bool,
 }
 
 /// `run` must end first.

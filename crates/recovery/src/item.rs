@@ -3,6 +3,8 @@
 //! ```text
 //!   INITIAL ──▶ PROTECTED ──▶ PLANNED/UNPLANNED FAILOVER ──▶ COMMIT PENDING ──▶ NOT PROTECTED
 //!                   ▲                                                                │
+//!                   │                                                 │              │
+//!                   ├───────────────────────── ROLLING BACK ◀─────────┘              │
 //!                   └───────────────────────── REVERSE REPLICATION ◀─────────────────┘
 //! ```
 //!
@@ -25,6 +27,8 @@ pub enum ItemState {
     UnplannedFailover,
     /// Runs at the other side; the failover is not final yet (R-FO-4).
     CommitPending,
+    /// On its way back to the side that it was failed over from (R-FO-4).
+    RollingBack,
     /// Runs, and is not replicated anywhere (R-FO-5).
     NotProtected,
     ReverseReplication,
@@ -43,6 +47,10 @@ pub enum Verb {
     TestFailover,
     PlannedFailover,
     UnplannedFailover,
+    /// Another recovery point, before the commit.
+    ChangePoint,
+    /// Back to the old side, before the commit.
+    RollBack,
     Commit,
     ReverseReplicate,
     Unprotect,
@@ -54,6 +62,8 @@ pub enum Verb {
     FirstPoint,
     /// The machine runs at the other side.
     FailedOver,
+    /// The machine runs at its old side again, which is replicated as before.
+    RolledBack,
     /// The run that holds the item stopped at an error.
     RunFailed,
     ReverseReplicationFailed,
@@ -63,7 +73,10 @@ pub enum Verb {
     ProtectResumed,
     PlannedFailoverResumed,
     UnplannedFailoverResumed,
+    RollBackResumed,
     UnprotectResumed,
+    /// A roll-back was given up before it had done anything to the item.
+    RollBackCancelled,
     /// The run was cancelled before its point of no return, and the item is as before.
     ProtectCancelled,
     ReturnedProtected,
@@ -97,6 +110,13 @@ pub const TRANSITIONS: &[(ItemState, Verb, ItemState)] = &[
 
     // Commit ends the failover. Reverse replication, where it follows by itself, is a step of its own (R-FO-5).
     (CommitPending,      Verb::Commit,                   NotProtected),
+    // The machine is made anew from another point; the item is what it was while it was being failed over.
+    (CommitPending,      Verb::ChangePoint,              UnplannedFailover),
+    (CommitPending,      Verb::RollBack,                 RollingBack),
+
+    (RollingBack,        Verb::RolledBack,               Protected),
+    (RollingBack,        Verb::RunFailed,                Failed),
+    (RollingBack,        Verb::RollBackCancelled,        CommitPending),
 
     (NotProtected,       Verb::ReverseReplicate,         ReverseReplication),
     (NotProtected,       Verb::Unprotect,                Unprotecting),
@@ -113,6 +133,7 @@ pub const TRANSITIONS: &[(ItemState, Verb, ItemState)] = &[
     (Failed,             Verb::PlannedFailoverResumed,   PlannedFailover),
     (Failed,             Verb::UnplannedFailoverResumed, UnplannedFailover),
     (Failed,             Verb::UnprotectResumed,         Unprotecting),
+    (Failed,             Verb::RollBackResumed,          RollingBack),
     (Failed,             Verb::ReturnedProtected,        Protected),
     (Failed,             Verb::ReturnedNotProtected,     NotProtected),
     // An unplanned failover ended with an error in this item (R-UF-4): a new one tries again.
@@ -120,12 +141,13 @@ pub const TRANSITIONS: &[(ItemState, Verb, ItemState)] = &[
 ];
 
 impl ItemState {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         InitialReplication,
         Protected,
         PlannedFailover,
         UnplannedFailover,
         CommitPending,
+        RollingBack,
         NotProtected,
         ReverseReplication,
         Unprotecting,
@@ -141,6 +163,7 @@ impl ItemState {
             PlannedFailover => "planned-failover",
             UnplannedFailover => "unplanned-failover",
             CommitPending => "commit-pending",
+            RollingBack => "rolling-back",
             NotProtected => "not-protected",
             ReverseReplication => "reverse-replication",
             Unprotecting => "unprotecting",
@@ -169,6 +192,8 @@ impl Verb {
             Self::TestFailover
                 | Self::PlannedFailover
                 | Self::UnplannedFailover
+                | Self::ChangePoint
+                | Self::RollBack
                 | Self::Commit
                 | Self::ReverseReplicate
                 | Self::Unprotect
@@ -182,6 +207,8 @@ impl Verb {
             Self::TestFailover => "test-failover",
             Self::PlannedFailover => "planned-failover",
             Self::UnplannedFailover => "unplanned-failover",
+            Self::ChangePoint => "change-point",
+            Self::RollBack => "roll-back",
             Self::Commit => "commit",
             Self::ReverseReplicate => "reverse-replicate",
             Self::Unprotect => "unprotect",
@@ -189,13 +216,16 @@ impl Verb {
             Self::Resume => "resume",
             Self::FirstPoint => "first-point",
             Self::FailedOver => "failed-over",
+            Self::RolledBack => "rolled-back",
             Self::RunFailed => "run-failed",
             Self::ReverseReplicationFailed => "reverse-replication-failed",
             Self::Unprotected => "unprotected",
             Self::ProtectResumed => "protect-resumed",
             Self::PlannedFailoverResumed => "planned-failover-resumed",
             Self::UnplannedFailoverResumed => "unplanned-failover-resumed",
+            Self::RollBackResumed => "roll-back-resumed",
             Self::UnprotectResumed => "unprotect-resumed",
+            Self::RollBackCancelled => "roll-back-cancelled",
             Self::ProtectCancelled => "protect-cancelled",
             Self::ReturnedProtected => "returned-protected",
             Self::ReturnedNotProtected => "returned-not-protected",
@@ -327,6 +357,16 @@ mod tests {
             (Verb::UnplannedFailoverResumed, UnplannedFailover), (Verb::FailedOver, CommitPending)]),
         ("R-UF-4: unplanned failover fails in an item and is started anew", UnplannedFailover, &[
             (Verb::RunFailed, Failed), (Verb::UnplannedFailover, UnplannedFailover)]),
+        ("R-FO-4: another recovery point before the commit", UnplannedFailover, &[
+            (Verb::FailedOver, CommitPending), (Verb::ChangePoint, UnplannedFailover), (Verb::FailedOver, CommitPending),
+            (Verb::Commit, NotProtected)]),
+        ("R-FO-4: back to the old side before the commit", UnplannedFailover, &[
+            (Verb::FailedOver, CommitPending), (Verb::RollBack, RollingBack), (Verb::RolledBack, Protected)]),
+        ("R-FO-4: rolling back stops at an error and continues", CommitPending, &[
+            (Verb::RollBack, RollingBack), (Verb::RunFailed, Failed), (Verb::RollBackResumed, RollingBack),
+            (Verb::RolledBack, Protected)]),
+        ("R-FO-4: rolling back is given up before it has begun with the item", CommitPending, &[
+            (Verb::RollBack, RollingBack), (Verb::RollBackCancelled, CommitPending)]),
         ("unplanned failover is cancelled", UnplannedFailover, &[(Verb::ReturnedProtected, Protected)]),
         ("R-UF-5: reverse replication fails and is tried again", NotProtected, &[
             (Verb::ReverseReplicate, ReverseReplication), (Verb::ReverseReplicationFailed, NotProtected),
@@ -394,7 +434,7 @@ mod tests {
     #[test]
     fn operators_get_exactly_the_listed_verbs() {
         use Verb as V;
-        let expected: [(ItemState, &[V]); 10] = [
+        let expected: [(ItemState, &[V]); 11] = [
             (InitialReplication, &[]),
             (
                 Protected,
@@ -409,7 +449,8 @@ mod tests {
             ),
             (PlannedFailover, &[]),
             (UnplannedFailover, &[]),
-            (CommitPending, &[V::Commit]),
+            (CommitPending, &[V::Commit, V::ChangePoint, V::RollBack]),
+            (RollingBack, &[]),
             (NotProtected, &[V::ReverseReplicate, V::Unprotect]),
             (ReverseReplication, &[]),
             (Unprotecting, &[]),

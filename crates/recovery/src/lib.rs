@@ -18,6 +18,7 @@
 //! | [`action`] | what one step asks for, with references that are filled in when it is sent |
 //! | [`run`] | how a run goes on after each event |
 //! | [`conflict`] | which run is in the way of another |
+//! | [`instant`] | which points show a whole run at one instant |
 //! | [`reconcile`] | what is put right without a run |
 
 pub mod action;
@@ -25,6 +26,7 @@ pub mod conflict;
 pub mod direction;
 pub mod disks;
 pub mod group;
+pub mod instant;
 pub mod item;
 pub mod plan;
 pub mod reconcile;

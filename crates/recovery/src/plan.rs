@@ -7,8 +7,11 @@
 //!                       RunPlan: steps with executor, order, error policy, stage, point of no return
 //! ```
 //!
-//! A preview shows the plan, a start carries its digest and is refused when the plan would be another one by now (R-FO-2).
+//! A preview shows the plan, a start carries its digest and is refused when the plan would be another one by now (R-FO-2). A run that
+//! waits for its commit may get further steps, which are planned in the same way; see [`amend`].
 
+mod amend;
+mod at_instant;
 mod check;
 mod common;
 mod digest;
@@ -24,9 +27,11 @@ mod unplanned;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+pub(crate) use amend::amended;
+pub use amend::{AmendedItem, Amendment, Change, ChangeKind, amend};
 pub use input::{
     Connections, DiskView, HealthLevel, HostView, ItemView, MachineView, NicView, PlanInput, PlannedNic,
-    PlannedTestNetwork, PointView, PolicyView, Power,
+    PlannedTestNetwork, PointView, PolicyView, Power, SideView,
 };
 pub use lint::{Flaw, lint};
 use serde::{Deserialize, Serialize};
@@ -170,6 +175,7 @@ pub enum Phase {
     Wait,
     Commit,
     Reverse,
+    RollBack,
     CleanUp,
 }
 
@@ -216,6 +222,7 @@ words!(Phase {
     Wait => "wait",
     Commit => "commit",
     Reverse => "reverse-replicate",
+    RollBack => "roll-back",
     CleanUp => "clean-up",
 });
 
@@ -240,11 +247,12 @@ impl RunPlan {
 /// # Errors
 /// Every reason why there is none, at once (R-REP-1, R-FO-2).
 pub fn plan(spec: &RunSpec, input: &PlanInput) -> Result<RunPlan, Vec<Problem>> {
-    let (input, notices) = common::settle(spec, input);
-    let problems = check::problems(spec, &input);
+    let (spec, mut problems) = at_instant::resolved(spec, input);
+    let (input, notices) = common::settle(&spec, input);
+    problems.extend(check::problems(&spec, &input));
     if !problems.is_empty() {
         return Err(problems);
     }
-    let plan = draft::draft(spec, &input)?;
+    let plan = draft::draft(&spec, &input)?;
     Ok(RunPlan { notices, ..plan })
 }

@@ -155,6 +155,10 @@ impl AtHost<'_> {
         self.open.iter().any(|run| operations.contains(&run.operation) && run.items.contains(&self.item.name))
     }
 
+    fn is_rolled_back(&self) -> bool {
+        self.open.iter().any(|run| run.rolls_back && run.items.contains(&self.item.name))
+    }
+
     /// A side that is not the active one and does not know it, or knows it and still runs its copy: a source that its target has told so
     /// ends replication by itself, and no more (R-FO-7). Also while an unplanned failover waits for its commit, whose steps
     /// never speak to the old side; runs that do speak to it fence it themselves, and must not be overtaken.
@@ -163,8 +167,9 @@ impl AtHost<'_> {
         let fact = self.fact?;
         let ignorant = fact.generation < self.item.generation || fact.role == Role::Source;
         let outdated = ignorant || (fact.role == Role::Fenced && self.runs_here());
-        if self.is_active() || !outdated || self.is_in_run_of(&[PlannedFailover, ReverseReplicate, Unprotect])
-        {
+        let told_by_run =
+            self.is_in_run_of(&[PlannedFailover, ReverseReplicate, Unprotect]) || self.is_rolled_back();
+        if self.is_active() || !outdated || told_by_run {
             return None;
         }
         let detail = format!("g{}.seen-g{}", self.item.generation, fact.generation);

@@ -5,6 +5,8 @@
 //!               ▼                                      │
 //!   start ─▶ RUNNING ◀──▶ WAITING (complete test, commit)
 //!               │  └──── error that stops the run ──▶ FAILED ── cancel ──┐
+//!               ▲  WAITING ── another point ──▶ RUNNING, further steps, WAITING
+//!               │  WAITING ── roll back ──▶ RUNNING ──▶ … ──▶ ROLLED BACK
 //!               ▼                                                        ▼
 //!           CLEANING UP ◀────────────────────────────────────────── CLEANING UP
 //!               ▼                    a clean-up step fails: FAILED, "clean-up incomplete", with retry
@@ -17,6 +19,8 @@
 //! retrying repeats the step, which is idempotent.
 
 mod advance;
+mod change;
+mod deadline;
 mod effect;
 mod event;
 mod outcome;
@@ -25,15 +29,18 @@ mod seconds;
 mod settle;
 mod view;
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 pub use advance::{advance, overdue, start};
+pub use change::change_in_words;
+pub use deadline::{Deadline, DeadlineAction, Due, SetDeadline, Waited, time_left};
 pub use effect::{Effect, ItemChange, JobState, JobView};
 pub use event::{Event, Refusal, RunVerb};
-pub use outcome::{DiskComparison, ItemOutcome, outcomes};
+pub use outcome::{DiskComparison, ItemOutcome, outcomes, runs_since};
 pub use report::{Report, StepReport, report};
 use serde::{Deserialize, Serialize};
-use understudy_ids::{ItemName, Problem, RunId, StepName, UnixMicros};
+use understudy_ids::{ItemName, PointSeq, Problem, RunId, StepName, UnixMicros};
+pub(crate) use view::why_not;
 pub use view::{
     allowed_actions, job_view, phase, problems, progress_percent, state, step_outcome, waiting_for,
 };
@@ -41,7 +48,7 @@ pub use view::{
 use crate::{
     action::StepResult,
     item::ItemState,
-    plan::{RunPlan, RunSpec},
+    plan::{ChangeKind, RunPlan, RunSpec},
 };
 
 /// One execution of a plan. Stored as a whole.
@@ -63,6 +70,45 @@ pub struct Run {
     pub approved: Option<Approval>,
     /// Rises with every change that `advance` makes; numbers the job updates.
     pub sequence: u64,
+    /// What was changed about the run while it waited for its commit, oldest first.
+    #[serde(default)]
+    pub changes: Vec<MadeChange>,
+    /// Steps that are not tried again, with the change that has put others in their place.
+    #[serde(default)]
+    pub superseded: BTreeMap<StepName, u32>,
+    /// Since a wait for a person began.
+    #[serde(default)]
+    pub waited: Option<Waited>,
+    /// What happens when it has waited for its commit for too long.
+    #[serde(default)]
+    pub deadline: Option<SetDeadline>,
+}
+
+/// Further steps that the run was given (R-FO-4).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeChange {
+    pub number: u32,
+    pub kind: ChangeKind,
+    pub by: String,
+    #[serde(rename = "at_us")]
+    pub at: UnixMicros,
+    pub items: Vec<ChangedItem>,
+    /// A roll-back that was taken back before it had switched the sides.
+    pub withdrawn: bool,
+}
+
+/// What a change meant for one item.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedItem {
+    pub item: ItemName,
+    /// The machine was made from another point than before.
+    pub from: Option<PointSeq>,
+    pub to: Option<PointSeq>,
+    /// For how long the machine had run at the target; what it wrote in that time is gone.
+    #[serde(rename = "gives_up_seconds", with = "seconds")]
+    pub gives_up: Option<Duration>,
+    /// The run had failed in the item before.
+    pub had_failed: bool,
 }
 
 /// Where a run is heading.
@@ -113,6 +159,8 @@ pub enum RunState {
     CompletedWithErrors,
     Failed,
     Cancelled,
+    /// The machines run where they ran before the failover.
+    RolledBack,
 }
 
 impl RunState {
@@ -125,6 +173,7 @@ impl RunState {
             Self::CompletedWithErrors => "completed-with-errors",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
+            Self::RolledBack => "rolled-back",
         }
     }
 }
@@ -182,6 +231,16 @@ impl Run {
 
     pub fn is_open(&self) -> bool {
         self.ended.is_none()
+    }
+
+    /// The number of the run's next change.
+    pub fn next_change(&self) -> u32 {
+        self.changes.last().map_or(1, |last| last.number + 1)
+    }
+
+    /// The run is on its way back, or has come back.
+    pub fn is_rolling_back(&self) -> bool {
+        self.changes.last().is_some_and(|last| last.kind == ChangeKind::RollBack && !last.withdrawn)
     }
 }
 

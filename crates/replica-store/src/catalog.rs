@@ -260,12 +260,13 @@ impl StoreReader {
                 pins.push((record.point, Pin::Branch(run)));
             }
         }
-        for number in names::<Number>(&dir.actives())? {
-            let generation = Generation::new(number.0);
-            if let Some(record) =
-                read_json::<OverlayRecord>(&dir.active(generation).join(OVERLAY), "a promotion")?
-            {
-                pins.push((record.point, Pin::Active(generation)));
+        for parent in [dir.actives(), dir.asides()] {
+            for number in names::<Number>(&parent)? {
+                let generation = Generation::new(number.0);
+                let overlay = parent.join(generation.to_string()).join(OVERLAY);
+                if let Some(record) = read_json::<OverlayRecord>(&overlay, "a promotion")? {
+                    pins.push((record.point, Pin::Active(generation)));
+                }
             }
         }
         Ok(pins)

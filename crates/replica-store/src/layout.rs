@@ -10,6 +10,7 @@
 //!     incoming/                          begin.json · log · point/ (renamed to points/<seq> when whole)
 //!     branches/<run>/                    overlay.json · disk-<disk>.qcow2
 //!     active/<generation>/               overlay.json · disk-<disk>.qcow2
+//!     aside/<generation>/                overlay.json · disk-<disk>.qcow2, of a promotion that another one takes the place of
 //!     adopting/<seq>/                    a base that is being made
 //! ```
 //!
@@ -85,6 +86,14 @@ impl ItemDir {
 
     pub fn active(&self, generation: Generation) -> PathBuf {
         self.actives().join(generation.to_string())
+    }
+
+    pub fn asides(&self) -> PathBuf {
+        self.0.join("aside")
+    }
+
+    pub fn aside(&self, generation: Generation) -> PathBuf {
+        self.asides().join(generation.to_string())
     }
 
     pub fn adopting(&self) -> PathBuf {

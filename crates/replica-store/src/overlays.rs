@@ -17,7 +17,7 @@ use crate::{
     layout::{MANIFEST, OVERLAY, backing_path, disk_file},
     model::{DiskFile, DiskFormat, DiskSpec, Manifest, OverlayRecord, Pin, PointInfo, PointKind, Role},
     qcow2::{Backing, create_overlay_with},
-    store::{Store, names, read_json, write_json},
+    store::{Number, Store, names, read_json, write_json},
 };
 
 impl Store {
@@ -112,6 +112,49 @@ impl Store {
         Ok(overlay_record(&dir)?.map(|record| (record.point, files(&dir, &record))))
     }
 
+    /// What the machine promoted from `point` at `generation` wrote is laid aside, so that another point can be promoted and this one be
+    /// had back. What lay aside before is removed. Repeatable, also after another point was promoted.
+    ///
+    /// # Errors
+    /// [`StoreError::NotPromoted`] when it is neither there nor aside.
+    pub fn set_aside(&self, item: &ItemName, point: PointSeq, generation: Generation) -> Result<()> {
+        let locks = self.locks(item);
+        let _lock = locks.state();
+        let (active, aside) = (self.dir(item).active(generation), self.dir(item).aside(generation));
+        let is_of_point =
+            |dir: &Path| Ok::<_, StoreError>(overlay_record(dir)?.is_some_and(|r| r.point == point));
+        if is_of_point(&active)? {
+            self.remove_at_once(&aside)?;
+            self.io().create_dir_all(&self.dir(item).asides())?;
+            return self.io().rename(&active, &aside);
+        }
+        if is_of_point(&aside)? {
+            return Ok(());
+        }
+        Err(StoreError::NotPromoted { item: item.clone(), generation })
+    }
+
+    /// Takes back what lies aside of `point`, in place of what was promoted since. False when nothing of it lies aside.
+    pub fn take_back(&self, item: &ItemName, point: PointSeq, generation: Generation) -> Result<bool> {
+        let locks = self.locks(item);
+        let _lock = locks.state();
+        let (active, aside) = (self.dir(item).active(generation), self.dir(item).aside(generation));
+        if overlay_record(&aside)?.is_none_or(|record| record.point != point) {
+            return Ok(false);
+        }
+        self.remove_at_once(&active)?;
+        self.io().create_dir_all(&self.dir(item).actives())?;
+        self.io().rename(&aside, &active)?;
+        Ok(true)
+    }
+
+    /// Removes what lies aside. That there is nothing is fine.
+    pub fn drop_aside(&self, item: &ItemName, generation: Generation) -> Result<()> {
+        let locks = self.locks(item);
+        let _lock = locks.state();
+        self.remove_at_once(&self.dir(item).aside(generation))
+    }
+
     /// Removes a promoted machine's disks **with everything it wrote**: for a roll-back, or to promote another point. That
     /// there are none is fine.
     pub fn drop_active(&self, item: &ItemName, generation: Generation) -> Result<()> {
@@ -135,6 +178,7 @@ impl Store {
         }
         let record = overlay_record(&self.dir(item).active(generation))?;
         let record = record.ok_or_else(|| StoreError::NotPromoted { item: item.clone(), generation })?;
+        self.remove_given_up(item, generation)?;
         let kept = ancestry(&self.links(item)?, record.point);
         let points = self.points(item)?;
         let (stay, leave): (Vec<_>, Vec<_>) =
@@ -153,6 +197,18 @@ impl Store {
             let manifest = Manifest { kind: PointKind::Base, ..point.manifest };
             let path = self.dir(item).point(manifest.seq).join(MANIFEST);
             write_json(self.io(), &path, &manifest)?;
+        }
+        Ok(())
+    }
+
+    /// What lies aside, and promotions of earlier generations that were never made final: this one is, so nobody wants them any more.
+    fn remove_given_up(&self, item: &ItemName, generation: Generation) -> Result<()> {
+        let dir = self.dir(item);
+        for number in names::<Number>(&dir.asides())? {
+            self.remove_at_once(&dir.aside(Generation::new(number.0)))?;
+        }
+        for number in names::<Number>(&dir.actives())?.into_iter().filter(|n| n.0 < generation.get()) {
+            self.remove_at_once(&dir.active(Generation::new(number.0)))?;
         }
         Ok(())
     }
@@ -237,7 +293,7 @@ fn files(dir: &Path, record: &OverlayRecord) -> Vec<DiskFile> {
 /// Removes half-made and half-removed overlays.
 pub(crate) fn clean(store: &Store, item: &ItemName) -> Result<()> {
     let dir = store.dir(item);
-    for parent in [dir.branches(), dir.actives(), dir.points()] {
+    for parent in [dir.branches(), dir.actives(), dir.asides(), dir.points()] {
         for name in names::<String>(&parent)? {
             if name.starts_with(".new-") || name.starts_with(".trash-") {
                 store.io().remove(&parent.join(name))?;

@@ -160,7 +160,7 @@ impl StoreReader {
         Ok(ItemUsage {
             points: points.map(|seq| Ok((seq, allocated(&dir.point(seq))?))).collect::<Result<_>>()?,
             incoming: allocated(&dir.incoming())?,
-            overlays: allocated(&dir.branches())? + allocated(&dir.actives())?,
+            overlays: allocated(&dir.branches())? + allocated(&dir.actives())? + allocated(&dir.asides())?,
         })
     }
 }

@@ -9,8 +9,8 @@ use std::{
 use anyhow::bail;
 use understudy_ids::{ItemName, PointChoice};
 use understudy_recovery_api::{
-    Operation, RecoveryClient,
-    request::{RunSpec, StartRun},
+    DeadlineAction, Operation, RecoveryClient,
+    request::{RunDeadline, RunInstant, RunSpec, StartRun},
     view::{PlannedItem, PlannedStep, RunPreview},
 };
 use understudy_rpc::ApiError;
@@ -20,7 +20,7 @@ use super::{
     unlock::{self, Lender},
 };
 use crate::{
-    args::{Failover, FailoverKind, PointWish},
+    args::{DeadlineWish, Failover, FailoverKind, PointWish},
     connection::ConnectionArgs,
     output::{self, Format},
 };
@@ -103,11 +103,22 @@ fn spec(wish: Failover) -> RunSpec {
         primary_down_assertion: wish.assert_primary_down,
         without_network: wish.without_network,
         no_reverse_replication: wish.no_reverse_replication,
+        deadline: deadline(&wish.deadline),
+        instant: match wish.instant {
+            Some(time) => Some(RunInstant::AtOrBefore(time)),
+            None => wish.consistent.then_some(RunInstant::LatestOfAll),
+        },
     }
 }
 
+/// At most one of the two is given.
+pub(super) fn deadline(wish: &DeadlineWish) -> Option<RunDeadline> {
+    let commit = wish.commit_after.map(|after| RunDeadline { action: DeadlineAction::Commit, after });
+    commit.or(wish.roll_back_after.map(|after| RunDeadline { action: DeadlineAction::RollBack, after }))
+}
+
 /// A wish for one item goes before one for all.
-fn points(items: &[ItemName], wishes: Vec<PointWish>) -> BTreeMap<ItemName, PointChoice> {
+pub(super) fn points(items: &[ItemName], wishes: Vec<PointWish>) -> BTreeMap<ItemName, PointChoice> {
     let (of_one, of_all): (Vec<_>, Vec<_>) = wishes.into_iter().partition(|wish| wish.item.is_some());
     let of_all = of_all.iter().flat_map(|wish| items.iter().map(|item| (item.clone(), wish.choice)));
     let of_one = of_one.into_iter().filter_map(|wish| Some((wish.item?, wish.choice)));
@@ -131,18 +142,22 @@ fn show(preview: &RunPreview) {
         ]
     });
     output::say(&items.to_string());
-    let steps = output::rows(["PHASE", "STEP", "WHERE", "ON ERROR"], &preview.steps, |s: &PlannedStep| {
-        let title =
-            if s.point_of_no_return { format!("{} (point of no return)", s.title) } else { s.title.clone() };
-        [s.phase.clone(), title, s.executor.clone(), s.on_error.clone()]
-    });
-    output::say(&steps.to_string());
+    show_steps(&preview.steps);
     for notice in &preview.notices {
         output::say(&format!("note: {notice}"));
     }
 }
 
-fn confirmed() -> anyhow::Result<bool> {
+pub(super) fn show_steps(steps: &[PlannedStep]) {
+    let steps = output::rows(["PHASE", "STEP", "WHERE", "ON ERROR"], steps, |s: &PlannedStep| {
+        let title =
+            if s.point_of_no_return { format!("{} (point of no return)", s.title) } else { s.title.clone() };
+        [s.phase.clone(), title, s.executor.clone(), s.on_error.clone()]
+    });
+    output::say(&steps.to_string());
+}
+
+pub(super) fn confirmed() -> anyhow::Result<bool> {
     if !std::io::stdin().is_terminal() {
         bail!("nobody can be asked here: give --yes to start, or --preview to only look");
     }

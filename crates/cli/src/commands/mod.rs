@@ -1,6 +1,7 @@
 //! One file per noun: calls the service, prints the answer.
 
 mod audit;
+mod change;
 mod failover;
 mod group;
 mod host;

@@ -3,11 +3,11 @@ use std::process::ExitCode;
 use understudy_ids::RunId;
 use understudy_recovery_api::{
     RecoveryClient, RunState, StepState,
-    request::{CompleteTest, RunVerb},
-    view::{ItemOutcome, Run as View, RunStep},
+    request::{CompleteTest, RunChange, RunVerb, SetRunDeadline},
+    view::{ItemOutcome, Run as View, RunDeadlineState, RunStep},
 };
 
-use super::{all, request_id};
+use super::{all, change, failover, request_id};
 use crate::{
     args::Run,
     connection::ConnectionArgs,
@@ -39,6 +39,19 @@ pub async fn run(connection: &ConnectionArgs, format: Format, verb: Run) -> anyh
         Run::Confirm { run, watch } => (client.confirm_run(named(run)).await?, watch),
         Run::Cancel { run, watch } => (client.cancel_run(named(run)).await?, watch),
         Run::Retry { run, watch } => (client.retry_run(named(run)).await?, watch),
+        Run::Deadline { run, deadline, none: _ } => {
+            let deadline = failover::deadline(&deadline);
+            let request = SetRunDeadline { run, deadline, request_id: request_id() };
+            (client.set_run_deadline(request).await?, false)
+        }
+        Run::ChangePoint { run, points, how } => {
+            let items: Vec<_> = client.get_run(run).await?.spec.items.into_iter().collect();
+            let change = RunChange::Points(failover::points(&items, points));
+            return change::run(connection, format, run, change, &how).await;
+        }
+        Run::RollBack { run, give_up_writes, how } => {
+            return change::run(connection, format, run, RunChange::RollBack { give_up_writes }, &how).await;
+        }
     };
     show(connection, &client, format, changed, follow).await
 }
@@ -58,7 +71,7 @@ pub(super) async fn show(
     let run = watch::follow(client, &connection.jobs()?, &run, format).await?;
     print_result(format, &run)?;
     Ok(match run.state {
-        RunState::Failed | RunState::CompletedWithErrors | RunState::Cancelled => {
+        RunState::Failed | RunState::CompletedWithErrors | RunState::Cancelled | RunState::RolledBack => {
             ExitCode::from(NOT_SUCCEEDED)
         }
         _ => ExitCode::SUCCESS,
@@ -107,7 +120,20 @@ fn facts(run: &View) -> comfy_table::Table {
         ("phase", run.phase.clone()),
         ("waits for", run.waiting_for.clone()),
         ("allowed now", run.allowed_actions.join(", ")),
+        ("deadline", run.deadline.as_ref().map_or_else(String::new, deadline)),
     ])
+}
+
+fn deadline(state: &RunDeadlineState) -> String {
+    let RunDeadlineState { deadline, set_by, waited, due_time, problems } = state;
+    let after = format!("{} after {}, set by {set_by}", deadline.action, output::span(deadline.after));
+    match (due_time, waited) {
+        _ if !problems.is_empty() => format!("{after}; it could not be kept"),
+        (Some(due), Some(waited)) => {
+            format!("{after}; has waited {}, due {}", output::span(*waited), output::time(*due))
+        }
+        _ => after,
+    }
 }
 
 fn print_outcomes(run: &View) {
@@ -115,6 +141,9 @@ fn print_outcomes(run: &View) {
     if !outcomes.is_empty() {
         let headings = ["ITEM", "GEN", "POINT", "INSTANT", "DOWNTIME", "AT MOST LOST", "DISKS", "MACHINE"];
         output::say(&format!("\n{}", output::rows(headings, &outcomes, |o| outcome(o))));
+    }
+    for made in &run.changes {
+        output::say(&format!("changed {} by {}: {}", output::time(made.time), made.by, made.text));
     }
     for problem in &run.problems {
         output::say(&format!(

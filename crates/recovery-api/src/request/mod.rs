@@ -1,17 +1,22 @@
 //! What callers ask for, checked: every way in lists all problems at once, every way out cannot fail.
 
+mod change;
 mod group;
 mod protection;
 mod run;
 mod site;
 
+pub use change::{
+    ChangeRun, RunChange, preview_from_wire as change_preview_from_wire,
+    preview_to_wire as change_preview_to_wire,
+};
 pub use group::{ChangeGroup, CreateGroup, DeleteGroup};
 pub use protection::{
     ChangeDisks, CreatePolicy, PolicySettings, ProtectMachine, ScrubItem, Seed, SetItemPolicy, Steer,
     Unprotect, UpdatePolicy,
 };
 pub(crate) use protection::{policy_to_wire, settings};
-pub use run::{CompleteTest, RunSpec, RunVerb, StartRun};
+pub use run::{CompleteTest, RunDeadline, RunInstant, RunSpec, RunVerb, SetRunDeadline, StartRun};
 pub use site::{CreateHost, CreateSite};
 
 use crate::check::{Checks, Invalid};

@@ -1,15 +1,24 @@
 //! Requests about failover runs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use understudy_ids::{ItemName, PointChoice, PointSeq, RunId};
+use serde::Serialize;
+use understudy_ids::{ItemName, PointChoice, PointSeq, RunId, UnixMicros};
+use understudy_types_api::{duration_to_wire, time_to_wire};
 
 use crate::{
-    Operation, Resource,
+    DeadlineAction, Operation, Resource,
     check::{Checks, Invalid},
+    encode,
     names::RequestId,
-    v1,
+    v1::{self, run_spec::Instant as WireInstant},
 };
+
+const MIN_DEADLINE: Duration = Duration::from_secs(1);
+const MAX_DEADLINE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
 /// The most items of one run.
 pub const MAX_ITEMS: usize = 1000;
@@ -18,7 +27,7 @@ const MAX_ASSERTION: usize = 4096;
 /// The longest notes, in bytes: what job-tracker keeps.
 const MAX_NOTES: usize = 16 * 1024;
 /// The longest plan digest, in bytes.
-const MAX_DIGEST: usize = 128;
+pub(super) const MAX_DIGEST: usize = 128;
 
 /// What to do with which items.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +42,96 @@ pub struct RunSpec {
     pub without_network: bool,
     /// Planned: do not reverse replicate on commit.
     pub no_reverse_replication: bool,
+    /// Planned and unplanned: what happens when it has waited for its commit for so long.
+    pub deadline: Option<RunDeadline>,
+    /// Test and unplanned: items without a point of their own get their newest one that is not newer.
+    pub instant: Option<RunInstant>,
+}
+
+/// One instant for a whole run (R-UF-3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunInstant {
+    AtOrBefore(UnixMicros),
+    /// The latest to which all items reach.
+    LatestOfAll,
+}
+
+impl RunInstant {
+    fn from_wire(checks: &mut Checks, wire: WireInstant) -> Option<Self> {
+        match wire {
+            WireInstant::AtOrBefore(time) => {
+                checks.time("spec.at_or_before", Some(time)).map(Self::AtOrBefore)
+            }
+            WireInstant::LatestOfAll(true) => Some(Self::LatestOfAll),
+            WireInstant::LatestOfAll(false) => {
+                checks.refuse("spec.latest_of_all", "is false: leave it out");
+                None
+            }
+        }
+    }
+
+    fn into_wire(self) -> WireInstant {
+        match self {
+            Self::AtOrBefore(time) => WireInstant::AtOrBefore(time_to_wire(time)),
+            Self::LatestOfAll => WireInstant::LatestOfAll(true),
+        }
+    }
+}
+
+/// What happens to a failover that has waited for its commit for so long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct RunDeadline {
+    pub action: DeadlineAction,
+    #[serde(serialize_with = "encode::seconds")]
+    pub after: Duration,
+}
+
+impl RunDeadline {
+    pub(crate) fn from_wire(checks: &mut Checks, wire: v1::RunDeadline) -> Option<Self> {
+        let v1::RunDeadline { action, after } = wire;
+        let action = checks.word("deadline.action", DeadlineAction::from_wire(action));
+        let after = checks.span("deadline.after", after, MIN_DEADLINE..=MAX_DEADLINE);
+        Some(Self { action: action?, after: after? })
+    }
+
+    pub(crate) fn into_wire(self) -> v1::RunDeadline {
+        let Self { action, after } = self;
+        v1::RunDeadline { action: action.to_wire().into(), after: Some(duration_to_wire(after)) }
+    }
+}
+
+/// Another deadline for a run, or none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetRunDeadline {
+    pub run: RunId,
+    pub deadline: Option<RunDeadline>,
+    pub request_id: RequestId,
+}
+
+impl SetRunDeadline {
+    /// # Errors
+    /// With every field that is missing or malformed.
+    pub fn from_wire(wire: v1::SetRunDeadlineRequest) -> Result<Self, Invalid> {
+        let v1::SetRunDeadlineRequest { name, deadline, request_id } = wire;
+        let mut checks = Checks::default();
+        let run = checks.resource("name", &name);
+        let deadline = match deadline {
+            Some(deadline) => RunDeadline::from_wire(&mut checks, deadline).map(Some),
+            None => Some(None),
+        };
+        let request_id = checks.request_id(&request_id);
+        let whole = (|| Some(Self { run: run?, deadline: deadline?, request_id: request_id? }))();
+        checks.finish(whole)
+    }
+
+    pub fn into_wire(self) -> v1::SetRunDeadlineRequest {
+        let Self { run, deadline, request_id } = self;
+        v1::SetRunDeadlineRequest {
+            name: run.to_resource(),
+            deadline: deadline.map(RunDeadline::into_wire),
+            request_id: request_id.to_string(),
+        }
+    }
 }
 
 impl RunSpec {
@@ -59,6 +158,8 @@ impl RunSpec {
             primary_down_assertion,
             without_network,
             no_reverse_replication,
+            deadline,
+            instant,
         } = self;
         let (mut numbers, mut app_consistent) = (Vec::new(), Vec::new());
         for (item, choice) in points {
@@ -75,6 +176,8 @@ impl RunSpec {
             without_network,
             no_reverse_replication,
             app_consistent,
+            deadline: deadline.map(RunDeadline::into_wire),
+            instant: instant.map(RunInstant::into_wire),
         }
     }
 }
@@ -100,6 +203,8 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
         without_network,
         no_reverse_replication,
         app_consistent,
+        deadline,
+        instant,
     } = wire;
     let operation = checks.word("spec.operation", Operation::from_wire(operation));
     if let Some(operation) = operation.filter(|o| !allowed.contains(o)) {
@@ -109,8 +214,17 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
     let points = point_map(checks, points, app_consistent, &items);
     let assertion = checks.text("spec.primary_down_assertion", primary_down_assertion, MAX_ASSERTION);
     let assertion = assertion.map(|a| Some(a.trim().to_owned()).filter(|a| !a.is_empty()));
+    let deadline = match deadline {
+        Some(deadline) => RunDeadline::from_wire(checks, deadline).map(Some),
+        None => Some(None),
+    };
+    let instant = match instant {
+        Some(instant) => RunInstant::from_wire(checks, instant).map(Some),
+        None => Some(None),
+    };
     if let Some(operation) = operation {
         use Operation::{PlannedFailover, TestFailover, UnplannedFailover};
+        let waits = [PlannedFailover, UnplannedFailover].contains(&operation);
         let given = [
             ("spec.points", !points.is_empty(), [TestFailover, UnplannedFailover].contains(&operation)),
             (
@@ -120,6 +234,12 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
             ),
             ("spec.without_network", without_network, operation == TestFailover),
             ("spec.no_reverse_replication", no_reverse_replication, operation == PlannedFailover),
+            ("spec.deadline", matches!(deadline, Some(Some(_))), waits),
+            (
+                "spec.instant",
+                matches!(instant, Some(Some(_))),
+                [TestFailover, UnplannedFailover].contains(&operation),
+            ),
         ];
         for (field, _, _) in given.into_iter().filter(|(_, set, meant)| *set && !meant) {
             checks.refuse(field, format!("has no meaning for {operation}; leave it out"));
@@ -132,6 +252,8 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
         primary_down_assertion: assertion?,
         without_network,
         no_reverse_replication,
+        deadline: deadline?,
+        instant: instant?,
     })
 }
 
@@ -279,6 +401,8 @@ mod tests {
             primary_down_assertion: None,
             without_network: false,
             no_reverse_replication: false,
+            deadline: None,
+            instant: None,
         }
     }
 
@@ -291,9 +415,15 @@ mod tests {
             ]
             .into(),
             without_network: true,
+            instant: Some(RunInstant::AtOrBefore(UnixMicros::new(1_000_000))),
             ..spec(Operation::TestFailover)
         };
         let unplanned = RunSpec {
+            instant: Some(RunInstant::LatestOfAll),
+            deadline: Some(RunDeadline {
+                action: DeadlineAction::RollBack,
+                after: Duration::from_secs(14_400),
+            }),
             primary_down_assertion: Some("alpha burnt down".into()),
             ..spec(Operation::UnplannedFailover)
         };
@@ -308,9 +438,16 @@ mod tests {
         wire.points.insert("protectedItems/web1".into(), 4);
         wire.primary_down_assertion = "down".into();
         wire.without_network = true;
+        wire.instant = Some(WireInstant::LatestOfAll(true));
+        let mut test = spec(Operation::TestFailover).into_wire();
+        test.deadline = Some(v1::RunDeadline::default());
+        assert_eq!(RunSpec::from_wire(Some(test)).unwrap_err().0.len(), 2);
         let error = RunSpec::from_wire(Some(wire)).unwrap_err();
         let fields: Vec<_> = error.0.iter().map(|p| p.subject.as_str()).collect();
-        assert_eq!(fields, ["spec.points", "spec.primary_down_assertion", "spec.without_network"]);
+        assert_eq!(
+            fields,
+            ["spec.points", "spec.primary_down_assertion", "spec.without_network", "spec.instant"]
+        );
     }
 
     #[test]

@@ -15,7 +15,8 @@ pub use protection::{
     Alert, Pause, Policy, ProtectedItem, Protection, RecoveryPoint, ReplicationHealth, RpoPercentiles, Scrub,
 };
 pub use run::{
-    DiskComparison, ItemOutcome, PlannedConnection, PlannedItem, PlannedStep, Run, RunPreview, RunStep,
+    ChangedItem, DiskComparison, ItemOutcome, MadeRunChange, PlannedConnection, PlannedItem, PlannedStep,
+    Run, RunChangePreview, RunDeadlineState, RunPreview, RunStep,
 };
 pub use site::{Host, Machine, MachineDisk, MachineNic, Site};
 

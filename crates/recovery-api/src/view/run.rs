@@ -15,7 +15,7 @@ use crate::{
     Operation, Resource, RunState, StepState,
     check::{Checks, Invalid},
     encode,
-    request::RunSpec,
+    request::{RunDeadline, RunSpec},
     v1,
 };
 
@@ -364,6 +364,146 @@ pub struct Run {
     #[serde(serialize_with = "encode::maybe_when")]
     pub end_time: Option<UnixMicros>,
     pub progress_percent: u32,
+    /// What was changed about it while it waited for its commit, oldest first.
+    pub changes: Vec<MadeRunChange>,
+    pub deadline: Option<RunDeadlineState>,
+}
+
+/// The deadline of a run as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RunDeadlineState {
+    #[serde(flatten)]
+    pub deadline: RunDeadline,
+    pub set_by: String,
+    /// How long it has waited, as far as that was watched.
+    #[serde(serialize_with = "encode::maybe_seconds")]
+    pub waited: Option<Duration>,
+    /// If the wait goes on being watched.
+    #[serde(serialize_with = "encode::maybe_when")]
+    pub due_time: Option<UnixMicros>,
+    /// It was due, and could not be done.
+    pub problems: Vec<Problem>,
+}
+
+impl RunDeadlineState {
+    fn into_wire(self) -> v1::RunDeadlineState {
+        let Self { deadline, set_by, waited, due_time, problems } = self;
+        v1::RunDeadlineState {
+            deadline: Some(deadline.into_wire()),
+            set_by,
+            waited: waited.map(duration_to_wire),
+            due_time: due_time.map(time_to_wire),
+            problems: problems_to_wire(problems),
+        }
+    }
+
+    fn from_wire(checks: &mut Checks, wire: v1::RunDeadlineState) -> Option<Self> {
+        let v1::RunDeadlineState { deadline, set_by, waited, due_time, problems: wire_problems } = wire;
+        let deadline = checks.word("deadline", deadline)?;
+        Some(Self {
+            deadline: RunDeadline::from_wire(checks, deadline)?,
+            set_by,
+            waited: checks.optional_span("deadline.waited", waited),
+            due_time: checks.optional_time("deadline.due_time", due_time),
+            problems: problems(checks, "deadline.problems", wire_problems)?,
+        })
+    }
+}
+
+/// A change of a run, as its record tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MadeRunChange {
+    #[serde(serialize_with = "encode::when")]
+    pub time: UnixMicros,
+    pub by: String,
+    pub text: String,
+}
+
+impl MadeRunChange {
+    fn into_wire(self) -> v1::MadeRunChange {
+        let Self { time, by, text } = self;
+        v1::MadeRunChange { time: Some(time_to_wire(time)), by, text }
+    }
+
+    fn from_wire(checks: &mut Checks, wire: v1::MadeRunChange) -> Option<Self> {
+        let v1::MadeRunChange { time, by, text } = wire;
+        Some(Self { time: checks.time("changes.time", time)?, by, text })
+    }
+}
+
+/// What a change would do with one item.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ChangedItem {
+    pub item: ItemName,
+    pub point: Option<PointSeq>,
+    #[serde(serialize_with = "encode::maybe_when")]
+    pub point_instant: Option<UnixMicros>,
+    pub point_consistency: Option<Consistency>,
+    #[serde(serialize_with = "encode::maybe_seconds")]
+    pub expected_loss: Option<Duration>,
+    /// For how long the machine has run at the target.
+    #[serde(serialize_with = "encode::maybe_seconds")]
+    pub gives_up: Option<Duration>,
+}
+
+impl ChangedItem {
+    fn into_wire(self) -> v1::ChangedItem {
+        let Self { item, point, point_instant, point_consistency, expected_loss, gives_up } = self;
+        v1::ChangedItem {
+            item: item.to_resource(),
+            point: point.map_or(0, PointSeq::get),
+            point_instant: point_instant.map(time_to_wire),
+            point_consistency: point_consistency.map_or(0, consistency_to_wire),
+            expected_loss: expected_loss.map(duration_to_wire),
+            gives_up: gives_up.map(duration_to_wire),
+        }
+    }
+
+    fn from_wire(checks: &mut Checks, wire: v1::ChangedItem) -> Option<Self> {
+        let v1::ChangedItem { item, point, point_instant, point_consistency, expected_loss, gives_up } = wire;
+        Some(Self {
+            item: checks.resource("items.item", &item)?,
+            point: Some(point).filter(|p| *p > 0).map(PointSeq::new),
+            point_instant: checks.optional_time("items.point_instant", point_instant),
+            point_consistency: (point_consistency != 0).then(|| consistency_from_wire(point_consistency)),
+            expected_loss: checks.optional_span("items.expected_loss", expected_loss),
+            gives_up: checks.optional_span("items.gives_up", gives_up),
+        })
+    }
+}
+
+/// Exactly what ChangeRun would do, and every reason why it would be refused (R-FO-2, R-FO-4).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RunChangePreview {
+    /// Pass to ChangeRun; empty when it would be refused.
+    pub digest: String,
+    pub items: Vec<ChangedItem>,
+    pub steps: Vec<PlannedStep>,
+    pub problems: Vec<Problem>,
+}
+
+impl RunChangePreview {
+    pub fn into_wire(self) -> v1::RunChangePreview {
+        let Self { digest, items, steps, problems } = self;
+        v1::RunChangePreview {
+            digest,
+            items: items.into_iter().map(ChangedItem::into_wire).collect(),
+            steps: steps.into_iter().map(PlannedStep::into_wire).collect(),
+            problems: problems_to_wire(problems),
+        }
+    }
+
+    /// # Errors
+    /// When a field is missing or malformed.
+    pub fn from_wire(wire: v1::RunChangePreview) -> Result<Self, Invalid> {
+        let v1::RunChangePreview { digest, items, steps, problems: wire_problems } = wire;
+        let mut checks = Checks::default();
+        let items = items.into_iter().map(|i| ChangedItem::from_wire(&mut checks, i)).collect::<Option<_>>();
+        let steps = steps.into_iter().map(|s| PlannedStep::from_wire(&mut checks, s)).collect::<Option<_>>();
+        let problems = problems(&mut checks, "problems", wire_problems);
+        let whole = (|| Some(Self { digest, items: items?, steps: steps?, problems: problems? }))();
+        checks.finish(whole)
+    }
 }
 
 impl Run {
@@ -383,6 +523,8 @@ impl Run {
             create_time,
             end_time,
             progress_percent,
+            changes,
+            deadline,
         } = self;
         v1::Run {
             name: name.to_resource(),
@@ -399,6 +541,8 @@ impl Run {
             create_time: Some(time_to_wire(create_time)),
             end_time: end_time.map(time_to_wire),
             progress_percent,
+            changes: changes.into_iter().map(MadeRunChange::into_wire).collect(),
+            deadline: deadline.map(RunDeadlineState::into_wire),
         }
     }
 
@@ -420,6 +564,8 @@ impl Run {
             create_time,
             end_time,
             progress_percent,
+            changes,
+            deadline,
         } = wire;
         let spec = RunSpec::of_any_run(spec)?;
         let mut checks = Checks::default();
@@ -432,6 +578,12 @@ impl Run {
         let problems = problems(&mut checks, "problems", wire_problems);
         let create_time = checks.time("create_time", create_time);
         let end_time = checks.optional_time("end_time", end_time);
+        let changes =
+            changes.into_iter().map(|c| MadeRunChange::from_wire(&mut checks, c)).collect::<Option<_>>();
+        let deadline = match deadline {
+            Some(deadline) => RunDeadlineState::from_wire(&mut checks, deadline).map(Some),
+            None => Some(None),
+        };
         let whole = (|| {
             Some(Self {
                 name: name?,
@@ -448,6 +600,8 @@ impl Run {
                 create_time: create_time?,
                 end_time,
                 progress_percent,
+                changes: changes?,
+                deadline: deadline?,
             })
         })();
         checks.finish(whole)

@@ -129,6 +129,9 @@ impl Resolver<'_> {
             | AgentWork::ShutDownMachine { .. }
             | AgentWork::SyncFinal { .. }
             | AgentWork::DigestDisks { .. }
+            | AgentWork::SetAside { .. }
+            | AgentWork::DropAside
+            | AgentWork::DiscardPromotion { .. }
             | AgentWork::CommitItem
             | AgentWork::ScrubItem { .. } => {}
         }

@@ -46,13 +46,15 @@ pub(super) fn problems(spec: &RunSpec, input: &PlanInput) -> Vec<Problem> {
 /// Options that the operation would ignore.
 fn options(spec: &RunSpec) -> Vec<Problem> {
     use Operation::*;
-    let given: [(&str, bool, &[Operation]); 6] = [
+    let given: [(&str, bool, &[Operation]); 8] = [
         ("points", !spec.points.is_empty(), &[TestFailover, UnplannedFailover]),
         ("primary_down_assertion", spec.primary_down_assertion.is_some(), &[UnplannedFailover]),
         ("without_network", spec.without_network, &[TestFailover]),
         ("no_reverse_replication", spec.no_reverse_replication, &[PlannedFailover]),
         ("delete_replica", spec.delete_replica, &[Unprotect]),
         ("seed", spec.seed.is_some(), &[Protect]),
+        ("instant", spec.instant.is_some(), &[TestFailover, UnplannedFailover]),
+        ("deadline", spec.deadline.is_some(), &[PlannedFailover, UnplannedFailover]),
     ];
     let ignored = given.iter().filter(|(_, given, of)| *given && !of.contains(&spec.operation));
     let mut found: Vec<Problem> = ignored
@@ -135,11 +137,23 @@ fn one_direction(spec: &RunSpec, input: &PlanInput) -> Option<Problem> {
     Some(Problem::new("MIXED_DIRECTIONS", "spec.items", message, "Start one run for each direction."))
 }
 
-fn subject(name: &ItemName) -> String {
+pub(super) fn subject(name: &ItemName) -> String {
     format!("protectedItems/{name}")
 }
 
-fn host_subject(host: &HostName) -> String {
+/// What stands against making the machine from the point that `spec` chooses, at a host that has the item's points.
+pub(super) fn of_point(
+    spec: &RunSpec,
+    input: &PlanInput,
+    item: &ItemView,
+    source: &HostName,
+    target: &HostName,
+) -> Vec<Problem> {
+    let check = ItemCheck { spec, input, item, source, target };
+    check.points().into_iter().chain(check.key()).collect()
+}
+
+pub(super) fn host_subject(host: &HostName) -> String {
     format!("sites/{}/hosts/{}", host.site(), host.host())
 }
 

@@ -411,6 +411,9 @@ fn title(work: &AgentWork, machine: &str) -> String {
         AgentWork::ProbeIsolation { .. } => "Prove that the test network is isolated".to_owned(),
         AgentWork::RemoveTestNetwork { .. } => "Remove a test network".to_owned(),
         AgentWork::AdoptDisks { .. } => format!("Keep the old disks of {machine} as a base"),
+        AgentWork::SetAside { point, .. } => format!("Set aside what {machine} wrote since point {point}"),
+        AgentWork::DropAside => format!("Remove what {machine} wrote before"),
+        AgentWork::DiscardPromotion { .. } => format!("Remove {machine} where it was failed over to"),
         AgentWork::CommitItem => format!("Make the failover of {machine} final"),
         AgentWork::ScrubItem { .. } => format!("Read the replica of {machine} again"),
     }

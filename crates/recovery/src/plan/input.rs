@@ -37,6 +37,8 @@ pub struct ItemView {
     pub machine: MachineView,
     pub active_host: HostName,
     pub standby_host: HostName,
+    /// What the standby host tells at this moment; `None` while it cannot be heard, or tells nothing of the item (invariant 16).
+    pub standby: Option<SideView>,
     /// The disks that are replicated.
     pub disks: Vec<DiskName>,
     pub policy: PolicyView,
@@ -53,6 +55,17 @@ pub struct ItemView {
     pub group: Option<Membership>,
     /// The point at the newest instant that the items of its group that are asked for share. Found when it is planned.
     pub common_point: Option<PointSeq>,
+}
+
+/// A side that is not the active one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SideView {
+    /// The highest generation that its agent has seen.
+    pub generation: Generation,
+    /// It starts, sends and accepts nothing.
+    pub fenced: bool,
+    /// The machine that is defined there for the item.
+    pub machine: Option<MachineView>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

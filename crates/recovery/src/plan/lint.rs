@@ -83,10 +83,10 @@ fn executor(step: &Step) -> Vec<Flaw> {
     flaws
 }
 
-/// Whether the step leaves something behind that only its own run can want. A promoted machine is wanted for good, and the replica
-/// that reverse replication prepares holds the base for the next attempt.
+/// Whether the step leaves something behind that only its own run can want. A promoted machine is wanted for good, the replica
+/// that reverse replication prepares holds the base for the next attempt, and a roll-back leaves what was there before the run.
 fn needs_clean_up(step: &Step) -> bool {
-    if matches!(step.stage, Stage::Undo | Stage::Cleanup) {
+    if matches!(step.stage, Stage::Undo | Stage::Cleanup) || step.phase == Phase::RollBack {
         return false;
     }
     match &step.action {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 use understudy_ids::{ItemName, PointChoice, SeedName};
 
-use crate::item::Verb;
+use crate::{instant::Instant, item::Verb, run::Deadline};
 
 /// The kinds of run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -78,6 +78,12 @@ pub struct RunSpec {
     /// Protect: the first copy comes on a medium.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<Seed>,
+    /// Planned and unplanned: what happens when the run has waited for its commit for so long.
+    #[serde(default)]
+    pub deadline: Option<Deadline>,
+    /// Test and unplanned: items that are not named in `points` get their newest point that is not newer (R-UF-3).
+    #[serde(default)]
+    pub instant: Option<Instant>,
 }
 
 /// A first copy on a medium (R-REP-11).
@@ -102,6 +108,8 @@ impl RunSpec {
             no_reverse_replication: false,
             delete_replica: false,
             seed: None,
+            deadline: None,
+            instant: None,
         }
     }
 }

@@ -59,9 +59,9 @@ fn machine_steps(spec: &RunSpec, input: &PlanInput, item: &Subject<'_>, isolated
     };
     let point = match spec.points.get(item.name()) {
         None if item.view.common_point.is_none() => PointRef::Latest,
-        Some(PointChoice::Seq(seq)) => PointRef::Seq(*seq),
+        Some(PointChoice::Seq(seq)) if spec.instant.is_none() => PointRef::Seq(*seq),
         // A newer one that comes between preview and start is no other plan.
-        None | Some(PointChoice::LatestAppConsistent) => PointRef::Announced,
+        None | Some(_) => PointRef::Announced,
     };
     let create = AgentWork::CreateTestMachine { point, name: name.clone(), nics };
     let create = item

@@ -1,15 +1,17 @@
 //! How a run begins and how it goes on after each event: one function per event, all of them ending in [`settle`].
 
+use std::collections::BTreeMap;
+
 use understudy_ids::{ItemName, Problem, RunId, StepName, UnixMicros};
 
 use super::{
-    Approval, Course, Effect, EndReason, Event, ItemChange, ItemProgress, Refusal, Run, RunVerb, StepError,
-    StepState, StepStatus, settle, task_key, view,
+    Approval, Course, Effect, EndReason, Event, ItemChange, ItemProgress, Refusal, Run, RunVerb, SetDeadline,
+    StepError, StepState, StepStatus, deadline, settle, task_key, view,
 };
 use crate::{
     action::{Action, Internal, OperatorWait, StepResult},
     item::{self, ItemState, Verb},
-    plan::{ErrorPolicy, Operation, Phase, RunPlan, RunSpec, Stage, Step},
+    plan::{Amendment, ErrorPolicy, Operation, Phase, RunPlan, RunSpec, Stage, Step},
 };
 
 /// A run being changed, with the effects so far. Everything that changes a run goes through here.
@@ -24,6 +26,8 @@ pub fn start(id: RunId, plan: RunPlan, spec: RunSpec, who: &str, now: UnixMicros
     let steps = plan.steps.iter().map(|step| (step.id.clone(), StepStatus::pending())).collect();
     let progress = |state| ItemProgress { state, skipped: false, stopped: None };
     let items = plan.items.iter().map(|item| (item.item.clone(), progress(item.state))).collect();
+    let deadline =
+        spec.deadline.map(|deadline| SetDeadline { deadline, by: who.to_owned(), failed: Vec::new() });
     let run = Run {
         id,
         spec,
@@ -36,6 +40,10 @@ pub fn start(id: RunId, plan: RunPlan, spec: RunSpec, who: &str, now: UnixMicros
         ended: None,
         approved: None,
         sequence: 0,
+        changes: Vec::new(),
+        superseded: BTreeMap::new(),
+        waited: None,
+        deadline,
     };
     let mut change = Change { run, effects: Vec::new(), now };
     change.hold_items();
@@ -45,12 +53,28 @@ pub fn start(id: RunId, plan: RunPlan, spec: RunSpec, who: &str, now: UnixMicros
 /// The run after the event, and what has to be done because of it. An event that tells nothing new: the run as it is, and no effects.
 ///
 /// # Errors
-/// Only for an operator's verb that the run does not take now.
+/// Only for an operator's verb or change that the run does not take now.
 pub fn advance(run: &Run, event: &Event) -> Result<(Run, Vec<Effect>), Refusal> {
     if let Event::Operator { verb, by, at } = event {
         return operator(run, *verb, by, *at);
     }
+    if let Event::Changed { amendment, by, at } = event {
+        return changed(run, amendment, by, *at);
+    }
+    if let Event::DeadlineSet { deadline: wanted, by, at } = event {
+        return deadline::set(run, *wanted, by, *at).map(|change| (change.run, change.effects));
+    }
     let mut change = Change { run: run.clone(), effects: Vec::new(), now: event.at() };
+    if let Event::TimePassed { elapsed, .. } = event {
+        change.time_passed(*elapsed);
+        return Ok((change.run, change.effects));
+    }
+    if let Event::DeadlineFailed { problems, .. } = event {
+        return Ok(match change.deadline_failed(problems) {
+            Some(()) => (change.run, change.effects),
+            None => (run.clone(), Vec::new()),
+        });
+    }
     let told = match event {
         Event::StepSucceeded { key, result, .. } => {
             change.step_of(key).map(|s| change.succeeded(&s, result.clone()))
@@ -61,7 +85,11 @@ pub fn advance(run: &Run, event: &Event) -> Result<(Run, Vec<Effect>), Refusal> 
         }
         Event::StepTimedOut { step, .. } => change.timed_out(step),
         Event::FirstPoint { .. } => change.first_point(event),
-        Event::Operator { .. } => None,
+        Event::Operator { .. }
+        | Event::Changed { .. }
+        | Event::TimePassed { .. }
+        | Event::DeadlineSet { .. }
+        | Event::DeadlineFailed { .. } => None,
     };
     match told {
         Some(()) => Ok(change.settled()),
@@ -89,12 +117,35 @@ fn operator(run: &Run, verb: RunVerb, by: &str, at: UnixMicros) -> Result<(Run, 
     }
     let mut change = Change { run: run.clone(), effects: Vec::new(), now: at };
     match verb {
+        RunVerb::ChangePoint | RunVerb::RollBack | RunVerb::SetDeadline => {
+            let reason = "it has to say what is to be changed".to_owned();
+            return Err(Refusal { verb, reason, allowed });
+        }
         RunVerb::CompleteTest => change.approve(OperatorWait::CompleteTest, by),
         RunVerb::Commit => change.approve(OperatorWait::Commit, by),
         RunVerb::Confirm => change.approve(OperatorWait::DeliverSeed, by),
         RunVerb::Cancel => change.cancel(),
         RunVerb::Retry => change.retry(),
     }
+    Ok(change.settled())
+}
+
+/// A change was planned for the run as it was; one that has been changed or moved on since does not take it.
+fn changed(
+    run: &Run,
+    amendment: &Amendment,
+    by: &str,
+    at: UnixMicros,
+) -> Result<(Run, Vec<Effect>), Refusal> {
+    let (verb, allowed) = (amendment.kind.verb(), view::allowed_actions(run));
+    let outdated = amendment.number != run.next_change();
+    if outdated || !allowed.contains(&verb) {
+        let planned = "it was changed after this was planned".to_owned();
+        let reason = if outdated { planned } else { view::why_not(run, verb) };
+        return Err(Refusal { verb, reason, allowed });
+    }
+    let mut change = Change { run: run.clone(), effects: Vec::new(), now: at };
+    change.amend(amendment, by);
     Ok(change.settled())
 }
 
@@ -154,6 +205,7 @@ impl Change {
     /// A worker says that the step is done. What it says is looked at before it is believed.
     pub fn succeeded(&mut self, step: &Step, result: StepResult) {
         if let StepResult::MachineStopped { time, .. } = &result
+            && step.phase == Phase::ShutDown
             && let Some(progress) = step.item.as_ref().and_then(|item| self.run.items.get_mut(item))
         {
             // The step may be repeated after the machine is off; the machine was away from its first stop on.
@@ -288,6 +340,7 @@ impl Change {
     fn approve(&mut self, wait: OperatorWait, by: &str) {
         let waits = |step: &&Step| step.action == Action::Operator(wait);
         let Some(step) = self.run.plan.steps.iter().find(waits).cloned() else { return };
+        self.run.waited = None;
         self.run.approved = Some(Approval { by: by.to_owned(), at: self.now });
         self.succeeded(&step, StepResult::Done);
     }
@@ -296,6 +349,10 @@ impl Change {
         if let Course::Ending(reason) = self.run.course {
             // What could not be cleaned up is listed in the report, and left to reconciliation.
             self.finish(reason);
+            return;
+        }
+        if self.run.is_rolling_back() {
+            self.give_up_roll_back();
             return;
         }
         if !settle::passed_point_of_no_return(&self.run) {
@@ -330,10 +387,11 @@ impl Change {
                     || !switched && must_be_repeated(step)
             });
         }
-        if self.run.plan.operation == Operation::UnplannedFailover {
+        if self.run.plan.operation == Operation::UnplannedFailover && !self.run.is_rolling_back() {
             self.resume_skipped_items();
         }
         let resumed = match self.run.plan.operation {
+            _ if self.run.is_rolling_back() => Verb::RollBackResumed,
             Operation::Protect => Verb::ProtectResumed,
             Operation::Unprotect => Verb::UnprotectResumed,
             Operation::PlannedFailover => Verb::PlannedFailoverResumed,
@@ -361,9 +419,10 @@ impl Change {
         }
     }
 
-    fn reset(&mut self, which: impl Fn(&Step, &StepStatus) -> bool) {
+    pub fn reset(&mut self, which: impl Fn(&Step, &StepStatus) -> bool) {
         for step in &self.run.plan.steps {
             if let Some(status) = self.run.steps.get_mut(&step.id)
+                && !self.run.superseded.contains_key(&step.id)
                 && which(step, status)
             {
                 *status = StepStatus { tries: status.tries, ..StepStatus::pending() };

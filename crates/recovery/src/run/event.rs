@@ -1,11 +1,12 @@
 //! What a run is told.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use understudy_ids::{Generation, ItemName, PointSeq, Problem, StepName, UnixMicros};
 
-use crate::action::StepResult;
+use super::Deadline;
+use crate::{action::StepResult, plan::Amendment};
 
 /// Something that happened. Times are those of the one who tells.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +42,28 @@ pub enum Event {
         by: String,
         at: UnixMicros,
     },
+    /// An observer has looked at the run, and `elapsed` has passed since he looked last, by a clock that cannot jump.
+    TimePassed {
+        elapsed: Duration,
+        at: UnixMicros,
+    },
+    /// Another deadline, or none.
+    DeadlineSet {
+        deadline: Option<Deadline>,
+        by: String,
+        at: UnixMicros,
+    },
+    /// What was due could not be done.
+    DeadlineFailed {
+        problems: Vec<Problem>,
+        at: UnixMicros,
+    },
+    /// An operator gives the run further steps, which were planned for it as it is (R-FO-4).
+    Changed {
+        amendment: Box<Amendment>,
+        by: String,
+        at: UnixMicros,
+    },
 }
 
 impl Event {
@@ -51,7 +74,11 @@ impl Event {
             | Self::StepFailed { at, .. }
             | Self::StepTimedOut { at, .. }
             | Self::FirstPoint { at, .. }
-            | Self::Operator { at, .. } => *at,
+            | Self::Operator { at, .. }
+            | Self::TimePassed { at, .. }
+            | Self::DeadlineSet { at, .. }
+            | Self::DeadlineFailed { at, .. }
+            | Self::Changed { at, .. } => *at,
         }
     }
 }
@@ -64,20 +91,38 @@ pub enum RunVerb {
     Commit,
     /// What the run waits for somebody to do outside of it has been done.
     Confirm,
+    /// Comes with an amendment; see [`Event::Changed`].
+    ChangePoint,
+    /// Comes with an amendment; see [`Event::Changed`].
+    RollBack,
     Cancel,
     Retry,
+    /// Comes with a deadline, or with none; see [`Event::DeadlineSet`].
+    SetDeadline,
 }
 
 impl RunVerb {
-    pub const ALL: [Self; 5] = [Self::CompleteTest, Self::Commit, Self::Confirm, Self::Cancel, Self::Retry];
+    pub const ALL: [Self; 8] = [
+        Self::CompleteTest,
+        Self::Commit,
+        Self::Confirm,
+        Self::ChangePoint,
+        Self::RollBack,
+        Self::Cancel,
+        Self::Retry,
+        Self::SetDeadline,
+    ];
 
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::CompleteTest => "complete-test",
             Self::Commit => "commit",
             Self::Confirm => "confirm",
+            Self::ChangePoint => "change-point",
+            Self::RollBack => "roll-back",
             Self::Cancel => "cancel",
             Self::Retry => "retry",
+            Self::SetDeadline => "set-deadline",
         }
     }
 }

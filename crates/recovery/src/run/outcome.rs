@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use understudy_ids::{DiskName, Generation, ItemName, MachineName, PointSeq, Problem, UnixMicros};
 
-use super::{Run, seconds, settle};
+use super::{Run, RunState, seconds, settle};
 use crate::{
     action::{Action, Internal, StepResult},
-    plan::{Operation, PlannedItem, Stage, Step},
+    plan::{Operation, Phase, PlannedItem, Stage, Step},
 };
 
 /// What came of one item.
@@ -54,11 +54,11 @@ fn outcome(run: &Run, planned: &PlannedItem) -> ItemOutcome {
     let back = machine_back(run, &planned.item);
     let stopped = run.items.get(&planned.item).and_then(|progress| progress.stopped);
     let error = of_item(run, &planned.item).find_map(|step| run.steps[&step.id].error.as_ref());
-    let unplanned = run.plan.operation == Operation::UnplannedFailover;
+    let unplanned = run.plan.operation == Operation::UnplannedFailover && !has_come_back(run);
     let address = planned.connections.iter().map(|c| &c.address).find(|address| !address.is_empty());
     ItemOutcome {
         item: planned.item.clone(),
-        generation: planned.generation,
+        generation: if has_come_back(run) { planned.generation.next() } else { planned.generation },
         point: used.as_ref().map(|used| used.seq),
         point_instant: used.as_ref().map(|used| used.instant),
         downtime: back.zip(stopped).map(|(back, stopped)| back.since(stopped)),
@@ -68,6 +68,11 @@ fn outcome(run: &Run, planned: &PlannedItem) -> ItemOutcome {
         address: address.cloned(),
         error: error.map(|error| error.problem.clone()),
     }
+}
+
+/// The machines run where they ran before: nothing of theirs is lost, but what was written at the target since.
+fn has_come_back(run: &Run) -> bool {
+    run.ended.is_some_and(|ended| ended.state == RunState::RolledBack)
 }
 
 fn of_item<'a>(run: &'a Run, item: &'a ItemName) -> impl Iterator<Item = &'a Step> {
@@ -82,12 +87,23 @@ struct Used {
 }
 
 fn used_point(run: &Run, item: &ItemName) -> Option<Used> {
-    of_item(run, item).find_map(|step| match run.steps[&step.id].result.as_ref()? {
+    // Of several, the last: another point was chosen before the commit.
+    let made = of_item(run, item).filter_map(|step| match run.steps[&step.id].result.as_ref()? {
         StepResult::MachineCreated { machine, seq, instant } => {
             Some(Used { machine: machine.clone(), seq: *seq, instant: *instant })
         }
         _ => None,
-    })
+    });
+    made.last()
+}
+
+/// Since when the machine has run at the target: the one that was made there last.
+pub fn runs_since(run: &Run, item: &ItemName) -> Option<UnixMicros> {
+    let started = of_item(run, item).filter_map(|step| match run.steps[&step.id].result.as_ref()? {
+        StepResult::MachineStarted { time } if step.phase == Phase::Start => Some(*time),
+        _ => None,
+    });
+    started.last()
 }
 
 /// When the machine answered at the target; where it was not asked or did not answer, when it ran there.

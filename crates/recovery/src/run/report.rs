@@ -5,7 +5,9 @@ use std::{net::IpAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 use understudy_ids::{ItemName, Problem, RunId, StepName, UnixMicros};
 
-use super::{ItemOutcome, Run, RunState, StepState, outcome::machine_back, outcomes, seconds, view};
+use super::{
+    ItemOutcome, MadeChange, Run, RunState, StepState, outcome::machine_back, outcomes, seconds, view,
+};
 use crate::{
     action::StepResult,
     plan::{Operation, Phase, Step},
@@ -33,6 +35,8 @@ pub struct Report {
     #[serde(rename = "rpo_seconds", with = "seconds")]
     pub rpo: Option<Duration>,
     pub items: Vec<ItemOutcome>,
+    /// What was changed about the run before its commit.
+    pub changes: Vec<MadeChange>,
     pub isolation: Vec<IsolationEvidence>,
     pub steps: Vec<StepReport>,
     pub problems: Vec<Problem>,
@@ -76,6 +80,7 @@ pub fn report(run: &Run) -> Report {
         rto: rto(run),
         rpo: rpo(run, &items),
         items,
+        changes: run.changes.clone(),
         isolation: isolation(run),
         steps: run.plan.steps.iter().map(|step| step_report(run, step)).collect(),
         problems: view::problems(run),
@@ -91,6 +96,7 @@ fn rto(run: &Run) -> Option<Duration> {
 
 fn rpo(run: &Run, items: &[ItemOutcome]) -> Option<Duration> {
     match run.plan.operation {
+        _ if run.is_rolling_back() => None,
         Operation::UnplannedFailover => items.iter().filter_map(|item| item.loss_span).max(),
         Operation::PlannedFailover => {
             let proven =

@@ -11,7 +11,8 @@
 use understudy_ids::{Problem, StepName};
 
 use super::{
-    Course, Effect, EndReason, Ended, ItemChange, Run, RunState, StepError, StepState, advance::Change,
+    Course, Effect, EndReason, Ended, ItemChange, Run, RunState, StepError, StepState, Waited,
+    advance::Change,
 };
 use crate::{
     action::{Action, AgentWork, DiskRoot, Internal, KnownPoints, OperatorWait, StepResult, resolve},
@@ -212,12 +213,15 @@ fn send(change: &mut Change, step: &Step) {
 }
 
 fn begin_waiting(change: &mut Change, step: &Step, wait: OperatorWait) {
-    // Where every item failed there is nothing to commit.
-    if wait == OperatorWait::Commit && change.run.items.values().all(|progress| progress.skipped) {
+    // Where every item failed there is nothing to commit. After a change, what ran before lies aside, and somebody must decide.
+    let failed = change.run.items.values().all(|progress| progress.skipped);
+    if wait == OperatorWait::Commit && failed && change.run.changes.is_empty() {
         let now = change.now;
         let status = change.status(&step.id);
         (status.state, status.ended) = (StepState::Skipped, Some(now));
+        return;
     }
+    change.run.waited = Some(Waited::since(change.now));
 }
 
 fn do_internal(change: &mut Change, step: &Step, internal: &Internal) {
@@ -356,6 +360,7 @@ fn final_state(run: &Run, reason: EndReason) -> RunState {
         EndReason::Cancelled => RunState::Cancelled,
         EndReason::Failed => RunState::Failed,
         EndReason::GivenUp => RunState::CompletedWithErrors,
+        EndReason::Finished if run.is_rolling_back() => RunState::RolledBack,
         EndReason::Finished if run.steps.values().any(|status| status.state == StepState::Failed) => {
             RunState::CompletedWithErrors
         }

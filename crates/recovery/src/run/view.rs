@@ -2,7 +2,9 @@
 
 use understudy_ids::{Problem, StepName};
 
-use super::{Course, EndReason, JobState, JobView, Run, RunState, RunVerb, StepState, report, settle};
+use super::{
+    Course, EndReason, JobState, JobView, Run, RunState, RunVerb, StepState, deadline, report, settle,
+};
 use crate::{
     action::{Action, AgentWork, Internal, OperatorWait, StepResult},
     plan::{Executor, Operation, Phase, Step},
@@ -43,11 +45,18 @@ fn is_allowed(run: &Run, verb: RunVerb) -> bool {
     let forward = run.course == Course::Forward;
     match verb {
         RunVerb::CompleteTest => forward && operator_wait(run) == Some(OperatorWait::CompleteTest),
-        RunVerb::Commit => forward && operator_wait(run) == Some(OperatorWait::Commit),
         RunVerb::Confirm => forward && operator_wait(run) == Some(OperatorWait::DeliverSeed),
+        RunVerb::Commit | RunVerb::RollBack | RunVerb::SetDeadline => {
+            forward && operator_wait(run) == Some(OperatorWait::Commit)
+        }
+        RunVerb::ChangePoint => {
+            let unplanned = run.plan.operation == Operation::UnplannedFailover;
+            unplanned && forward && operator_wait(run) == Some(OperatorWait::Commit)
+        }
         RunVerb::Retry => state(run) == RunState::Failed || has_items_to_try_again(run),
         RunVerb::Cancel => match run.course {
             Course::Ending(_) => run.is_clean_up_incomplete(),
+            _ if run.is_rolling_back() => state(run) == RunState::Failed,
             _ => !settle::passed_point_of_no_return(run) || only_reverse_replication_left(run),
         },
     }
@@ -71,16 +80,25 @@ fn only_reverse_replication_left(run: &Run) -> bool {
 }
 
 /// Why the run does not take a verb, for people.
-pub(super) fn why_not(run: &Run, verb: RunVerb) -> String {
+pub(crate) fn why_not(run: &Run, verb: RunVerb) -> String {
     if !run.is_open() {
         return "it has ended".to_owned();
     }
     match verb {
-        RunVerb::CompleteTest | RunVerb::Commit | RunVerb::Confirm => {
+        RunVerb::ChangePoint if run.plan.operation != Operation::UnplannedFailover => {
+            format!("a {} has one point only, which nothing was lost with", run.plan.operation)
+        }
+        RunVerb::CompleteTest
+        | RunVerb::Commit
+        | RunVerb::Confirm
+        | RunVerb::ChangePoint
+        | RunVerb::RollBack
+        | RunVerb::SetDeadline => {
             format!("it does not wait for that; it is {}", state(run))
         }
         RunVerb::Retry => format!("nothing has failed that could be tried again; it is {}", state(run)),
         RunVerb::Cancel if matches!(run.course, Course::Ending(_)) => "it is ending already".to_owned(),
+        RunVerb::Cancel if run.is_rolling_back() => "it is rolling back, and has not stopped".to_owned(),
         RunVerb::Cancel => "it has passed its point of no return".to_owned(),
     }
 }
@@ -116,10 +134,17 @@ pub fn waiting_for(run: &Run) -> String {
         Some(OperatorWait::CompleteTest) => {
             return "Try the test machines, then complete the test.".to_owned();
         }
-        Some(OperatorWait::Commit) if has_items_to_try_again(run) => {
-            return "Check the machines, then commit; or retry the items that failed.".to_owned();
+        Some(OperatorWait::Commit) if run.items.values().all(|progress| progress.skipped) => {
+            return "No machine runs at the target: retry, choose another recovery point, or roll back."
+                .to_owned();
         }
-        Some(OperatorWait::Commit) => return "Check the machines, then commit.".to_owned(),
+        Some(OperatorWait::Commit) if has_items_to_try_again(run) => {
+            let what = "Check the machines, then commit; or retry the items that failed.";
+            return what.to_owned() + &deadline::in_words(run);
+        }
+        Some(OperatorWait::Commit) => {
+            return "Check the machines, then commit.".to_owned() + &deadline::in_words(run);
+        }
         Some(OperatorWait::DeliverSeed) => return deliver_seed(run),
         None => {}
     }
@@ -165,10 +190,11 @@ pub fn progress_percent(run: &Run) -> u32 {
     u32::try_from(percent).unwrap_or(99).min(99)
 }
 
-/// Every error of the run's steps, in the plan's order. A step that was repeated successfully has none.
+/// Every error of the run's steps, in the plan's order, and why a deadline was not kept. A step that was repeated successfully has none.
 pub fn problems(run: &Run) -> Vec<Problem> {
     let errors = run.plan.steps.iter().filter_map(|step| run.steps.get(&step.id)?.error.as_ref());
-    errors.map(|error| error.problem.clone()).collect()
+    let not_kept = run.deadline.iter().flat_map(|set| &set.failed);
+    errors.map(|error| &error.problem).chain(not_kept).cloned().collect()
 }
 
 /// What came of a step, for people; empty while there is nothing to tell.
@@ -207,14 +233,15 @@ pub fn step_outcome(run: &Run, step: &StepName) -> String {
 
 /// The run's job. A run that waits for retry or cancel has not ended, so its job waits, too: an ended job never goes on.
 pub fn job_view(run: &Run) -> JobView {
-    let cancelling = run.course == Course::Ending(EndReason::Cancelled);
+    let cancelling = run.course == Course::Ending(EndReason::Cancelled) || run.is_rolling_back();
     let state = match (run.ended.is_some(), state(run)) {
         (_, RunState::Succeeded) => JobState::Succeeded,
         (_, RunState::CompletedWithErrors) => JobState::CompletedWithErrors,
-        (_, RunState::Cancelled) => JobState::Cancelled,
+        (_, RunState::Cancelled | RunState::RolledBack) => JobState::Cancelled,
         (true, RunState::Failed) => JobState::Failed,
         (false, RunState::Failed) | (_, RunState::Waiting) => JobState::Waiting,
         (_, RunState::CleaningUp) if cancelling => JobState::Cancelling,
+        (_, RunState::Running) if run.is_rolling_back() => JobState::Cancelling,
         (_, RunState::CleaningUp | RunState::Running) => JobState::Running,
     };
     JobView {

@@ -82,7 +82,7 @@ impl Scene {
     }
 
     fn open(&mut self, operation: Operation) {
-        self.open = vec![OpenRun { id: RUN, operation, items: vec![item("web1")] }];
+        self.open = vec![OpenRun { id: RUN, operation, items: vec![item("web1")], rolls_back: false }];
     }
 }
 
@@ -210,6 +210,7 @@ fn what_a_test_left_behind_is_removed_machines_first() {
         id: RunId::from_u128(9),
         operation: Operation::TestFailover,
         items: vec![item("web1")],
+        rolls_back: false,
     }];
     assert_eq!(scene.kinds(), [CorrectionKind::RemoveOrphanTestMachine], "another test is none of theirs");
     scene.bravo.machines.pop();

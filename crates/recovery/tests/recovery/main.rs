@@ -1,6 +1,8 @@
 //! The planner and `advance` against a model of two sites.
 
+mod changes;
 mod corrections;
+mod deadlines;
 mod faults;
 mod plans;
 mod random;

@@ -6,6 +6,7 @@ use understudy_ids::{Consistency, Generation, PointChoice, PointSeq, UnixMicros}
 use understudy_recovery::{
     Operation, PlanInput, RunPlan, RunSpec,
     action::{Action, AgentWork, Internal, NetworkRef, PointRef},
+    instant::Instant,
     item::ItemState,
     plan::{Executor, Flaw, Power, lint, plan},
 };
@@ -344,4 +345,31 @@ fn no_replication_is_stopped_before_all_are_compared() {
         let compared: Vec<String> = stop.after.iter().map(ToString::to_string).collect();
         assert_eq!(compared, ["web1.compare-digests", "db1.compare-digests"]);
     }
+}
+
+/// R-UF-3: one instant for the whole run, with an item that has a point of its own; what has none so old is named.
+#[test]
+fn a_run_at_one_instant_uses_nothing_newer() {
+    let operation = Operation::UnplannedFailover;
+    let mut facts = input(operation);
+    // db1 got its latest point half a second before web1 did.
+    facts.items[1].points[1].instant = facts.items[0].points[1].instant.minus(Duration::from_millis(500));
+    let chosen = |spec: &RunSpec| {
+        let plan = plan(spec, &facts).unwrap_or_else(|problems| panic!("{problems:#?}"));
+        plan.estimates.values().map(|estimate| estimate.point.unwrap().get()).collect::<Vec<_>>()
+    };
+    // In the order of their names: db1, web1.
+    let at = |instant| RunSpec { instant: Some(instant), ..spec(operation) };
+    assert_eq!(chosen(&spec(operation)), [20, 20], "each its latest");
+    assert_eq!(chosen(&at(Instant::Latest)), [20, 19]);
+    let early = Instant::AtOrBefore(facts.items[0].points[0].instant);
+    assert_eq!(chosen(&at(early)), [19, 19]);
+    let own = RunSpec { points: [(item("web1"), PointChoice::Seq(PointSeq::new(20)))].into(), ..at(early) };
+    assert_eq!(chosen(&own), [19, 20]);
+    let problems = plan(&at(Instant::AtOrBefore(UnixMicros::new(1))), &facts).unwrap_err();
+    let reasons: Vec<_> = problems.iter().map(|p| p.reason.as_str()).collect();
+    assert_eq!(reasons, ["NO_POINT_AT_INSTANT", "NO_POINT_AT_INSTANT"]);
+    let planned = RunSpec { instant: Some(Instant::Latest), ..spec(Operation::PlannedFailover) };
+    let problems = plan(&planned, &input(Operation::PlannedFailover)).unwrap_err();
+    assert_eq!(problems[0].reason, "OPTION_NOT_APPLICABLE");
 }

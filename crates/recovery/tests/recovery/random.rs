@@ -62,6 +62,6 @@ proptest! {
         }
         theatre.play_to_the_end(RunVerb::Retry, |_, _| Act::Succeed);
         prop_assert!(theatre.records.values().all(|record| !record.held && !record.tested));
-        prop_assert!(theatre.records.values().all(|record| record.generation.get() <= 2));
+        prop_assert!(theatre.records.values().all(|record| record.generation.get() <= 3));
     }
 }

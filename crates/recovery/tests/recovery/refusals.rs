@@ -140,7 +140,8 @@ fn runs_in_the_way_are_named() {
     for running in Operation::ALL {
         for operation in Operation::ALL {
             let problems = refusals(operation, |_, facts| {
-                facts.open_runs = vec![OpenRun { id, operation: running, items: vec![item("db1")] }];
+                facts.open_runs =
+                    vec![OpenRun { id, operation: running, items: vec![item("db1")], rolls_back: false }];
             });
             assert_eq!(problems.len(), 1);
             assert_eq!(
@@ -286,8 +287,12 @@ fn everything_that_is_wrong_is_told_at_once() {
         facts.items[0].points.clear();
         facts.items[1].machine.power = Power::Unknown;
         facts.hosts.get_mut(&bravo()).unwrap().connected = false;
-        facts.open_runs =
-            vec![OpenRun { id: RunId::nil(), operation: Operation::TestFailover, items: vec![item("web1")] }];
+        facts.open_runs = vec![OpenRun {
+            id: RunId::nil(),
+            operation: Operation::TestFailover,
+            items: vec![item("web1")],
+            rolls_back: false,
+        }];
     });
     let mut reasons: Vec<&str> = problems.iter().map(|problem| problem.reason.as_str()).collect();
     reasons.sort_unstable();

@@ -149,7 +149,10 @@ fn a_planned_failover_loses_nothing_and_ends_protected_in_reverse() {
     let mut theatre = theatre(Operation::PlannedFailover);
     theatre.until_quiet();
     assert_eq!(run::state(&theatre.run), RunState::Waiting);
-    assert_eq!(run::allowed_actions(&theatre.run), [RunVerb::Commit]);
+    assert_eq!(
+        run::allowed_actions(&theatre.run),
+        [RunVerb::Commit, RunVerb::RollBack, RunVerb::SetDeadline]
+    );
     assert!(theatre.records.values().all(|r| r.state == ItemState::CommitPending && r.active == bravo()));
     for last in ["web1.stop-replication", "db1.stop-replication"] {
         for first in ["web1.fence", "db1.fence", "web1.promote", "db1.promote"] {
@@ -244,14 +247,16 @@ fn an_unplanned_failover_goes_on_with_the_other_items() {
     let mut theatre = theatre(Operation::UnplannedFailover);
     theatre.play(|step, _| if step.as_str() == "web1.promote" { Act::Fail } else { Act::Succeed });
     assert_eq!(run::state(&theatre.run), RunState::Waiting);
-    assert_eq!(run::allowed_actions(&theatre.run), [RunVerb::Commit, RunVerb::Retry]);
+    let decisions = [RunVerb::Commit, RunVerb::ChangePoint, RunVerb::RollBack];
+    let failed = [&decisions[..], &[RunVerb::Retry, RunVerb::SetDeadline]].concat();
+    assert_eq!(run::allowed_actions(&theatre.run), failed);
     assert_eq!(theatre.records[&item("web1")].state, ItemState::Failed);
     assert_eq!(theatre.records[&item("db1")].state, ItemState::CommitPending);
 
     theatre.ask(RunVerb::Retry);
     theatre.until_quiet();
     assert_eq!(theatre.records[&item("web1")].state, ItemState::CommitPending);
-    assert_eq!(run::allowed_actions(&theatre.run), [RunVerb::Commit]);
+    assert_eq!(run::allowed_actions(&theatre.run), [&decisions[..], &[RunVerb::SetDeadline]].concat());
     theatre.ask(RunVerb::Commit);
     theatre.until_quiet();
     assert_eq!(ended(&theatre), RunState::Succeeded);

@@ -10,19 +10,19 @@ use std::{
 };
 
 use understudy_ids::{
-    Generation, HostName, ItemName, MachineName, NetworkName, PointSeq, Problem, SeedName, StepName,
-    UnixMicros,
+    Generation, HostName, ItemName, MachineName, NetworkName, PointChoice, PointSeq, Problem, SeedName,
+    StepName, UnixMicros,
 };
 use understudy_recovery::{
     Effect, Event, ItemState, Operation, Run,
     action::{Action, AgentWork, DiskRoot, MachineRef, NetworkRef, NetworkWork, PointRef, StepResult},
     advance, item,
-    plan::{Executor, RunPlan, RunSpec},
+    plan::{Change, Executor, MachineView, PlanInput, Power, RunPlan, RunSpec, SideView, amend},
     run::{self, ItemChange, JobState, RunState, RunVerb},
     start,
 };
 
-use crate::world::{NOW, RUN, alpha, bravo};
+use crate::world::{self, NOW, RUN, alpha, bravo};
 
 /// What happens to a step when its turn comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +49,11 @@ pub struct HostModel {
     pub test_machines: BTreeSet<MachineName>,
     pub test_networks: BTreeSet<NetworkName>,
     pub seeds: BTreeSet<SeedName>,
+    /// The point that the item's machine here was made from.
+    pub promoted: BTreeMap<ItemName, PointSeq>,
+    /// The one before it, with what was written to it.
+    pub aside: BTreeMap<ItemName, PointSeq>,
+    pub fenced: BTreeSet<ItemName>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,7 +148,81 @@ impl Theatre {
 
     pub fn ask(&mut self, verb: RunVerb) {
         self.tick(1);
+        match verb {
+            // Another point than the one that is used, so that it is never refused for that.
+            RunVerb::ChangePoint => {
+                let used = run::outcomes(&self.run);
+                let other = |item: &ItemName| {
+                    let used = used.iter().find(|outcome| outcome.item == *item).and_then(|o| o.point);
+                    PointChoice::Seq(PointSeq::new(if used == Some(PointSeq::new(19)) { 20 } else { 19 }))
+                };
+                let points = self.records.keys().map(|item| (item.clone(), other(item))).collect();
+                self.change(&Change::Points(points)).unwrap();
+                return;
+            }
+            RunVerb::SetDeadline => {
+                self.tell(&Event::DeadlineSet { deadline: None, by: "ann".to_owned(), at: self.now });
+                return;
+            }
+            RunVerb::RollBack => {
+                self.old_side_returns();
+                self.change(&Change::RollBack { give_up_writes: true }).unwrap();
+                return;
+            }
+            _ => {}
+        }
         self.tell(&Event::Operator { verb, by: "ann".to_owned(), at: self.now });
+    }
+
+    /// The old side is heard again, and has been fenced.
+    pub fn old_side_returns(&mut self) {
+        let highest: BTreeMap<_, _> = self.records.iter().map(|(i, r)| (i.clone(), r.generation)).collect();
+        let host = self.host(&alpha());
+        host.dead = false;
+        for (item, generation) in highest {
+            host.seen.insert(item.clone(), generation);
+            host.fenced.insert(item);
+        }
+    }
+
+    /// The facts as the model has them.
+    pub fn facts(&self) -> PlanInput {
+        let mut facts = world::input(self.run.plan.operation);
+        facts.now = self.now;
+        for view in &mut facts.items {
+            let record = &self.records[&view.name];
+            (view.state, view.generation) = (record.state, record.generation);
+            view.active_host = record.active.clone();
+            view.standby_host = if record.active == alpha() { bravo() } else { alpha() };
+            let standby = &self.hosts[&view.standby_host];
+            let machine = MachineView {
+                power: if standby.running.contains(&view.machine.name) {
+                    Power::Running
+                } else {
+                    Power::ShutOff
+                },
+                ..view.machine.clone()
+            };
+            view.standby = (!standby.dead).then(|| SideView {
+                generation: standby.seen.get(&view.name).copied().unwrap_or(Generation::FIRST),
+                fenced: standby.fenced.contains(&view.name),
+                machine: Some(machine),
+            });
+        }
+        for (name, host) in &mut facts.hosts {
+            host.connected = !self.hosts[name].dead;
+            for item in self.hosts[name].promoted.keys() {
+                host.machines.insert(item.as_str().parse().unwrap(), Some(item.clone()));
+            }
+        }
+        facts
+    }
+
+    /// Plans a change and tells the run.
+    pub fn change(&mut self, change: &Change) -> Result<(), Vec<Problem>> {
+        let amendment = Box::new(amend(&self.run, change, &self.facts())?);
+        self.tell(&Event::Changed { amendment, by: "ann".to_owned(), at: self.now });
+        Ok(())
     }
 
     pub fn tick(&mut self, seconds: u64) {
@@ -300,6 +379,9 @@ impl Theatre {
                 if *seen > *generation {
                     return Err(Problem::new("STALE_GENERATION", task.step.as_str(), "stale", "Nothing."));
                 }
+                if *seen < *generation {
+                    host.fenced.remove(item);
+                }
                 *seen = *generation;
                 agent(host, item, work, now)
             }
@@ -418,6 +500,7 @@ fn agent(
             StepResult::Done
         }
         AgentWork::Fence { .. } => {
+            host.fenced.insert(item.clone());
             host.running.remove(&production);
             host.replicating.remove(item);
             StepResult::Done
@@ -446,13 +529,43 @@ fn agent(
             host.test_machines.insert(name.clone());
             StepResult::MachineCreated { machine: name.clone(), seq: PointSeq::new(20), instant: now }
         }
+        AgentWork::SetAside { point, .. } => {
+            assert!(
+                !host.running.contains(&production),
+                "what is written is taken away from below a machine"
+            );
+            if host.promoted.get(item) == Some(point) {
+                host.promoted.remove(item);
+                host.aside.insert(item.clone(), *point);
+            }
+            assert_eq!(host.aside.get(item), Some(point), "what {item} wrote is gone");
+            StepResult::Done
+        }
+        AgentWork::DropAside => {
+            assert!(host.running.contains(&production), "the only copy of {item} that ran is removed");
+            host.aside.remove(item);
+            StepResult::Done
+        }
+        AgentWork::DiscardPromotion { .. } => {
+            assert!(!host.running.contains(&production), "the disks of {item} are removed from under it");
+            host.promoted.remove(item);
+            host.aside.remove(item);
+            StepResult::Done
+        }
         AgentWork::PromotePoint { point: PointRef::Seq(seq), .. } => {
-            let instant = NOW.minus(Duration::from_secs(10));
+            let instant = NOW.minus(Duration::from_secs(30 - seq.get()));
+            let other = host.promoted.get(item).is_some_and(|promoted| promoted != seq);
+            assert!(!other || !host.running.contains(&production), "another promotion runs");
+            if host.aside.get(item) == Some(seq) {
+                host.aside.remove(item);
+            }
+            host.promoted.insert(item.clone(), *seq);
             StepResult::MachineCreated { machine: production, seq: *seq, instant }
         }
         AgentWork::StartMachine { machine: MachineRef::Named(machine) } => {
             if !host.test_machines.contains(machine) {
                 assert_eq!(*machine, production);
+                assert!(!host.fenced.contains(item), "a fenced side starts {machine}");
                 host.running.insert(machine.clone());
             }
             StepResult::MachineStarted { time: now }
@@ -484,7 +597,11 @@ fn agent(
             assert!(!host.running.contains(&production));
             StepResult::Adopted { seq: *seq, bytes_read: 1 << 30 }
         }
-        AgentWork::CommitItem | AgentWork::ScrubItem { .. } => StepResult::Done,
+        AgentWork::CommitItem => {
+            host.aside.remove(item);
+            StepResult::Done
+        }
+        AgentWork::ScrubItem { .. } => StepResult::Done,
         other => panic!("sent with a reference that was not filled in: {other:?}"),
     })
 }

@@ -99,6 +99,7 @@ fn view(name: &str, disks: &[&str], last_octet: u8) -> ItemView {
         },
         active_host: alpha(),
         standby_host: bravo(),
+        standby: None,
         disks: disks.iter().map(|disk| disk.parse().unwrap()).collect(),
         policy: PolicyView {
             name: "gold".parse().unwrap(),

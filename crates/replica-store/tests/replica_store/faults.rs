@@ -518,6 +518,51 @@ fn r_fo_4_killed_at_any_change_while_promoting_and_committing_the_machine_keeps_
     assert!(cases > 60, "{cases}");
 }
 
+/// R-FO-4: whatever is killed when, what the machine wrote that ran last is there until it is removed on purpose.
+#[test]
+fn r_fo_4_killed_at_any_change_while_another_point_is_promoted_what_ran_before_can_be_had_back() {
+    let promoted = |root: &Path| {
+        let mut model = prepare(root);
+        let store = Store::open(root).unwrap();
+        let files = store.promote(&item(), seq(3), generation(2)).unwrap();
+        let io = Command::new("qemu-io")
+            .args(["-f", "qcow2", "-c", "write -P 9 65536 65536"])
+            .arg(&files[0].path)
+            .output();
+        assert!(io.unwrap().status.success());
+        let mut written = model[&3].clone();
+        written.get_mut(&disk("vda")).unwrap()[65536..131_072].fill(9);
+        // Under a number that no point has.
+        model.insert(33, written);
+        model
+    };
+    let act = |store: &Store, _: &BTreeMap<u64, Disks>| {
+        let run = || {
+            store.set_aside(&item(), seq(3), generation(2))?;
+            store.promote(&item(), seq(1), generation(2))?;
+            store.take_back(&item(), seq(3), generation(2))?;
+            store.set_aside(&item(), seq(3), generation(2))?;
+            store.promote(&item(), seq(2), generation(2))
+        };
+        run().is_ok()
+    };
+    let judge = |store: &Store, model: &BTreeMap<u64, Disks>, _: bool| {
+        assert_points(store, model, false);
+        store.set_aside(&item(), seq(3), generation(2)).unwrap();
+        assert!(store.take_back(&item(), seq(3), generation(2)).unwrap());
+        let (of, files) = store.active(&item(), generation(2)).unwrap().unwrap();
+        assert_eq!(of, seq(3));
+        for file in files {
+            check(&file.path);
+            compare(&file.path, &model[&33][&file.disk]);
+        }
+        store.commit(&item(), generation(2)).unwrap();
+    };
+    let cases = kill_everywhere(promoted, act, judge);
+    eprintln!("another point: {cases} faults");
+    assert!(cases > 60, "{cases}");
+}
+
 #[test]
 fn r_rep_5_a_transfer_whose_sync_failed_once_is_never_trusted_again() {
     let dir = tempfile::tempdir().unwrap();

@@ -275,6 +275,30 @@ fn r_fo_4_promote_commit_and_reverse_replication_from_what_the_machine_left() {
     assert_eq!(lab.listed(), [10]);
 }
 
+/// R-FO-4, R-REP-4: what lies aside holds its point like a machine that runs, is replaced by what is laid aside later, and goes with the commit,
+/// as promotions of earlier generations do that were never made final.
+#[test]
+fn r_fo_4_what_lies_aside_is_held_until_it_is_dropped_or_committed() {
+    let lab = Lab::new(3);
+    let (item, of) = (item(), generation(3));
+    lab.store.promote(&item, seq(1), generation(2)).unwrap();
+    lab.store.promote(&item, seq(2), of).unwrap();
+    lab.store.set_aside(&item, seq(2), of).unwrap();
+    assert!(matches!(lab.store.set_aside(&item, seq(3), of), Err(StoreError::NotPromoted { .. })));
+    lab.store.promote(&item, seq(3), of).unwrap();
+    let pinned = lab.store.points(&item).unwrap().into_iter().filter(|p| !p.pins.is_empty());
+    assert_eq!(pinned.map(|p| p.manifest.seq.get()).collect::<Vec<_>>(), [1, 2, 3]);
+    lab.store.set_aside(&item, seq(3), of).unwrap();
+    assert!(!lab.store.take_back(&item, seq(2), of).unwrap(), "it was given up for the later one");
+    lab.store.promote(&item, seq(1), of).unwrap();
+    lab.store.commit(&item, of).unwrap();
+    assert_eq!(lab.listed(), [1]);
+    let left =
+        |what: &str| std::fs::read_dir(lab._dir.path().join("store/items/web1").join(what)).unwrap().count();
+    assert_eq!((left("aside"), left("active")), (0, 1));
+    lab.store.drop_aside(&item, of).unwrap();
+}
+
 #[test]
 fn r_rep_7_a_foreign_disk_is_adopted_without_copying_or_touching_it() {
     let lab = Lab::new(0);

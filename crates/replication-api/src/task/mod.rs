@@ -108,6 +108,16 @@ pub enum Action {
         machine: MachineName,
         seq: PointSeq,
     },
+    SetAside {
+        machine: MachineName,
+        seq: PointSeq,
+    },
+    DropAside,
+    DiscardPromotion {
+        machine: MachineName,
+        /// At which the machine was made.
+        generation: Generation,
+    },
     CommitItem,
     /// `seq: None` is all points.
     ScrubItem {
@@ -149,6 +159,9 @@ impl Action {
             Self::ProbeIsolation { .. } => "probe-isolation",
             Self::RemoveTestNetwork { .. } => "remove-test-network",
             Self::AdoptDisks { .. } => "adopt-disks",
+            Self::SetAside { .. } => "set-aside",
+            Self::DropAside => "drop-aside",
+            Self::DiscardPromotion { .. } => "discard-promotion",
             Self::CommitItem => "commit-item",
             Self::ScrubItem { .. } => "scrub-item",
             Self::ExportSeed { .. } => "export-seed",

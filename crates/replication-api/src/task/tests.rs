@@ -72,6 +72,9 @@ fn all() -> Vec<Action> {
         },
         Action::CreateTestMachine { seq: Some(seq), name: machine.clone(), nics: Vec::new() },
         Action::PromotePoint { seq, nics: vec![None] },
+        Action::SetAside { machine: machine.clone(), seq },
+        Action::DropAside,
+        Action::DiscardPromotion { machine: machine.clone(), generation: Generation::new(2) },
         Action::StartMachine { machine: machine.clone() },
         Action::ProbeMachine {
             machine: machine.clone(),

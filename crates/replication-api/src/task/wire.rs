@@ -106,6 +106,20 @@ impl TryFrom<WireAction> for Action {
                 machine: parse("adopt_disks.machine", &machine)?,
                 seq: point("adopt_disks.seq", seq)?,
             }),
+            WireAction::SetAside(v1::SetAside { machine, seq }) => Ok(Self::SetAside {
+                machine: parse("set_aside.machine", &machine)?,
+                seq: point("set_aside.seq", seq)?,
+            }),
+            WireAction::DropAside(v1::DropAside {}) => Ok(Self::DropAside),
+            WireAction::DiscardPromotion(v1::DiscardPromotion { machine, generation }) => {
+                if generation == 0 {
+                    return Err(Invalid::new("discard_promotion.generation", "is 0; generations begin at 1"));
+                }
+                Ok(Self::DiscardPromotion {
+                    machine: parse("discard_promotion.machine", &machine)?,
+                    generation: Generation::new(generation),
+                })
+            }
             WireAction::CommitItem(v1::CommitItem {}) => Ok(Self::CommitItem),
             WireAction::ScrubItem(v1::ScrubItem { seq }) => {
                 Ok(Self::ScrubItem { seq: (seq != 0).then(|| PointSeq::new(seq)) })
@@ -390,6 +404,16 @@ impl From<Action> for WireAction {
             }
             Action::AdoptDisks { machine, seq } => {
                 Self::AdoptDisks(v1::AdoptDisks { machine: machine.into(), seq: seq.get() })
+            }
+            Action::SetAside { machine, seq } => {
+                Self::SetAside(v1::SetAside { machine: machine.into(), seq: seq.get() })
+            }
+            Action::DropAside => Self::DropAside(v1::DropAside {}),
+            Action::DiscardPromotion { machine, generation } => {
+                Self::DiscardPromotion(v1::DiscardPromotion {
+                    machine: machine.into(),
+                    generation: generation.get(),
+                })
             }
             Action::CommitItem => Self::CommitItem(v1::CommitItem {}),
             Action::ScrubItem { seq } => Self::ScrubItem(v1::ScrubItem { seq: seq.map_or(0, PointSeq::get) }),

@@ -19,7 +19,8 @@ pub const PROTECTION: &[AccessRule] = users!("ProtectionService":
     "CreateConsistencyGroup", "GetConsistencyGroup", "ListConsistencyGroups", "ChangeConsistencyGroup", "DeleteConsistencyGroup");
 
 pub const FAILOVER: &[AccessRule] = users!("FailoverService":
-    "PreviewRun", "StartRun", "GetRun", "ListRuns", "CompleteTest", "CommitRun", "ConfirmRun", "CancelRun", "RetryRun");
+    "PreviewRun", "StartRun", "GetRun", "ListRuns", "CompleteTest", "CommitRun", "ConfirmRun", "CancelRun", "RetryRun",
+    "PreviewRunChange", "ChangeRun", "SetRunDeadline");
 
 pub const AUDIT: &[AccessRule] = users!("AuditService": "ListAuditRecords");
 

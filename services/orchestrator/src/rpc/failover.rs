@@ -4,7 +4,10 @@ use tonic::{Request, Response, Status, async_trait};
 use understudy_ids::{ItemName, RunId, UnixMicros};
 use understudy_recovery::run::RunVerb as Verb;
 use understudy_recovery_api::{
-    request::{CompleteTest, Page, RunSpec, RunVerb, StartRun, name_from_wire, optional_name_from_wire},
+    request::{
+        ChangeRun, CompleteTest, Page, RunSpec, RunVerb, SetRunDeadline, StartRun, change_preview_from_wire,
+        name_from_wire, optional_name_from_wire,
+    },
     v1::{self, failover_service_server::FailoverService},
     view::Run,
 };
@@ -87,6 +90,39 @@ impl FailoverService for Api {
             let request = CompleteTest::from_wire(request.into_inner())?;
             let call = mutation.call(&request.request_id);
             self.runtime.complete_test(&call, request).await
+        };
+        let run = self.recorded(&mutation, outcome.await).await?;
+        Ok(Response::new(run.into_wire()))
+    }
+
+    async fn preview_run_change(
+        &self,
+        request: Request<v1::PreviewRunChangeRequest>,
+    ) -> Result<Response<v1::RunChangePreview>, Status> {
+        let (run, change) = change_preview_from_wire(request.into_inner()).map_err(ApiError::from)?;
+        Ok(Response::new(self.runtime.preview_run_change(run, change).await?.into_wire()))
+    }
+
+    async fn change_run(&self, request: Request<v1::ChangeRunRequest>) -> Result<Response<v1::Run>, Status> {
+        let mutation = Mutation::new(&request, "FailoverService/ChangeRun", |r| r.name.clone())?;
+        let outcome = async {
+            let request = ChangeRun::from_wire(request.into_inner())?;
+            let call = mutation.call(&request.request_id);
+            self.runtime.change_run(&call, request).await
+        };
+        let run = self.recorded(&mutation, outcome.await).await?;
+        Ok(Response::new(run.into_wire()))
+    }
+
+    async fn set_run_deadline(
+        &self,
+        request: Request<v1::SetRunDeadlineRequest>,
+    ) -> Result<Response<v1::Run>, Status> {
+        let mutation = Mutation::new(&request, "FailoverService/SetRunDeadline", |r| r.name.clone())?;
+        let outcome = async {
+            let request = SetRunDeadline::from_wire(request.into_inner())?;
+            let call = mutation.call(&request.request_id);
+            self.runtime.set_run_deadline(&call, request).await
         };
         let run = self.recorded(&mutation, outcome.await).await?;
         Ok(Response::new(run.into_wire()))

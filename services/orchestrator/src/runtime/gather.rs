@@ -11,7 +11,7 @@ use understudy_recovery::{
     RunSpec,
     plan::{
         Connections, DiskView, HostView, ItemView, MachineView, NicView, PlanInput, PointView, PolicyView,
-        Power,
+        Power, SideView,
     },
 };
 use understudy_recovery_api::{SiteKind, view::Policy};
@@ -19,7 +19,7 @@ use understudy_replication::{Membership, RetentionPolicy};
 
 use super::{
     health::{self, Observed},
-    inventory::{Inventory, Machine, Point},
+    inventory::{Inventory, Machine, Point, Role},
 };
 use crate::store::{
     self, Failure,
@@ -112,6 +112,7 @@ fn item_view(
         machine: machine_of(record, at_active.as_ref(), heard_now),
         active_host: record.active_host.clone(),
         standby_host: record.standby_host.clone(),
+        standby: standby.filter(|host| is_connected(host, now)).and_then(|host| side_of(record, host)),
         disks: record.disks.clone(),
         policy: policy_view(policy),
         state: record.state,
@@ -126,6 +127,21 @@ fn item_view(
         }),
         common_point: None,
     }
+}
+
+/// What a host tells of the item, and of the machine that it has for it.
+fn side_of(record: &ItemRecord, host: &HostRecord) -> Option<SideView> {
+    let inventory = &host.heard.as_ref()?.inventory;
+    let facts = inventory.item(&record.name)?;
+    let found = inventory.machine(&record.machine.name).filter(|machine| {
+        let of_item = machine.item.as_ref().is_some_and(|(item, _)| *item == record.name);
+        of_item && machine.uuid == record.machine.uuid
+    });
+    Some(SideView {
+        generation: facts.generation,
+        fenced: facts.role == Role::Fenced,
+        machine: found.map(machine_view),
+    })
 }
 
 /// The item's points at one side, oldest first.

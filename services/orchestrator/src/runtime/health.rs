@@ -145,6 +145,7 @@ fn replicates(state: ItemState) -> bool {
         ItemState::PlannedFailover
         | ItemState::UnplannedFailover
         | ItemState::CommitPending
+        | ItemState::RollingBack
         | ItemState::NotProtected
         | ItemState::Unprotecting
         | ItemState::Failed

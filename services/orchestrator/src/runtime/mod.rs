@@ -14,6 +14,7 @@
 pub mod alerts;
 pub mod apply;
 pub mod call;
+pub mod changes;
 pub mod connections;
 pub mod events;
 pub mod facts;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sqlx::PgConnection;
-use understudy_ids::{DiskName, ItemName, PointSeq, PolicyName, Problem, RunId, UnixMicros, Uuid};
+use understudy_ids::{DiskName, HostName, ItemName, PointSeq, PolicyName, Problem, RunId, UnixMicros, Uuid};
 use understudy_recovery::{
     ItemState, Operation, RunPlan, RunSpec, Verb,
     disks::DiskChoice,
@@ -231,10 +231,28 @@ impl Runtime {
         let mut conn = self.reader().await?;
         let record = items::get(&mut conn, std::slice::from_ref(name)).await?.pop();
         let record = record.ok_or_else(|| not_found("ITEM_NOT_FOUND", &name.to_resource()))?;
-        let standby = hosts::get(&mut conn, &record.standby_host).await?;
-        let heard = standby.as_ref().and_then(|host| host.heard.as_ref()).map(|heard| &heard.inventory);
-        let points = view::points_before(gather::points_at(heard, &record), before);
+        let mut points = Vec::new();
+        for host in sides_with_points(&record) {
+            let host = hosts::get(&mut conn, host).await?;
+            let heard = host.as_ref().and_then(|host| host.heard.as_ref()).map(|heard| &heard.inventory);
+            points = gather::points_at(heard, &record).to_vec();
+            if points.iter().any(|point| !point.is_base) {
+                break;
+            }
+        }
+        let points = view::points_before(&points, before);
         Ok(points.into_iter().take(limit).map(|point| view::point(&record, point)).collect())
+    }
+}
+
+/// Where the points are that can be failed over to, or of which another one can be chosen: until a failover is final they are at the
+/// side that has become the active one (R-FO-4).
+fn sides_with_points(record: &ItemRecord) -> Vec<&HostName> {
+    match record.state {
+        ItemState::CommitPending | ItemState::UnplannedFailover | ItemState::Failed => {
+            vec![&record.active_host, &record.standby_host]
+        }
+        _ => vec![&record.standby_host],
     }
 }
 

@@ -152,6 +152,28 @@ impl Runtime {
         self.get_run(run).await
     }
 
+    /// Another deadline for a run that waits for its commit, or none (R-FO-4).
+    pub async fn set_run_deadline(
+        &self,
+        call: &Call,
+        request: request::SetRunDeadline,
+    ) -> Result<Run, ApiError> {
+        let request::SetRunDeadline { run, deadline, request_id: _ } = request;
+        let (by, deadline) = (call.caller.who.clone(), deadline.map(view::domain_deadline));
+        self.once(call, move |tx| {
+            let by = by.clone();
+            Box::pin(async move {
+                let event = Event::DeadlineSet { deadline, by, at: now() };
+                match apply::deliver(tx, run, &event).await? {
+                    Some(_) => Ok(run.to_resource()),
+                    None => Err(not_found("RUN_NOT_FOUND", &run.to_resource()).into()),
+                }
+            })
+        })
+        .await?;
+        self.get_run(run).await
+    }
+
     /// Tells a run what happened, in a transaction of its own.
     pub(super) async fn tell(&self, run: RunId, event: Event) -> Result<(), Failure> {
         let event = Arc::new(event);
@@ -189,11 +211,16 @@ fn same_plan(plan: &RunPlan, digest: Option<&str>) -> Result<(), ApiError> {
     if digest.is_none_or(|digest| digest == plan.digest()) {
         return Ok(());
     }
-    Err(ApiError::aborted(
+    Err(changed_since())
+}
+
+/// Nothing was done, because it would be something else than what was shown.
+pub(super) fn changed_since() -> ApiError {
+    ApiError::aborted(
         "PLAN_CHANGED",
         "the plan would be another one by now than the one that was previewed; nothing was done",
         "Preview again, look at what has changed, and start with the new digest.",
-    ))
+    )
 }
 
 /// Nothing was done, for all of these reasons.

@@ -143,6 +143,9 @@ fn agent_action(work: &AgentWork) -> Result<agent::Action, Unsendable> {
             name: network(&name)?.ok_or_else(|| Unsendable("a test network needs a name".to_owned()))?,
         },
         AgentWork::AdoptDisks { machine, point } => Wire::AdoptDisks { machine, seq: seq(&point)? },
+        AgentWork::SetAside { machine, point } => Wire::SetAside { machine, seq: point },
+        AgentWork::DropAside => Wire::DropAside,
+        AgentWork::DiscardPromotion { machine, generation } => Wire::DiscardPromotion { machine, generation },
         AgentWork::CommitItem => Wire::CommitItem,
         AgentWork::ScrubItem { point } => Wire::ScrubItem { seq: point },
     })

@@ -1,34 +1,47 @@
-//! What happens because time has passed: steps that are overdue, tests that have run for too long, alerts,
+//! What happens because time has passed: steps that are overdue, waits that have lasted for too long, alerts,
 //! corrections.
 //!
-//! Times are those on record, so that a restart neither forgets nor repeats anything; any number of instances may look.
+//! Times are those on record, so that a restart neither forgets nor repeats anything; any number of instances may look. For how long a run
+//! has waited for a person is counted by what was watched (`recovery/src/run/deadline.rs`), and stored now and then.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio_util::sync::CancellationToken;
-use understudy_ids::{UnixMicros, Uuid};
+use understudy_ids::{RunId, UnixMicros, Uuid};
 use understudy_recovery::{
-    Event, Operation, Run,
-    run::{self, RunVerb, overdue},
+    Event, Run,
+    run::{DeadlineAction, Due, RunVerb, overdue, time_left},
 };
 use understudy_recovery_api::{Decision, Resource};
 
-use super::{Runtime, alerts, apply, events, message::Message, now, reconcile};
+use super::{Runtime, alerts, apply, changes, events, message::Message, now, reconcile};
 use crate::store::{Failure, audit, outbox, runs};
 
 /// Who completes a test whose time is over.
 const TEST_LIMIT: &str = "orchestrator (test limit)";
+/// Who does what was asked for when a failover has waited for too long.
+pub(super) const DEADLINE: &str = "orchestrator (deadline)";
+/// How much of a wait may be lost with this process; near its end, less.
+const KEEP: Duration = Duration::from_secs(30);
+
+/// When this process looked at each run that waits last, by a clock that cannot jump.
+type Looked = BTreeMap<RunId, Instant>;
 
 pub async fn run(runtime: Runtime, shutdown: CancellationToken) {
     let mut tick = tokio::time::interval(runtime.0.settings.tick);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut shown = alerts::Shown::default();
+    let mut looked = Looked::new();
     loop {
         tokio::select! {
             _ = tick.tick() => {}
             () = shutdown.cancelled() => return,
         }
-        if let Err(failure) = round(&runtime, now()).await {
+        if let Err(failure) = round(&runtime, &mut looked, now()).await {
             tracing::warn!(%failure, "what is due could not be looked at; trying again");
         }
         if let Err(failure) = alerts::round(&runtime, &mut shown, now()).await {
@@ -40,18 +53,96 @@ pub async fn run(runtime: Runtime, shutdown: CancellationToken) {
     }
 }
 
-async fn round(runtime: &Runtime, now: UnixMicros) -> Result<(), Failure> {
+async fn round(runtime: &Runtime, looked: &mut Looked, now: UnixMicros) -> Result<(), Failure> {
     let open = runs::open(&mut *runtime.reader().await?).await?;
     metrics::gauge!("understudy_orchestrator_open_runs").set(open.len() as f64);
+    looked.retain(|id, _| open.iter().any(|run| run.id == *id));
     for run in open {
         if !overdue(&run, now).is_empty() {
             give_up_on_overdue(runtime, &run, now).await?;
         }
-        if test_is_over(&run, now, runtime) {
-            complete_by_force(runtime, &run, now).await?;
-        }
+        wait(runtime, looked, &run, now).await?;
     }
     Ok(())
+}
+
+/// Counts how long the run has waited, and does what is due.
+async fn wait(runtime: &Runtime, looked: &mut Looked, run: &Run, now: UnixMicros) -> Result<(), Failure> {
+    let limit = runtime.0.settings.test_limit;
+    let Some((due, left)) = time_left(run, limit) else {
+        looked.remove(&run.id);
+        return Ok(());
+    };
+    let elapsed = looked.entry(run.id).or_insert_with(Instant::now).elapsed();
+    if elapsed < left.min(KEEP) {
+        return Ok(());
+    }
+    if !left.is_zero() {
+        runtime.tell(run.id, Event::TimePassed { elapsed, at: now }).await?;
+        looked.insert(run.id, Instant::now());
+        return Ok(());
+    }
+    match due {
+        Due::CompleteTest => complete_by_force(runtime, run, now).await,
+        Due::Deadline(action) => keep_deadline(runtime, run, action, now).await,
+    }
+}
+
+/// R-FO-4: on behalf of whoever has set the deadline.
+async fn keep_deadline(
+    runtime: &Runtime,
+    run: &Run,
+    action: DeadlineAction,
+    now: UnixMicros,
+) -> Result<(), Failure> {
+    tracing::warn!(run = %run.id, action = action.as_str(), "the run has waited for its commit until its deadline");
+    let id = run.id;
+    let why = match &run.deadline {
+        Some(set) => format!("{} has set so: after {} s", set.by, set.deadline.after.as_secs()),
+        None => String::new(),
+    };
+    let done = runtime
+        .write(move |tx| {
+            let why = why.clone();
+            Box::pin(async move {
+                // Somebody may have decided, or set another deadline, in the same moment.
+                let record = runs::lock(&mut *tx, id).await?;
+                let left = record.as_ref().and_then(|record| time_left(&record.run, Duration::MAX));
+                if left != Some((Due::Deadline(action), Duration::ZERO)) {
+                    return Ok(());
+                }
+                let (what, result) = match action {
+                    DeadlineAction::Commit => {
+                        let by = DEADLINE.to_owned();
+                        let event = Event::Operator { verb: RunVerb::Commit, by, at: now };
+                        apply::deliver(&mut *tx, id, &event).await?;
+                        ("FailoverService/CommitRun", Ok(()))
+                    }
+                    DeadlineAction::RollBack => {
+                        ("FailoverService/ChangeRun", changes::roll_back_by_itself(&mut *tx, id).await?)
+                    }
+                };
+                let refused = result.is_err();
+                if let Err(problems) = result {
+                    let event = Event::DeadlineFailed { problems, at: now };
+                    apply::deliver(&mut *tx, id, &event).await?;
+                }
+                let entry = audit::Entry {
+                    who: DEADLINE.to_owned(),
+                    what,
+                    target: id.to_resource(),
+                    decision: if refused { Decision::Refused } else { Decision::Allowed },
+                    result: if refused { "NOT_POSSIBLE_NOW" } else { "OK" }.to_owned(),
+                    why,
+                };
+                audit::insert(tx, &entry).await
+            })
+        })
+        .await;
+    match done {
+        Err(Failure::Refused(_)) => Ok(()),
+        other => other,
+    }
 }
 
 /// An outcome that job-tracker has and we do not know yet is no missing outcome: the run is compared with its job first, and while that cannot
@@ -69,13 +160,7 @@ async fn give_up_on_overdue(runtime: &Runtime, run: &Run, now: UnixMicros) -> Re
     Ok(())
 }
 
-/// R-TF-6: counted from the recorded start.
-fn test_is_over(run: &Run, now: UnixMicros, runtime: &Runtime) -> bool {
-    run.plan.operation == Operation::TestFailover
-        && now.since(run.started) >= runtime.0.settings.test_limit
-        && run::allowed_actions(run).contains(&RunVerb::CompleteTest)
-}
-
+/// R-TF-6.
 async fn complete_by_force(runtime: &Runtime, run: &Run, now: UnixMicros) -> Result<(), Failure> {
     tracing::warn!(run = %run.id, "the test has run for longer than allowed and is completed by force");
     let id = run.id;

@@ -2,7 +2,9 @@
 
 use understudy_ids::{HostName, PointSeq, UnixMicros};
 use understudy_recovery::{
-    ItemState, Operation, Run, RunPlan, RunSpec, item, plan,
+    ItemState, Operation, Run, RunPlan, RunSpec,
+    instant::Instant,
+    item, plan,
     run::{self, StepState},
 };
 use understudy_recovery_api::{self as api, MachineRef, request, view};
@@ -118,6 +120,7 @@ fn item_state(state: ItemState) -> api::ItemState {
         ItemState::PlannedFailover => api::ItemState::PlannedFailover,
         ItemState::UnplannedFailover => api::ItemState::UnplannedFailover,
         ItemState::CommitPending => api::ItemState::CommitPending,
+        ItemState::RollingBack => api::ItemState::RollingBack,
         ItemState::NotProtected => api::ItemState::NotProtected,
         ItemState::ReverseReplication => api::ItemState::ReverseReplication,
         // Never stored; an item that is going away is being unprotected.
@@ -160,7 +163,42 @@ fn spec(spec: &RunSpec) -> request::RunSpec {
         primary_down_assertion: spec.primary_down_assertion.clone(),
         without_network: spec.without_network,
         no_reverse_replication: spec.no_reverse_replication,
+        deadline: spec.deadline.map(deadline),
+        instant: spec.instant.map(|instant| match instant {
+            Instant::AtOrBefore(time) => request::RunInstant::AtOrBefore(time),
+            Instant::Latest => request::RunInstant::LatestOfAll,
+        }),
     }
+}
+
+fn deadline(deadline: run::Deadline) -> request::RunDeadline {
+    let action = match deadline.action {
+        run::DeadlineAction::Commit => api::DeadlineAction::Commit,
+        run::DeadlineAction::RollBack => api::DeadlineAction::RollBack,
+    };
+    request::RunDeadline { action, after: deadline.after }
+}
+
+pub fn domain_deadline(deadline: request::RunDeadline) -> run::Deadline {
+    let action = match deadline.action {
+        api::DeadlineAction::Commit => run::DeadlineAction::Commit,
+        api::DeadlineAction::RollBack => run::DeadlineAction::RollBack,
+    };
+    run::Deadline { action, after: deadline.after }
+}
+
+/// How the deadline of a run stands.
+fn deadline_state(run: &Run) -> Option<view::RunDeadlineState> {
+    let set = run.deadline.as_ref()?;
+    // Of a deadline the limit of tests says nothing.
+    let left = run::time_left(run, std::time::Duration::MAX).map(|(_, left)| left);
+    Some(view::RunDeadlineState {
+        deadline: deadline(set.deadline),
+        set_by: set.by.clone(),
+        waited: run.waited.map(|waited| waited.span),
+        due_time: left.zip(run.waited).map(|(left, waited)| waited.seen.plus(left)),
+        problems: set.failed.clone(),
+    })
 }
 
 /// What the planner is asked for.
@@ -172,6 +210,8 @@ pub fn domain_spec(spec: request::RunSpec) -> RunSpec {
         primary_down_assertion,
         without_network,
         no_reverse_replication,
+        deadline,
+        instant,
     } = spec;
     let operation = match operation {
         api::Operation::Protect => Operation::Protect,
@@ -186,6 +226,11 @@ pub fn domain_spec(spec: request::RunSpec) -> RunSpec {
         primary_down_assertion,
         without_network,
         no_reverse_replication,
+        deadline: deadline.map(domain_deadline),
+        instant: instant.map(|instant| match instant {
+            request::RunInstant::AtOrBefore(time) => Instant::AtOrBefore(time),
+            request::RunInstant::LatestOfAll => Instant::Latest,
+        }),
         ..RunSpec::new(operation, items.into_iter().collect())
     }
 }
@@ -322,6 +367,7 @@ pub fn run_in_list(run: &Run) -> view::Run {
             run::RunState::CompletedWithErrors => api::RunState::CompletedWithErrors,
             run::RunState::Failed => api::RunState::Failed,
             run::RunState::Cancelled => api::RunState::Cancelled,
+            run::RunState::RolledBack => api::RunState::RolledBack,
         },
         phase: run::phase(run),
         waiting_for: run::waiting_for(run),
@@ -333,7 +379,37 @@ pub fn run_in_list(run: &Run) -> view::Run {
         create_time: run.started,
         end_time: run.ended.map(|ended| ended.at),
         progress_percent: run::progress_percent(run),
+        changes: run.changes.iter().map(made_change).collect(),
+        deadline: deadline_state(run),
     }
+}
+
+fn made_change(made: &run::MadeChange) -> view::MadeRunChange {
+    view::MadeRunChange { time: made.at, by: made.by.clone(), text: run::change_in_words(made) }
+}
+
+/// Further steps of a run, or what stands against them.
+pub fn change_preview(
+    planned: Result<plan::Amendment, Vec<understudy_ids::Problem>>,
+) -> view::RunChangePreview {
+    match planned {
+        Ok(amendment) => view::RunChangePreview {
+            digest: amendment.digest(),
+            items: amendment.items.into_iter().map(amended_item).collect(),
+            steps: amendment.steps.iter().map(step).collect(),
+            problems: Vec::new(),
+        },
+        Err(problems) => {
+            view::RunChangePreview { digest: String::new(), items: Vec::new(), steps: Vec::new(), problems }
+        }
+    }
+}
+
+fn amended_item(amended: plan::AmendedItem) -> view::ChangedItem {
+    let plan::AmendedItem { item, estimate, gives_up } = amended;
+    let plan::Estimate { point, point_instant, point_consistency, expected_loss, .. } =
+        estimate.unwrap_or_default();
+    view::ChangedItem { item, point, point_instant, point_consistency, expected_loss, gives_up }
 }
 
 /// Points of an item, newest first, below `before`.

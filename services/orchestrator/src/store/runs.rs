@@ -133,7 +133,13 @@ pub async fn open(conn: &mut PgConnection) -> Result<Vec<Run>, Failure> {
 /// Runs that have not ended, as far as conflicts go.
 pub fn as_open(runs: &[Run]) -> Vec<OpenRun> {
     let items = |run: &Run| -> Vec<ItemName> { run.plan.items.iter().map(|i| i.item.clone()).collect() };
-    runs.iter().map(|run| OpenRun { id: run.id, operation: run.plan.operation, items: items(run) }).collect()
+    let open = |run: &Run| OpenRun {
+        id: run.id,
+        operation: run.plan.operation,
+        items: items(run),
+        rolls_back: run.is_rolling_back(),
+    };
+    runs.iter().map(open).collect()
 }
 
 /// When a run that concerned a host's items ended last, for hosts where that is not long ago.

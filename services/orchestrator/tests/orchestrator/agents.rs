@@ -450,7 +450,12 @@ impl Model {
                 return Ok(AgentTaskResult::MachineCreated { machine: name, seq, instant: now() });
             }
             Action::StartMachine { machine } => {
-                self.machine(host, &machine).power = PowerState::Running;
+                let started = self.machine(host, &machine);
+                started.power = PowerState::Running;
+                if started.test_run.is_none() {
+                    started.item = Some((item.clone(), generation));
+                    self.item(host, &item, generation, ItemRole::Source);
+                }
                 return Ok(AgentTaskResult::MachineStarted { time: now() });
             }
             Action::ProbeMachine { .. } => {
@@ -459,6 +464,12 @@ impl Model {
                     after: Duration::from_millis(10),
                 });
             }
+            Action::SetAside { machine, .. } | Action::DiscardPromotion { machine, .. } => {
+                let known = self.host(host).machines.iter().find(|m| m.name == machine);
+                assert!(known.is_none_or(|m| m.power == PowerState::ShutOff), "taken apart while it runs");
+                self.host(host).machines.retain(|m| m.name != machine);
+            }
+            Action::DropAside => {}
             Action::RemoveTestMachine { machine } => self.host(host).machines.retain(|m| m.name != machine),
             Action::EnsureTestNetwork { name, .. } => {
                 let facts = self.host(host);

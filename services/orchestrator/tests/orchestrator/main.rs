@@ -2,6 +2,7 @@
 
 mod agents;
 mod bad_input;
+mod changes;
 mod crash;
 mod groups;
 mod health;

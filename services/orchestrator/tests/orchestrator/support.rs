@@ -338,6 +338,8 @@ pub fn spec(operation: Operation, items: &[&str]) -> RunSpec {
         primary_down_assertion: None,
         without_network: false,
         no_reverse_replication: false,
+        deadline: None,
+        instant: None,
     }
 }
 

@@ -1,9 +1,12 @@
 //! What happens because time passes or because something is away.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use understudy_ids::{PointChoice, Problem};
-use understudy_recovery_api::{ItemState, Operation, RunState};
+use understudy_ids::{PointChoice, Problem, RunId};
+use understudy_recovery_api::{
+    DeadlineAction, ItemState, Operation, RecoveryClient, RunState,
+    request::{MachineParent, RunDeadline, RunSpec, SetRunDeadline},
+};
 
 use crate::support::*;
 
@@ -28,6 +31,74 @@ async fn a_forgotten_test_is_completed_by_force() {
         notes.iter().any(|note| note.text.contains("by force"))
     })
     .await;
+}
+
+fn after(action: DeadlineAction, seconds: u64) -> RunDeadline {
+    RunDeadline { action, after: Duration::from_secs(seconds) }
+}
+
+async fn planned(client: &RecoveryClient, name: &str, deadline: RunDeadline) -> RunId {
+    protected(client, name).await;
+    let spec = RunSpec { deadline: Some(deadline), ..spec(Operation::PlannedFailover, &[name]) };
+    start(client, spec).await.unwrap().name
+}
+
+/// R-FO-4: what was asked for at the start is done when the failover has waited for so long, on record, also by another orchestrator.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_is_committed_or_rolled_back_by_itself() {
+    let stage = Stage::set().await;
+    let instance = stage.orchestrator().await;
+    stage.introduce(&instance.client).await;
+    let web1 = planned(&instance.client, "web1", after(DeadlineAction::Commit, 2)).await;
+    let waiting = until(&instance.client, web1, RunState::Waiting).await;
+    assert!(waiting.waiting_for.contains("committed by itself"), "{}", waiting.waiting_for);
+    assert!(waiting.deadline.unwrap().due_time.is_some());
+    instance.crash();
+    let instance = stage.orchestrator().await;
+    until(&instance.client, web1, RunState::Succeeded).await;
+    in_state(&instance.client, "web1", ItemState::Protected).await;
+    let db1 = planned(&instance.client, "db1", after(DeadlineAction::RollBack, 1)).await;
+    until(&instance.client, db1, RunState::RolledBack).await;
+    let db1 = in_state(&instance.client, "db1", ItemState::Protected).await;
+    assert_eq!(db1.active_host.to_string(), ALPHA);
+    let records = instance.client.list_audit_records(Default::default()).await.unwrap().entries;
+    let by_itself: Vec<_> =
+        records.iter().filter(|r| r.who == "orchestrator (deadline)").map(|r| r.what.as_str()).collect();
+    assert_eq!(by_itself, ["FailoverService/ChangeRun", "FailoverService/CommitRun"]);
+}
+
+/// R-FO-4: a roll-back that is not possible when it is due leaves the run waiting and says why; a deadline is changed and cancelled meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deadline_that_cannot_be_kept_is_told_and_can_be_set_anew() {
+    let stage = Stage::set().await;
+    let instance = stage.orchestrator().await;
+    let client = &instance.client;
+    stage.introduce(client).await;
+    let run = planned(client, "web1", after(DeadlineAction::RollBack, 3600)).await;
+    until(client, run, RunState::Waiting).await;
+    let set = async |deadline| {
+        client.set_run_deadline(SetRunDeadline { run, deadline, request_id: fresh() }).await.unwrap()
+    };
+    let none = set(None).await;
+    assert!(none.deadline.is_none() && !none.waiting_for.contains("by itself"));
+    stage.estate.change(ALPHA, |facts| facts.machines.clear());
+    eventually("the loss of the machine is known", async || {
+        client.list_machines(&MachineParent::All, Default::default()).await.unwrap().entries.len() == 1
+    })
+    .await;
+    set(Some(after(DeadlineAction::RollBack, 1))).await;
+    eventually("the deadline has passed", async || {
+        let state = client.get_run(run).await.unwrap().deadline;
+        state.is_some_and(|state| state.problems.iter().any(|p| p.reason == "OLD_MACHINE_GONE"))
+    })
+    .await;
+    let waiting = client.get_run(run).await.unwrap();
+    assert_eq!(waiting.state, RunState::Waiting);
+    assert!(waiting.waiting_for.contains("could not be done"), "{}", waiting.waiting_for);
+    set(Some(after(DeadlineAction::Commit, 1))).await;
+    until(client, run, RunState::Succeeded).await;
+    let late = SetRunDeadline { run, deadline: None, request_id: fresh() };
+    assert_eq!(client.set_run_deadline(late).await.unwrap_err().reason, "VERB_NOT_ALLOWED");
 }
 
 /// R-UF-1: with network-mapper away, an unplanned failover goes by its last answer and says so; anything else waits for it.

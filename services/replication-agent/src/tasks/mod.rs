@@ -145,6 +145,11 @@ impl Tasks {
             Action::VerifyPoint { seq } => self.verify_point(scope, seq, context).await,
             Action::PromotePoint { seq, nics } => self.promote_point(scope, seq, nics).await,
             Action::AdoptDisks { machine, seq } => self.adopt_disks(scope, &machine, seq).await,
+            Action::SetAside { machine, seq } => self.set_aside(scope, &machine, seq).await,
+            Action::DropAside => self.drop_aside(scope).await,
+            Action::DiscardPromotion { machine, generation } => {
+                self.discard_promotion(scope, &machine, generation).await
+            }
             Action::CommitItem => self.commit_item(scope).await,
             Action::ScrubItem { seq } => self.scrub_item(scope, seq, context).await,
             Action::CreateTestMachine { seq, name, nics } => {

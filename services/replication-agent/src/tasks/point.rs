@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use understudy_hypervisor::{Machine, MachineDefinition, MachineTag, PowerState, TagRole};
-use understudy_ids::{DiskName, MachineName, NetworkName, PointSeq};
+use understudy_ids::{DiskName, Generation, MachineName, NetworkName, PointSeq};
 use understudy_jobs_api::TaskContext;
 use understudy_replica_store::{
     Adopt, AdoptDisk, DiskFile, DiskFormat, Manifest, PointKind, Store, StoreError, qcow2::Source,
@@ -135,7 +135,8 @@ impl Tasks {
         Err(TaskError::failed("MACHINE_RUNS", message, "Shut it down first."))
     }
 
-    /// Another point was chosen before the failover was committed: what the machine wrote since is given up.
+    /// Another point was chosen before the failover was committed. What ran before lies aside by then; a promotion that is still
+    /// in the way never ran to anybody's knowledge, or was given up. What lies aside of the chosen point is taken back as it is.
     async fn drop_other_promotion(
         &self,
         scope: &Scope,
@@ -144,15 +145,73 @@ impl Tasks {
     ) -> Result<()> {
         let (item, generation) = (scope.item.clone(), scope.generation);
         let active = self.replica.call(move |store| store.active(&item, generation)).await?;
-        if active.is_none_or(|(from, _)| from == seq) {
+        if active.as_ref().is_some_and(|(from, _)| *from == seq) {
             return Ok(());
         }
-        if let Some(machine) = present {
+        if let Some(machine) = present.filter(|_| active.is_some()) {
             self.hypervisor.undefine(&machine.name).await?;
         }
         let item = scope.item.clone();
-        self.replica.call(move |store| store.drop_active(&item, generation)).await?;
+        self.replica
+            .call(move |store| {
+                if !store.take_back(&item, seq, generation)? && active.is_some() {
+                    store.drop_active(&item, generation)?;
+                }
+                Ok(())
+            })
+            .await?;
         Ok(())
+    }
+
+    /// What the machine made from `seq` wrote lies aside, and the machine is not defined.
+    pub(super) async fn set_aside(&self, scope: &Scope, name: &MachineName, seq: PointSeq) -> Result {
+        let (item, generation) = (scope.item.clone(), scope.generation);
+        let active = self.replica.call(move |store| store.active(&item, generation)).await?;
+        // Otherwise it has been done, and a machine that is there by now was made from another point.
+        if active.is_some_and(|(from, _)| from == seq) {
+            self.undefine(scope, name, generation).await?;
+        }
+        let item = scope.item.clone();
+        self.replica.call(move |store| store.set_aside(&item, seq, generation)).await?;
+        Ok(AgentTaskResult::Done)
+    }
+
+    pub(super) async fn drop_aside(&self, scope: &Scope) -> Result {
+        let (item, generation) = (scope.item.clone(), scope.generation);
+        self.replica.call(move |store| store.drop_aside(&item, generation)).await?;
+        Ok(AgentTaskResult::Done)
+    }
+
+    /// The machine of that generation is not defined here, and what it wrote is gone (R-FO-4).
+    pub(super) async fn discard_promotion(
+        &self,
+        scope: &Scope,
+        name: &MachineName,
+        generation: Generation,
+    ) -> Result {
+        self.undefine(scope, name, generation).await?;
+        let item = scope.item.clone();
+        self.replica
+            .call(move |store| {
+                store.drop_active(&item, generation)?;
+                store.drop_aside(&item, generation)
+            })
+            .await?;
+        Ok(AgentTaskResult::Done)
+    }
+
+    /// A machine that runs, or that is not the item's of that generation, is left as it is.
+    async fn undefine(&self, scope: &Scope, name: &MachineName, generation: Generation) -> Result<()> {
+        let Some(machine) = self.machine(name).await? else { return Ok(()) };
+        let expected = MachineTag { item: scope.item.clone(), generation, role: TagRole::Active };
+        if machine.tag.as_ref() != Some(&expected) {
+            return Err(not_ours(&machine, &scope.item));
+        }
+        if machine.power != PowerState::ShutOff {
+            let message = format!("it is not known that machine {name} is off on this host");
+            return Err(TaskError::failed("MACHINE_RUNS", message, "Shut it down first."));
+        }
+        Ok(self.hypervisor.undefine(name).await?)
     }
 
     /// The disks of the machine that was active here are the base that reverse replication compares with (R-REP-7); the

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use understudy_hypervisor::{Hypervisor, PowerState};
-use understudy_ids::MachineName;
+use understudy_ids::{Generation, MachineName};
 use understudy_replication_agent::ledger::Role;
 use understudy_replication_api::{Action, AgentTaskResult};
 
@@ -107,7 +107,7 @@ fn a_test_machine_comes_and_goes_and_leaves_the_point_as_it_was() {
     assert_eq!(left, 0, "a branch is left");
 }
 
-/// R-FO-4: until commit another point can be chosen; what the machine wrote since is given up, the points are as they were.
+/// R-FO-4: until commit another point can be chosen. What the machine wrote lies aside until another one runs, and the points are as they were.
 #[test]
 fn another_point_can_be_promoted_before_commit() {
     let mut world = World::new(2);
@@ -117,12 +117,70 @@ fn another_point_can_be_promoted_before_commit() {
     world.model.write(&world.alpha, 20);
     let late = world.next_point();
     let promote = |seq| Action::PromotePoint { seq: World::seq(seq), nics: vec![None] };
+    let aside = Action::SetAside { machine: machine(), seq: World::seq(late) };
+    let bravo = &world.bravo;
+    let active = || read(&bravo.dir.join("store/items/web1/active/2/disk-vda.qcow2"));
+    let lying_aside = || std::fs::read_dir(bravo.dir.join("store/items/web1/aside")).unwrap().count();
     world.alpha.twice(2, world.run, Action::Fence { power_off: true });
-    world.bravo.twice(2, world.run, promote(late));
-    world.bravo.twice(2, world.run, Action::StartMachine { machine: machine() });
-    let refused = world.bravo.perform(2, world.run, promote(early));
-    assert!(refused.is_err(), "promoted under a running machine");
-    world.bravo.block_on(world.bravo.hypervisor.power_off(&machine())).unwrap();
-    world.bravo.twice(2, world.run, promote(early));
-    assert!(read(&world.bravo.dir.join("store/items/web1/active/2/disk-vda.qcow2")) == then);
+    bravo.twice(2, world.run, promote(late));
+    bravo.twice(2, world.run, Action::StartMachine { machine: machine() });
+    bravo.hypervisor.guest_write(&machine(), &disk("vda"), 0, &vec![7; BLOCK as usize]).unwrap();
+    assert!(bravo.perform(2, world.run, promote(early)).is_err(), "promoted under a running machine");
+    assert!(bravo.perform(2, world.run, aside.clone()).is_err(), "taken away from a running machine");
+    bravo.block_on(bravo.hypervisor.power_off(&machine())).unwrap();
+    let ran = active();
+    bravo.twice(2, world.run, aside.clone());
+    bravo.twice(2, world.run, promote(early));
+    assert!(active() == then);
+    bravo.perform(2, world.run, aside.clone()).unwrap();
+    assert!(bravo.power(&machine()).is_some(), "the machine that was made meanwhile is left alone");
+
+    // It does not come up, say, and what ran before is wanted back: with what it had written.
+    bravo.twice(2, world.run, promote(late));
+    assert!(active() == ran && lying_aside() == 0);
+    bravo.twice(2, world.run, aside);
+    bravo.twice(2, world.run, promote(early));
+    bravo.twice(2, world.run, Action::StartMachine { machine: machine() });
+    bravo.twice(2, world.run, Action::DropAside);
+    assert!(active() == then && lying_aside() == 0);
+}
+
+/// R-FO-4, R-FO-7: the old side goes on at a higher generation from its own disks, ships what differs, and nothing of the failover is left.
+#[test]
+fn a_failover_that_is_rolled_back_goes_on_from_the_old_sides_disks() {
+    let mut world = World::new(24);
+    world.protect(SHORT);
+    wait("a point", || Some(()).filter(|()| world.bravo.latest() > 0));
+    let stop =
+        Action::ShutDownMachine { machine: machine(), grace: Duration::from_secs(5), then_power_off: true };
+    world.alpha.twice(1, world.run, stop.clone());
+    world.alpha.twice(1, world.run, Action::SyncFinal { machine: machine() });
+    let last = world.bravo.latest();
+    let run = world.run;
+    world.alpha.twice(2, run, Action::Fence { power_off: true });
+    world.bravo.twice(2, run, Action::PromotePoint { seq: World::seq(last), nics: vec![None] });
+    world.bravo.twice(2, run, Action::StartMachine { machine: machine() });
+    let given_up = vec![7; BLOCK as usize];
+    world.bravo.hypervisor.guest_write(&machine(), &disk("vda"), 0, &given_up).unwrap();
+
+    let discard = Action::DiscardPromotion { machine: machine(), generation: Generation::new(2) };
+    assert!(world.bravo.perform(2, run, discard.clone()).is_err(), "removed while it runs");
+    world.bravo.twice(2, run, stop);
+    world.bravo.twice(3, run, Action::Fence { power_off: true });
+    world.alpha.twice(3, run, Action::StartMachine { machine: machine() });
+    world.bravo.twice(3, run, discard);
+    assert_eq!(world.bravo.power(&machine()), None);
+    assert_eq!(std::fs::read_dir(world.bravo.dir.join("store/items/web1/active")).unwrap().count(), 0);
+    let before = world.alpha.link.passed() + world.bravo.link.passed();
+    world.bravo.twice(3, run, Action::PrepareReplica { disks: world.sizes(), retention: Default::default() });
+    world.model.write(&world.alpha, 3);
+    world.alpha.twice(3, run, world.replicate(&world.bravo, SHORT));
+    let next = wait("a point at generation 3", || Some(world.bravo.latest()).filter(|n| *n > last));
+    wait("what was written since", || {
+        Some(()).filter(|()| world.model.is_at(&world.bravo, world.bravo.latest()))
+    });
+    assert!(next > last);
+    let shipped = world.alpha.link.passed() + world.bravo.link.passed() - before;
+    assert!(shipped < 2 << 20, "{shipped} bytes crossed for three changed blocks");
+    assert_eq!(world.bravo.record().unwrap().role, Role::Target);
 }

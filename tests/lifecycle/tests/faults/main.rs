@@ -2,6 +2,7 @@
 
 #[path = "../../../../crates/hypervisor/tests/conformance/at_rest.rs"]
 mod at_rest;
+mod before_commit;
 mod changes;
 mod consistency_group;
 mod control_plane_away;

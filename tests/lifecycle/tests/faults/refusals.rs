@@ -213,6 +213,8 @@ fn test_of_web1() -> RunSpec {
         primary_down_assertion: None,
         without_network: false,
         no_reverse_replication: false,
+        deadline: None,
+        instant: None,
     }
 }
 

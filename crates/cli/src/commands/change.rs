@@ -1,0 +1,71 @@
+//! Changing a run that waits for its commit: shown first, then done as shown.
+
+use std::process::ExitCode;
+
+use understudy_ids::RunId;
+use understudy_recovery_api::{
+    RunState,
+    request::{ChangeRun, RunChange},
+    view::{ChangedItem, RunChangePreview},
+};
+use understudy_rpc::ApiError;
+
+use super::{failover, request_id, run::show};
+use crate::{
+    args::How,
+    connection::ConnectionArgs,
+    output::{self, Format},
+};
+
+pub async fn run(
+    connection: &ConnectionArgs,
+    format: Format,
+    run: RunId,
+    change: RunChange,
+    how: &How,
+) -> anyhow::Result<ExitCode> {
+    let client = connection.recovery()?;
+    let preview = client.preview_run_change(run, change.clone()).await?;
+    if format == Format::Table {
+        tell(&preview);
+    } else if how.preview {
+        output::say(&serde_json::to_string_pretty(&preview)?);
+    }
+    if !preview.problems.is_empty() {
+        return Err(ApiError::refused("PREVIEW_REFUSED", "this cannot be done", preview.problems).into());
+    }
+    if how.preview {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !how.yes && !failover::confirmed()? {
+        output::say("nothing was done");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let back = matches!(change, RunChange::RollBack { .. });
+    let request = ChangeRun { run, change, plan_digest: preview.digest, request_id: request_id() };
+    let changed = client.change_run(request).await?;
+    let code = show(connection, &client, format, changed, how.watch).await?;
+    // Whoever wanted it back has got what he wanted.
+    let came_back = back && how.watch && client.get_run(run).await?.state == RunState::RolledBack;
+    Ok(if came_back { ExitCode::SUCCESS } else { code })
+}
+
+fn tell(preview: &RunChangePreview) {
+    if preview.items.is_empty() {
+        return;
+    }
+    let headings = ["ITEM", "POINT", "CONSISTENCY", "INSTANT", "AT MOST LOST", "GIVEN UP"];
+    let items = output::rows(headings, &preview.items, |i: &ChangedItem| {
+        let given_up = i.gives_up.map(|span| format!("what was written in the last {}", output::span(span)));
+        [
+            i.item.to_string(),
+            output::maybe(&i.point),
+            output::maybe(&i.point_consistency),
+            output::maybe_time(i.point_instant),
+            output::maybe_span(i.expected_loss),
+            given_up.unwrap_or_default(),
+        ]
+    });
+    output::say(&items.to_string());
+    failover::show_steps(&preview.steps);
+}

@@ -1,0 +1,190 @@
+//! What happens to a run that waits for a person for too long: a forgotten test is completed (R-TF-6), a failover is committed or rolled back
+//! where that was asked for (R-FO-4).
+//!
+//! ```text
+//!   a wait begins ─▶ waited 0 ── time passed, as somebody watched it pass ─▶ waited n ── limit reached ─▶ due
+//! ```
+//!
+//! Counted is time that was observed to pass, by a clock that cannot jump, and never more than lies between two observations by the
+//! clock that all share. So no jump of a clock and no second observer brings a deadline forward. Time that nobody watched is not counted:
+//! a deadline comes later, never earlier.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use understudy_ids::{Problem, UnixMicros};
+
+use super::{Refusal, Run, RunVerb, advance::Change, view};
+use crate::plan::Operation;
+
+/// What is done when the time is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeadlineAction {
+    Commit,
+    /// Whoever asks for it gives up what will have been written at the target by then.
+    RollBack,
+}
+
+impl DeadlineAction {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Commit => "commit",
+            Self::RollBack => "roll-back",
+        }
+    }
+}
+
+/// What an operator wants to happen when the run has waited for its commit for so long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deadline {
+    pub action: DeadlineAction,
+    pub after: Duration,
+}
+
+/// The deadline of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetDeadline {
+    pub deadline: Deadline,
+    pub by: String,
+    /// It was due, and could not be done for these reasons. It is not tried again by itself.
+    pub failed: Vec<Problem>,
+}
+
+/// For how long the run has waited for a person, as far as somebody watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waited {
+    pub span: Duration,
+    /// When it was looked at last, by the clock that all observers share.
+    pub seen: UnixMicros,
+}
+
+impl Waited {
+    pub const fn since(now: UnixMicros) -> Self {
+        Self { span: Duration::ZERO, seen: now }
+    }
+
+    /// `elapsed` has passed for an observer since he looked last, and `at` is the time by the shared clock.
+    #[must_use]
+    pub fn and(self, elapsed: Duration, at: UnixMicros) -> Self {
+        Self { span: self.span + elapsed.min(at.since(self.seen)), seen: at }
+    }
+}
+
+/// What is to be done now because the run has waited for too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    CompleteTest,
+    Deadline(DeadlineAction),
+}
+
+/// What the run is waited with, and how much of that time is left; `None` where it may wait for ever.
+pub fn time_left(run: &Run, test_limit: Duration) -> Option<(Due, Duration)> {
+    let waited = run.waited?.span;
+    let allowed = view::allowed_actions(run);
+    let (due, limit) = if run.plan.operation == Operation::TestFailover {
+        (Due::CompleteTest, test_limit)
+    } else {
+        let set = run.deadline.as_ref().filter(|set| set.failed.is_empty())?;
+        (Due::Deadline(set.deadline.action), set.deadline.after)
+    };
+    let verb = match due {
+        Due::CompleteTest => RunVerb::CompleteTest,
+        Due::Deadline(DeadlineAction::Commit) => RunVerb::Commit,
+        Due::Deadline(DeadlineAction::RollBack) => RunVerb::RollBack,
+    };
+    allowed.contains(&verb).then(|| (due, limit.saturating_sub(waited)))
+}
+
+/// In words, as part of what the run waits for.
+pub(super) fn in_words(run: &Run) -> String {
+    let Some(set) = &run.deadline else { return String::new() };
+    let does = match set.deadline.action {
+        DeadlineAction::Commit => "committed",
+        DeadlineAction::RollBack => "rolled back",
+    };
+    match set.failed.first() {
+        None => format!(" It is {does} by itself when it has waited for {}.", spelt(set.deadline.after)),
+        Some(problem) => {
+            format!(" It was to be {does} by itself, which could not be done: {}", problem.message)
+        }
+    }
+}
+
+fn spelt(span: Duration) -> String {
+    let seconds = span.as_secs();
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, s) => format!("{s} s"),
+        (0, m, 0) => format!("{m} min"),
+        (0, m, s) => format!("{m} min {s} s"),
+        (h, 0, _) => format!("{h} h"),
+        (h, m, _) => format!("{h} h {m} min"),
+    }
+}
+
+impl Change {
+    /// Nobody is told: it is the same wait.
+    pub(super) fn time_passed(&mut self, elapsed: Duration) {
+        let now = self.now;
+        self.run.waited = self.run.waited.map(|waited| waited.and(elapsed, now));
+    }
+
+    pub(super) fn deadline_failed(&mut self, problems: &[Problem]) -> Option<()> {
+        let set = self.run.deadline.as_mut()?;
+        set.failed = problems.to_vec();
+        self.report_job();
+        Some(())
+    }
+}
+
+/// The run with another deadline, or without one. What it has waited counts.
+pub(super) fn set(
+    run: &Run,
+    deadline: Option<Deadline>,
+    by: &str,
+    at: UnixMicros,
+) -> Result<Change, Refusal> {
+    let (verb, allowed) = (RunVerb::SetDeadline, view::allowed_actions(run));
+    if !allowed.contains(&verb) {
+        return Err(Refusal { verb, reason: view::why_not(run, verb), allowed });
+    }
+    let mut change = Change { run: run.clone(), effects: Vec::new(), now: at };
+    change.run.deadline =
+        deadline.map(|deadline| SetDeadline { deadline, by: by.to_owned(), failed: Vec::new() });
+    change.report_job();
+    Ok(change)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    /// R-FO-4, R-TF-6: clocks that jump, observers that are many or come back late, never bring a deadline forward.
+    #[test]
+    fn only_time_that_was_watched_counts() {
+        let t = UnixMicros::new(1_000_000_000);
+        let waited = Waited::since(t).and(SECOND, t.plus(SECOND));
+        assert_eq!(waited.span, SECOND);
+        let jumped = waited.and(SECOND, t.plus(DAY));
+        assert_eq!(jumped.span, 2 * SECOND, "the shared clock has jumped forward");
+        let back = jumped.and(SECOND, t);
+        assert_eq!(back.span, 2 * SECOND, "and back, which counts for nothing");
+        assert_eq!(back.and(SECOND, t.plus(SECOND)).span, 3 * SECOND, "from there on it goes on");
+        let two = waited.and(SECOND, t.plus(2 * SECOND)).and(SECOND, t.plus(2 * SECOND));
+        assert_eq!(two.span, 2 * SECOND, "two observers saw the same second");
+        let late = waited.and(Duration::ZERO, t.plus(DAY)).and(SECOND, t.plus(DAY + SECOND));
+        assert_eq!(late.span, 2 * SECOND, "nobody watched for a day");
+        assert_eq!(waited.and(DAY, t.plus(2 * SECOND)).span, 2 * SECOND, "an observer that slept");
+    }
+
+    #[test]
+    fn spans_are_spelt_for_people() {
+        let all = [(5, "5 s"), (60, "1 min"), (90, "1 min 30 s"), (14_400, "4 h"), (5_400, "1 h 30 min")];
+        for (seconds, text) in all {
+            assert_eq!(spelt(Duration::from_secs(seconds)), text);
+        }
+    }
+}
