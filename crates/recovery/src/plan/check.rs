@@ -46,13 +46,14 @@ pub(super) fn problems(spec: &RunSpec, input: &PlanInput) -> Vec<Problem> {
 /// Options that the operation would ignore.
 fn options(spec: &RunSpec) -> Vec<Problem> {
     use Operation::*;
-    let given: [(&str, bool, &[Operation]); 7] = [
+    let given: [(&str, bool, &[Operation]); 8] = [
         ("points", !spec.points.is_empty(), &[TestFailover, UnplannedFailover]),
         ("primary_down_assertion", spec.primary_down_assertion.is_some(), &[UnplannedFailover]),
         ("without_network", spec.without_network, &[TestFailover]),
         ("no_reverse_replication", spec.no_reverse_replication, &[PlannedFailover]),
         ("delete_replica", spec.delete_replica, &[Unprotect]),
         ("instant", spec.instant.is_some(), &[TestFailover, UnplannedFailover]),
+        ("synchronise_within", spec.synchronise_within.is_some(), &[UnplannedFailover]),
         ("deadline", spec.deadline.is_some(), &[PlannedFailover, UnplannedFailover]),
     ];
     let ignored = given.iter().filter(|(_, given, of)| *given && !of.contains(&spec.operation));

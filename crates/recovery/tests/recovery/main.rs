@@ -8,5 +8,6 @@ mod plans;
 mod random;
 mod refusals;
 mod runs;
+mod synchronise;
 mod theatre;
 mod world;

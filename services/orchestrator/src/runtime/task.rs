@@ -153,9 +153,11 @@ fn agent_action(work: &AgentWork) -> Result<agent::Action, Unsendable> {
 fn seq(point: &PointRef) -> Result<understudy_ids::PointSeq, Unsendable> {
     match point {
         PointRef::Seq(seq) => Ok(*seq),
-        PointRef::Latest | PointRef::Announced | PointRef::FinalOf(_) | PointRef::NewBase => {
-            Err(open("the recovery point"))
-        }
+        PointRef::Latest
+        | PointRef::Announced
+        | PointRef::FinalOf(_)
+        | PointRef::FinalElseAnnounced(_)
+        | PointRef::NewBase => Err(open("the recovery point")),
     }
 }
 
