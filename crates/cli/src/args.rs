@@ -507,6 +507,9 @@ pub struct Failover {
     /// The same with the latest instant to which all items reach
     #[arg(long, conflicts_with = "instant")]
     pub consistent: bool,
+    /// Unplanned: where the other side is heard, try for so long to shut down and to ship the last changes
+    #[arg(long, value_name = "TIME", value_parser = span)]
+    pub synchronise_within: Option<Duration>,
     /// Unplanned: state, on record, that the primary side is down and stays so
     #[arg(long, value_name = "REASON")]
     pub assert_primary_down: Option<String>,

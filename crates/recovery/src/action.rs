@@ -223,6 +223,8 @@ pub enum PointRef {
     Announced,
     /// The one that this step of the run shipped.
     FinalOf(StepName),
+    /// The same if it did, and otherwise the announced one.
+    FinalElseAnnounced(StepName),
     /// A number above every point of the item, for the base of reverse replication.
     NewBase,
 }

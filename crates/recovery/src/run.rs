@@ -36,7 +36,7 @@ pub use change::change_in_words;
 pub use deadline::{Deadline, DeadlineAction, Due, SetDeadline, Waited, time_left};
 pub use effect::{Effect, ItemChange, JobState, JobView};
 pub use event::{Event, Refusal, RunVerb};
-pub use outcome::{DiskComparison, ItemOutcome, outcomes, runs_since};
+pub use outcome::{DiskComparison, ItemOutcome, lost_until, outcomes, runs_since};
 pub use report::{Report, StepReport, report};
 use serde::{Deserialize, Serialize};
 use understudy_ids::{ItemName, PointSeq, Problem, RunId, StepName, UnixMicros};

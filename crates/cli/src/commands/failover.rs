@@ -104,6 +104,7 @@ fn spec(wish: Failover) -> RunSpec {
         without_network: wish.without_network,
         no_reverse_replication: wish.no_reverse_replication,
         deadline: deadline(&wish.deadline),
+        synchronise_within: wish.synchronise_within,
         instant: match wish.instant {
             Some(time) => Some(RunInstant::AtOrBefore(time)),
             None => wish.consistent.then_some(RunInstant::LatestOfAll),

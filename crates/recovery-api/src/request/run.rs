@@ -17,6 +17,8 @@ use crate::{
     v1::{self, run_spec::Instant as WireInstant},
 };
 
+const MIN_SYNCHRONISE: Duration = Duration::from_secs(2);
+const MAX_SYNCHRONISE: Duration = Duration::from_secs(24 * 60 * 60);
 const MIN_DEADLINE: Duration = Duration::from_secs(1);
 const MAX_DEADLINE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
@@ -46,6 +48,8 @@ pub struct RunSpec {
     pub deadline: Option<RunDeadline>,
     /// Test and unplanned: items without a point of their own get their newest one that is not newer.
     pub instant: Option<RunInstant>,
+    /// Unplanned: shutting down and shipping the last changes is tried for so long.
+    pub synchronise_within: Option<Duration>,
 }
 
 /// One instant for a whole run (R-UF-3).
@@ -160,6 +164,7 @@ impl RunSpec {
             no_reverse_replication,
             deadline,
             instant,
+            synchronise_within,
         } = self;
         let (mut numbers, mut app_consistent) = (Vec::new(), Vec::new());
         for (item, choice) in points {
@@ -178,6 +183,7 @@ impl RunSpec {
             app_consistent,
             deadline: deadline.map(RunDeadline::into_wire),
             instant: instant.map(RunInstant::into_wire),
+            synchronise_within: synchronise_within.map(duration_to_wire),
         }
     }
 }
@@ -205,6 +211,7 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
         app_consistent,
         deadline,
         instant,
+        synchronise_within,
     } = wire;
     let operation = checks.word("spec.operation", Operation::from_wire(operation));
     if let Some(operation) = operation.filter(|o| !allowed.contains(o)) {
@@ -217,6 +224,10 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
     let deadline = match deadline {
         Some(deadline) => RunDeadline::from_wire(checks, deadline).map(Some),
         None => Some(None),
+    };
+    let synchronise = match synchronise_within {
+        None => Some(None),
+        some => checks.span("spec.synchronise_within", some, MIN_SYNCHRONISE..=MAX_SYNCHRONISE).map(Some),
     };
     let instant = match instant {
         Some(instant) => RunInstant::from_wire(checks, instant).map(Some),
@@ -235,6 +246,7 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
             ("spec.without_network", without_network, operation == TestFailover),
             ("spec.no_reverse_replication", no_reverse_replication, operation == PlannedFailover),
             ("spec.deadline", matches!(deadline, Some(Some(_))), waits),
+            ("spec.synchronise_within", matches!(synchronise, Some(Some(_))), operation == UnplannedFailover),
             (
                 "spec.instant",
                 matches!(instant, Some(Some(_))),
@@ -254,6 +266,7 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
         no_reverse_replication,
         deadline: deadline?,
         instant: instant?,
+        synchronise_within: synchronise?,
     })
 }
 
@@ -403,6 +416,7 @@ mod tests {
             no_reverse_replication: false,
             deadline: None,
             instant: None,
+            synchronise_within: None,
         }
     }
 
@@ -420,6 +434,7 @@ mod tests {
         };
         let unplanned = RunSpec {
             instant: Some(RunInstant::LatestOfAll),
+            synchronise_within: Some(Duration::from_secs(60)),
             deadline: Some(RunDeadline {
                 action: DeadlineAction::RollBack,
                 after: Duration::from_secs(14_400),

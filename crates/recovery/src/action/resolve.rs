@@ -160,6 +160,10 @@ impl Resolver<'_> {
             PointRef::FinalOf(step) => {
                 *self.points.shipped.get(step).ok_or_else(|| Unresolved::NoFinalPoint(step.clone()))?
             }
+            PointRef::FinalElseAnnounced(step) => match self.points.shipped.get(step) {
+                Some(seq) => *seq,
+                None => *self.points.announced.get(self.item).ok_or_else(no_point)?,
+            },
             PointRef::NewBase => self.points.highest.get(self.item).ok_or_else(no_point)?.next(),
         };
         Ok(PointRef::Seq(seq))

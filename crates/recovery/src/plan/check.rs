@@ -46,7 +46,7 @@ pub(super) fn problems(spec: &RunSpec, input: &PlanInput) -> Vec<Problem> {
 /// Options that the operation would ignore.
 fn options(spec: &RunSpec) -> Vec<Problem> {
     use Operation::*;
-    let given: [(&str, bool, &[Operation]); 8] = [
+    let given: [(&str, bool, &[Operation]); 9] = [
         ("points", !spec.points.is_empty(), &[TestFailover, UnplannedFailover]),
         ("primary_down_assertion", spec.primary_down_assertion.is_some(), &[UnplannedFailover]),
         ("without_network", spec.without_network, &[TestFailover]),
@@ -54,6 +54,7 @@ fn options(spec: &RunSpec) -> Vec<Problem> {
         ("delete_replica", spec.delete_replica, &[Unprotect]),
         ("seed", spec.seed.is_some(), &[Protect]),
         ("instant", spec.instant.is_some(), &[TestFailover, UnplannedFailover]),
+        ("synchronise_within", spec.synchronise_within.is_some(), &[UnplannedFailover]),
         ("deadline", spec.deadline.is_some(), &[PlannedFailover, UnplannedFailover]),
     ];
     let ignored = given.iter().filter(|(_, given, of)| *given && !of.contains(&spec.operation));

@@ -36,7 +36,7 @@ pub(super) fn draft(spec: &RunSpec, input: &PlanInput) -> Result<RunPlan, Vec<Pr
         Operation::Unprotect => protect::unprotect(spec, &items),
         Operation::TestFailover => test_failover::steps(spec, input, &items),
         Operation::PlannedFailover => planned::steps(spec, input, &items),
-        Operation::UnplannedFailover => unplanned::steps(input, &items),
+        Operation::UnplannedFailover => unplanned::steps(spec, input, &items),
         Operation::ReverseReplicate => reverse::steps(&items),
     };
     let plan = RunPlan {

@@ -43,7 +43,7 @@ pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) ->
     for item in items {
         steps.extend(after_commit(spec, item, &commit_id));
     }
-    steps.extend(items.iter().flat_map(undo));
+    steps.extend(items.iter().flat_map(|item| undo(item, &["sync-final", "stop-replication"])));
     steps.extend(reserved.first().map(|reserve| draft::release(reserve, Vec::new())));
     steps
 }
@@ -130,8 +130,9 @@ fn after_commit(spec: &RunSpec, item: &Subject<'_>, commit: &StepName) -> Vec<St
     steps
 }
 
-/// A cancelled run leaves the source as it was: running, if it ran, and replicated.
-fn undo(item: &Subject<'_>) -> Vec<Step> {
+/// A cancelled run leaves the source as it was: running, if it ran, and replicated. `ended` are the steps that may have ended its
+/// replication.
+pub(super) fn undo(item: &Subject<'_>, ended: &[&str]) -> Vec<Step> {
     let generation = item.view.generation;
     let mut steps = Vec::new();
     if item.view.machine.power == Power::Running {
@@ -143,6 +144,6 @@ fn undo(item: &Subject<'_>) -> Vec<Step> {
     let resume = item.start_replication(item.target, &item.target_endpoint);
     let resume = item.agent("resume-replication", item.source, generation, Phase::CleanUp, resume);
     // Shipping the final point may have ended the regular cycles, so replication is assigned again from there on.
-    steps.push(resume.cleans_up(Stage::Undo, [item.id("sync-final"), item.id("stop-replication")]));
+    steps.push(resume.cleans_up(Stage::Undo, ended.iter().map(|what| item.id(what))));
     steps
 }

@@ -1,6 +1,6 @@
 //! What an operator asks for. Options that the operation would ignore are refused, so that nobody relies on them.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use understudy_ids::{ItemName, PointChoice, SeedName};
@@ -84,6 +84,9 @@ pub struct RunSpec {
     /// Test and unplanned: items that are not named in `points` get their newest point that is not newer (R-UF-3).
     #[serde(default)]
     pub instant: Option<Instant>,
+    /// Unplanned: shutting down and shipping the last changes is tried for so long (R-UF-2).
+    #[serde(default)]
+    pub synchronise_within: Option<Duration>,
 }
 
 /// A first copy on a medium (R-REP-11).
@@ -110,6 +113,7 @@ impl RunSpec {
             seed: None,
             deadline: None,
             instant: None,
+            synchronise_within: None,
         }
     }
 }

@@ -1,31 +1,49 @@
-//! Unplanned failover (R-UF): works with the other side dead, unreachable or half alive, and says nothing to it.
+//! Unplanned failover (R-UF): works with the other side dead, unreachable or half alive, and says nothing to it, unless that is asked for.
 //!
 //! ```text
+//!   (for a limited time, where the other side is heard: per item: shut down ─▶ last changes, and fence behind the switch)
 //!   reserve ─▶ per item: raise generation (point of no return) ─▶ promote ─▶ start ─▶ probe
 //!   commit ─▶ per item: commit                                                            always: release
 //! ```
 //!
+//! What is tried first never stops the run: its end, good or bad or not known in time, is what the rest comes after (R-UF-2).
 //! An error ends the item in which it happened; the others go on (R-UF-4). The old side is fenced when it is heard again.
+
+use std::time::Duration;
 
 use understudy_ids::StepName;
 
 use super::{
-    ErrorPolicy, Phase, PlanInput, Stage, Step,
+    ErrorPolicy, Phase, PlanInput, Power, RunSpec, Stage, Step,
     draft::{self, Subject},
+    planned,
 };
 use crate::{
     action::{AgentWork, MachineRef, OperatorWait, PointRef},
     item::Verb,
 };
 
-pub(super) fn steps(input: &PlanInput, items: &[Subject<'_>]) -> Vec<Step> {
+/// How long a side that was spoken to is waited for until it is known to be fenced.
+const FENCE_LIMIT: Duration = Duration::from_secs(10);
+
+pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) -> Vec<Step> {
     // An address that cannot be had is no reason to leave machines off.
     let reserve = draft::reserve(input, false, Vec::new()).map(|step| step.on_error(ErrorPolicy::GoOn));
     let reserved: Vec<StepName> = reserve.iter().map(|step| step.id.clone()).collect();
     let mut steps: Vec<Step> = reserve.into_iter().collect();
     let mut running = Vec::new();
+    let mut undo = Vec::new();
     for item in items {
-        let switch = switch(input, item, &reserved);
+        let tried = match spec.synchronise_within {
+            Some(limit) if is_heard(input, item) => synchronise(item, limit, &reserved),
+            _ => Vec::new(),
+        };
+        if !tried.is_empty() {
+            undo.extend(planned::undo(item, &["sync-final"]));
+        }
+        let synchronised = tried.last().map(|step| step.id.clone());
+        steps.extend(tried);
+        let switch = switch(input, item, &reserved, synchronised);
         running.extend(switch.iter().map(|step| step.id.clone()));
         steps.extend(switch);
     }
@@ -45,17 +63,55 @@ pub(super) fn steps(input: &PlanInput, items: &[Subject<'_>]) -> Vec<Step> {
         .after([commit_id.clone()])
         .records([Verb::Commit])
     }));
+    steps.extend(undo);
     steps.extend(reserved.first().map(|reserve| draft::release(reserve, Vec::new())));
     steps
 }
 
-fn switch(input: &PlanInput, item: &Subject<'_>, reserved: &[StepName]) -> Vec<Step> {
+/// A side that cannot be heard is not waited for.
+fn is_heard(input: &PlanInput, item: &Subject<'_>) -> bool {
+    let connected = input.hosts.get(item.source).is_some_and(|host| host.connected);
+    connected && item.view.active_host == *item.source && item.view.machine.power != Power::Unknown
+}
+
+/// Half of the time for each: a guest that takes all of it has nothing shipped, which is found out at once.
+fn synchronise(item: &Subject<'_>, limit: Duration, reserved: &[StepName]) -> Vec<Step> {
+    let (machine, generation) = (item.view.machine.name.clone(), item.view.generation);
+    let shut_down = AgentWork::ShutDownMachine {
+        machine: machine.clone(),
+        // So that there is time left to power it off, where the policy says so.
+        grace: item.view.policy.shutdown_grace.min(limit / 4),
+        then_power_off: item.view.policy.power_off_after_grace,
+    };
+    let shut_down = item.agent("shut-down", item.source, generation, Phase::ShutDown, shut_down);
+    let sync = AgentWork::SyncFinal { machine };
+    let sync = item.agent("sync-final", item.source, generation, Phase::Synchronise, sync);
+    let within = |step: Step| Step { time_out: Some(limit / 2), ..step.on_error(ErrorPolicy::GoOn) };
+    let shut_down = within(shut_down).after(reserved.iter().cloned());
+    let sync = within(sync).after([shut_down.id.clone()]);
+    vec![shut_down, sync]
+}
+
+fn switch(
+    input: &PlanInput,
+    item: &Subject<'_>,
+    reserved: &[StepName],
+    synchronised: Option<StepName>,
+) -> Vec<Step> {
     let generation = item.view.generation.next();
-    let raise = item.raise_generation().after(reserved.iter().cloned());
-    let promote = AgentWork::PromotePoint { point: PointRef::Announced, nics: item.networks(input) };
+    let raise = item.raise_generation().after(reserved.iter().chain(&synchronised).cloned());
+    // A side that was spoken to, and may not have shut down, is told its place before another machine is started (R-FO-7).
+    let fence = synchronised.as_ref().map(|_| {
+        let work = AgentWork::Fence { power_off: true };
+        let step = item.agent("fence", item.source, generation, Phase::Switch, work);
+        Step { time_out: Some(FENCE_LIMIT), ..step.on_error(ErrorPolicy::GoOn).after([raise.id.clone()]) }
+    });
+    let switched = fence.as_ref().unwrap_or(&raise).id.clone();
+    let point = synchronised.map_or(PointRef::Announced, PointRef::FinalElseAnnounced);
+    let promote = AgentWork::PromotePoint { point, nics: item.networks(input) };
     let promote = item
         .agent("promote", item.target, generation, Phase::Switch, promote)
-        .after([raise.id.clone()])
+        .after([switched])
         .on_error(ErrorPolicy::SkipItem);
     let machine = MachineRef::Named(item.view.machine.name.clone());
     let start = AgentWork::StartMachine { machine: machine.clone() };
@@ -65,5 +121,5 @@ fn switch(input: &PlanInput, item: &Subject<'_>, reserved: &[StepName]) -> Vec<S
         .on_error(ErrorPolicy::SkipItem)
         .records([Verb::FailedOver]);
     let probe = item.probe(input, generation, machine).map(|step| step.after([start.id.clone()]));
-    [raise, promote, start].into_iter().chain(probe).collect()
+    [Some(raise), fence, Some(promote), Some(start), probe].into_iter().flatten().collect()
 }

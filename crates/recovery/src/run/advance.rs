@@ -412,7 +412,9 @@ impl Change {
             let of_skipped = step.item.as_ref().is_some_and(|item| skipped.contains(item));
             let unfinished = matches!(status.state, StepState::Failed | StepState::Skipped);
             let waits = matches!(step.action, Action::Operator(_)) && status.state == StepState::Running;
-            settle::is_forward(step) && (of_skipped && unfinished || !skipped.is_empty() && waits)
+            // What was tried with the other side is over once the sides have switched.
+            let is_over = step.item.is_some() && !step.point_of_no_return;
+            settle::is_forward(step) && !is_over && (of_skipped && unfinished || !skipped.is_empty() && waits)
         });
         for progress in self.run.items.values_mut() {
             progress.skipped = false;

@@ -7,7 +7,7 @@ use understudy_ids::{DiskName, Generation, ItemName, MachineName, PointSeq, Prob
 
 use super::{Run, RunState, seconds, settle};
 use crate::{
-    action::{Action, Internal, StepResult},
+    action::{Action, AgentWork, Internal, StepResult},
     plan::{Operation, Phase, PlannedItem, Stage, Step},
 };
 
@@ -23,7 +23,8 @@ pub struct ItemOutcome {
     /// Planned: from the source's stop until the machine was back at the target: answered, or ran where nobody asked it.
     #[serde(rename = "downtime_seconds", with = "seconds")]
     pub downtime: Option<Duration>,
-    /// Unplanned: from the point's instant to the start of the run. At most this much is lost (invariant 8).
+    /// Unplanned: from the point's instant to the start of the run, or to the switch of the sides where the run tried to synchronise
+    /// first. At most this much is lost (invariant 8).
     #[serde(rename = "loss_span_seconds", with = "seconds")]
     pub loss_span: Option<Duration>,
     /// Planned: both sides, disk by disk.
@@ -62,7 +63,7 @@ fn outcome(run: &Run, planned: &PlannedItem) -> ItemOutcome {
         point: used.as_ref().map(|used| used.seq),
         point_instant: used.as_ref().map(|used| used.instant),
         downtime: back.zip(stopped).map(|(back, stopped)| back.since(stopped)),
-        loss_span: used.as_ref().filter(|_| unplanned).map(|used| run.started.since(used.instant)),
+        loss_span: used.as_ref().filter(|_| unplanned).map(|used| loss(run, &planned.item, used)),
         disks: comparisons(run, &planned.item),
         machine: used.map_or_else(|| planned.machine.clone(), |used| used.machine),
         address: address.cloned(),
@@ -95,6 +96,29 @@ fn used_point(run: &Run, item: &ItemName) -> Option<Used> {
         _ => None,
     });
     made.last()
+}
+
+/// What was shipped by the run itself, from a machine that was off, is everything.
+fn loss(run: &Run, item: &ItemName, used: &Used) -> Duration {
+    let shipped = of_item(run, item).any(|step| {
+        let status = &run.steps[&step.id];
+        matches!(&status.result, Some(StepResult::FinalPoint { seq, .. }) if *seq == used.seq)
+    });
+    if shipped { Duration::ZERO } else { lost_until(run, item).since(used.instant) }
+}
+
+/// Until when the item's source counts as having written: until the run was started, or, where the run spoke to it first, until the sides
+/// switched.
+pub fn lost_until(run: &Run, item: &ItemName) -> UnixMicros {
+    let tried = of_item(run, item).any(|step| {
+        step.stage == Stage::Main
+            && matches!(step.action, Action::Agent { work: AgentWork::SyncFinal { .. }, .. })
+    });
+    let raised = of_item(run, item).find_map(|step| match &step.action {
+        Action::Internal(Internal::RaiseGeneration { .. }) => run.steps[&step.id].ended,
+        _ => None,
+    });
+    raised.filter(|_| tried).unwrap_or(run.started)
 }
 
 /// Since when the machine has run at the target: the one that was made there last.

@@ -9,5 +9,6 @@ mod random;
 mod refusals;
 mod runs;
 mod seeds;
+mod synchronise;
 mod theatre;
 mod world;

@@ -158,9 +158,11 @@ fn sizes(disks: Vec<DiskSize>) -> Vec<agent::DiskSize> {
 fn seq(point: &PointRef) -> Result<understudy_ids::PointSeq, Unsendable> {
     match point {
         PointRef::Seq(seq) => Ok(*seq),
-        PointRef::Latest | PointRef::Announced | PointRef::FinalOf(_) | PointRef::NewBase => {
-            Err(open("the recovery point"))
-        }
+        PointRef::Latest
+        | PointRef::Announced
+        | PointRef::FinalOf(_)
+        | PointRef::FinalElseAnnounced(_)
+        | PointRef::NewBase => Err(open("the recovery point")),
     }
 }
 

@@ -168,6 +168,7 @@ fn spec(spec: &RunSpec) -> request::RunSpec {
             Instant::AtOrBefore(time) => request::RunInstant::AtOrBefore(time),
             Instant::Latest => request::RunInstant::LatestOfAll,
         }),
+        synchronise_within: spec.synchronise_within,
     }
 }
 
@@ -212,6 +213,7 @@ pub fn domain_spec(spec: request::RunSpec) -> RunSpec {
         no_reverse_replication,
         deadline,
         instant,
+        synchronise_within,
     } = spec;
     let operation = match operation {
         api::Operation::Protect => Operation::Protect,
@@ -231,6 +233,7 @@ pub fn domain_spec(spec: request::RunSpec) -> RunSpec {
             request::RunInstant::AtOrBefore(time) => Instant::AtOrBefore(time),
             request::RunInstant::LatestOfAll => Instant::Latest,
         }),
+        synchronise_within,
         ..RunSpec::new(operation, items.into_iter().collect())
     }
 }

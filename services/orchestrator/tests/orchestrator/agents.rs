@@ -402,7 +402,9 @@ impl Model {
                 return Ok(AgentTaskResult::MachineStopped { by_guest: true, time: now() });
             }
             Action::SyncFinal { machine } => {
-                assert_eq!(self.machine(host, &machine).power, PowerState::ShutOff);
+                if self.machine(host, &machine).power != PowerState::ShutOff {
+                    return Err(Problem::new("NOT_OFF", item.as_str(), "the machine runs", "Shut it down."));
+                }
                 let peer = self.peers[&item].clone();
                 let point = self.add_point(&peer, &item, generation);
                 return Ok(AgentTaskResult::FinalPoint {
@@ -436,7 +438,8 @@ impl Model {
             }
             Action::PromotePoint { seq, .. } => {
                 let template = self.template(&item);
-                self.item(host, &item, generation, ItemRole::Source);
+                let held = self.item(host, &item, generation, ItemRole::Source);
+                let instant = held.points.iter().find(|p| p.seq == seq).map_or_else(now, |p| p.instant);
                 let machine = Machine {
                     power: PowerState::ShutOff,
                     item: Some((item.clone(), generation)),
@@ -447,7 +450,7 @@ impl Model {
                 let facts = self.host(host);
                 facts.machines.retain(|m| m.name != name);
                 facts.machines.push(machine);
-                return Ok(AgentTaskResult::MachineCreated { machine: name, seq, instant: now() });
+                return Ok(AgentTaskResult::MachineCreated { machine: name, seq, instant });
             }
             Action::StartMachine { machine } => {
                 let started = self.machine(host, &machine);

@@ -340,6 +340,7 @@ pub fn spec(operation: Operation, items: &[&str]) -> RunSpec {
         no_reverse_replication: false,
         deadline: None,
         instant: None,
+        synchronise_within: None,
     }
 }
 

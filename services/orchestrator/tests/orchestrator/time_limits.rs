@@ -7,6 +7,7 @@ use understudy_recovery_api::{
     DeadlineAction, ItemState, Operation, RecoveryClient, RunState,
     request::{MachineParent, RunDeadline, RunSpec, SetRunDeadline},
 };
+use understudy_replication_api::PowerState;
 
 use crate::support::*;
 
@@ -99,6 +100,36 @@ async fn a_deadline_that_cannot_be_kept_is_told_and_can_be_set_anew() {
     until(client, run, RunState::Succeeded).await;
     let late = SetRunDeadline { run, deadline: None, request_id: fresh() };
     assert_eq!(client.set_run_deadline(late).await.unwrap_err().reason, "VERB_NOT_ALLOWED");
+}
+
+/// R-UF-2: what is tried first with the other side has its time and no more; where it works, nothing is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unplanned_failover_waits_for_the_other_side_for_a_limited_time() {
+    let stage = Stage::set().await;
+    let instance = stage.orchestrator().await;
+    let client = &instance.client;
+    stage.introduce(client).await;
+    let spec = |name| RunSpec {
+        synchronise_within: Some(Duration::from_secs(4)),
+        primary_down_assertion: Some("alpha is half dead".into()),
+        ..spec(Operation::UnplannedFailover, &[name])
+    };
+    protected(client, "web1").await;
+    let run = start(client, spec("web1")).await.unwrap();
+    let shipped = until(client, run.name, RunState::Waiting).await.outcomes.remove(0);
+    assert_eq!(
+        (shipped.point.unwrap().get(), shipped.loss_span, shipped.error),
+        (2, Some(Duration::ZERO), None)
+    );
+
+    protected(client, "db1").await;
+    stage.estate.hold("shut-down-machine");
+    let run = start(client, spec("db1")).await.unwrap();
+    let gone_on = until(client, run.name, RunState::Waiting).await;
+    let outcome = &gone_on.outcomes[0];
+    assert_eq!(outcome.error.as_ref().unwrap().reason, "STEP_TIMED_OUT");
+    assert!(outcome.loss_span.unwrap() > Duration::ZERO, "{outcome:?}");
+    assert_eq!(stage.estate.machine(ALPHA, "db1").unwrap().power, PowerState::ShutOff, "it is fenced");
 }
 
 /// R-UF-1: with network-mapper away, an unplanned failover goes by its last answer and says so; anything else waits for it.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   alpha dies ─▶ unplanned failover ─▶ an older point, while bravo's agent is killed ─▶ alpha returns ─▶ rolled back
-//!   planned failover ─▶ rolled back
+//!   planned failover ─▶ rolled back ─▶ planned failover that is committed by itself
+//!   unplanned failover of a side that can still be shut down, and of one that cannot be reached any more
 //! ```
 //!
 //! What was kept, what is lost and where it goes on is read off the numbered records on the disks.
@@ -25,6 +26,7 @@ use understudy_lab::{
         answers, array, at_least_points, is_silent, item, item_is, machine_files, now_us, outcome,
         point_after, point_files, points, text, time_us, whole_journal,
     },
+    wan::Cut,
 };
 use understudy_lifecycle_tests::{
     Scene,
@@ -79,6 +81,46 @@ fn a_planned_failover_is_rolled_back_to_the_disks_that_it_left() {
     let again = start_run(stack, "planned", "web1", &["--commit-after", "3s"]).unwrap();
     run_is(stack, &again, "succeeded").unwrap();
     item_is(stack, "web1", "protected", BRAVO).unwrap();
+}
+
+/// R-UF-2, R-UF-3: what can still be shut down and shipped is, and nothing is lost; what cannot be reached is waited for no longer than was
+/// said, and what was announced is lost.
+#[test]
+fn the_last_changes_are_shipped_if_they_can_be_and_not_waited_for_otherwise() {
+    let machines = [Machine::reserved("web1", 1).unwrap(), Machine::reserved("db1", 1).unwrap()];
+    let scene = Scene::set("synchronise", &machines).unwrap();
+    let stack = &scene.stack;
+    for machine in &machines {
+        protect(stack, &machine.name, FIVE_SECONDS).unwrap();
+    }
+    point_after(stack, "db1", now_us()).unwrap();
+    let options = ["--synchronise-within", "60s", "--assert-primary-down", "alpha is on fire"];
+    let run = start_run(stack, "unplanned", "web1", &options).unwrap();
+    let told = run_is(stack, &run, "waiting").unwrap();
+    stack.cli().show(&["run", "show", &run]).unwrap();
+    all_was_shipped(stack, &told, &machines[0]).unwrap();
+
+    let announced = points(stack, "db1").unwrap().pop().unwrap();
+    stack.lab().wan().cut(Cut::Both).unwrap();
+    let options = ["--synchronise-within", "12s", "--consistent", "--assert-primary-down", "alpha is gone"];
+    let run = start_run(stack, "unplanned", "db1", &options).unwrap();
+    let told = run_is(stack, &run, "waiting").unwrap();
+    stack.cli().show(&["run", "show", &run]).unwrap();
+    assert!(outcome(&told, "db1").unwrap()["point"].as_u64() >= Some(announced.seq), "{told}");
+    assert!(outcome(&told, "db1").unwrap()["loss_span"].as_f64() > Some(0.0), "{told}");
+    assert!(answers(stack, BRAVO, &machines[1]).unwrap().last > 0);
+}
+
+fn all_was_shipped(stack: &Stack, told: &Value, web1: &Machine) -> Result<()> {
+    let (alpha, bravo) = (stack.lab().host(ALPHA), stack.lab().host(BRAVO));
+    let told = outcome(told, "web1")?;
+    ensure!(told["loss_span"].as_f64() == Some(0.0), "{told}");
+    let seq = told["point"].as_u64().context("a point was used")?;
+    let left = whole_journal(&alpha.disks(web1))?.last;
+    let shipped = whole_journal(&point_files(&bravo, web1, seq))?.last;
+    ensure!(left == shipped, "the old side has record {left}, the point {shipped}");
+    ensure!(alpha.machine_state("web1")? == "shut off", "the old copy runs");
+    goes_on_after(&machine_files(&bravo, web1)?, &answers(stack, BRAVO, web1)?.boot_id, left)
 }
 
 /// The older point takes the place of the one that was used, whoever is killed meanwhile; the record says what is lost by then, and

@@ -215,6 +215,7 @@ fn test_of_web1() -> RunSpec {
         no_reverse_replication: false,
         deadline: None,
         instant: None,
+        synchronise_within: None,
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
         ErrorPolicy, Estimate, Operation, Phase, PlannedItem, PointView, RunSpec, Step, check,
         draft::{Subject, chosen_point},
     },
+    run,
 };
 
 type Points = BTreeMap<ItemName, PointChoice>;
@@ -87,7 +88,7 @@ pub(super) fn draft(amending: &Amending<'_>, points: &Points) -> (Vec<AmendedIte
             point_instant: Some(point.instant),
             point_consistency: Some(point.consistency),
             // What was written until the failover, which is when the other side was given up.
-            expected_loss: Some(amending.run.started.since(point.instant)),
+            expected_loss: Some(run::lost_until(amending.run, &planned.item).since(point.instant)),
             ..before
         };
         let gives_up = amending.gives_up(&planned.item);
