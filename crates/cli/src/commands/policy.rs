@@ -41,8 +41,10 @@ pub async fn run(client: &RecoveryClient, format: Format, verb: Policy) -> anyho
             client.create_policy(CreatePolicy { policy, settings, request_id: request_id() }).await?
         }
         Policy::Update { policy, changes } => {
-            let settings = changed(client.get_policy(&policy).await?.settings, *changes)?;
-            client.update_policy(UpdatePolicy { policy, settings, request_id: request_id() }).await?
+            let before = client.get_policy(&policy).await?.settings;
+            let etag = Some(before.etag());
+            let settings = changed(before, *changes)?;
+            client.update_policy(UpdatePolicy { policy, settings, etag, request_id: request_id() }).await?
         }
         Policy::Show { policy } => client.get_policy(&policy).await?,
         Policy::List => {

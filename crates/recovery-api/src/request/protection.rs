@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use prost::Message as _;
 use serde::Serialize;
 use understudy_ids::{DiskName, HostName, ItemName, PointSeq, PolicyName, SeedName};
-use understudy_replication::{ReplicationSettings, RetentionPolicy, Tier, settings::BadSetting};
+use understudy_replication::{BlockDigest, ReplicationSettings, RetentionPolicy, Tier, settings::BadSetting};
 use understudy_types_api::{
     duration_to_wire, settings_from_wire, settings_to_wire, tiers_from_wire, tiers_to_wire,
 };
@@ -21,6 +22,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const SECOND: Duration = Duration::from_secs(1);
 /// The most disks that a request may exclude.
 const MAX_DISKS: usize = 256;
+const ETAG_CHARS: usize = 32;
 /// The longest reason that a caller may give, in bytes.
 const MAX_REASON: usize = 500;
 
@@ -84,11 +86,21 @@ impl CreatePolicy {
     }
 }
 
+impl PolicySettings {
+    /// Names them: 32 hexadecimal digits.
+    pub fn etag(&self) -> String {
+        let digest = BlockDigest::of(&policy_to_wire(self).encode_to_vec());
+        digest.to_string().chars().take(ETAG_CHARS).collect()
+    }
+}
+
 /// Replaces the settings of a policy; its items follow (R-REP-8).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpdatePolicy {
     pub policy: PolicyName,
     pub settings: PolicySettings,
+    /// Of the settings that these were made from; `None`: whatever they are by now.
+    pub etag: Option<String>,
     pub request_id: RequestId,
 }
 
@@ -98,26 +110,33 @@ impl UpdatePolicy {
     pub fn from_wire(wire: v1::UpdatePolicyRequest) -> Result<Self, Invalid> {
         let v1::UpdatePolicyRequest { policy, request_id } = wire;
         let mut checks = Checks::default();
-        let (name, settings) = match policy {
-            Some(policy) => (checks.resource("policy.name", &policy.name), settings(&mut checks, policy)),
+        let (name, settings, etag) = match policy {
+            Some(mut policy) => {
+                let etag = checks.text("policy.etag", std::mem::take(&mut policy.etag), ETAG_CHARS);
+                (checks.resource("policy.name", &policy.name), settings(&mut checks, policy), etag)
+            }
             None => {
                 checks.refuse("policy", "is not set");
-                (None, None)
+                (None, None, None)
             }
         };
         let request_id = checks.request_id(&request_id);
-        let whole = (|| Some(Self { policy: name?, settings: settings?, request_id: request_id? }))();
+        let whole = (|| {
+            let etag = Some(etag?).filter(|etag| !etag.is_empty());
+            Some(Self { policy: name?, settings: settings?, etag, request_id: request_id? })
+        })();
         checks.finish(whole)
     }
 
     pub fn into_wire(self) -> v1::UpdatePolicyRequest {
-        let Self { policy, settings, request_id } = self;
-        let policy = v1::Policy { name: policy.to_resource(), ..policy_to_wire(&settings) };
+        let Self { policy, settings, etag, request_id } = self;
+        let etag = etag.unwrap_or_default();
+        let policy = v1::Policy { name: policy.to_resource(), etag, ..policy_to_wire(&settings) };
         v1::UpdatePolicyRequest { policy: Some(policy), request_id: request_id.to_string() }
     }
 }
 
-/// Without name and time of creation, which only a policy that exists has.
+/// Without name, time of creation and etag, which only a policy that exists has.
 pub(crate) fn policy_to_wire(settings: &PolicySettings) -> v1::Policy {
     let PolicySettings {
         interval,
@@ -140,6 +159,7 @@ pub(crate) fn policy_to_wire(settings: &PolicySettings) -> v1::Policy {
         create_time: None,
         replication: Some(settings_to_wire(replication)),
         keep_tiers: tiers_to_wire(keep_tiers),
+        etag: String::new(),
     }
 }
 
@@ -461,6 +481,7 @@ mod tests {
     fn changed_policies_go_out_and_come_in_alike_and_are_checked_like_new_ones() {
         let update = |settings| UpdatePolicy {
             policy: "gold".parse().unwrap(),
+            etag: Some("5f".repeat(16)),
             settings,
             request_id: "r".parse().unwrap(),
         };

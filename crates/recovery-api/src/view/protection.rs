@@ -41,6 +41,7 @@ impl Policy {
         v1::Policy {
             name: name.to_resource(),
             create_time: Some(time_to_wire(create_time)),
+            etag: settings.etag(),
             ..request::policy_to_wire(&settings)
         }
     }

@@ -129,8 +129,13 @@ impl Runtime {
             let request = request.clone();
             Box::pin(async move {
                 let subject = request.policy.to_resource();
-                let before = policies::get(&mut *tx, &request.policy).await?;
+                let before = policies::lock(&mut *tx, &request.policy).await?;
                 let before = before.ok_or_else(|| not_found("POLICY_NOT_FOUND", &subject))?;
+                if request.etag.as_ref().is_some_and(|etag| *etag != before.settings.etag()) {
+                    let message = format!("{subject} has other settings by now than those that were changed");
+                    let remedy = "read the policy again, and make the change to what it is now";
+                    return Err(ApiError::aborted("POLICY_CHANGED", message, remedy).into());
+                }
                 // Whoever only changes the interval need not replace a certificate that has ended since.
                 let known = before.settings.replication.encrypt_for;
                 let asked = &request.settings.replication.encrypt_for;

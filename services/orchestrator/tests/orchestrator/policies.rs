@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use understudy_recovery_api::{
     Decision, HealthLevel, Operation, Resource,
-    request::{CreatePolicy, SetItemPolicy, Steer, UpdatePolicy},
+    request::{CreatePolicy, PolicySettings, SetItemPolicy, Steer, UpdatePolicy},
 };
 use understudy_replication::ReplicationSettings;
 use understudy_rpc::Kind;
@@ -113,7 +113,7 @@ async fn changed_policies_reach_source_and_target() {
     let mut settings = gold().settings;
     (settings.interval, settings.rpo_objective) = (Duration::from_secs(60), Duration::from_secs(30));
     (settings.keep_count, settings.keep_age) = (0, Duration::ZERO);
-    let update = |settings| UpdatePolicy { policy: gold().policy, settings, request_id: fresh() };
+    let update = |settings| UpdatePolicy { policy: gold().policy, settings, etag: None, request_id: fresh() };
     let error = client.update_policy(update(settings.clone())).await.unwrap_err();
     let fields: Vec<_> = error.problems.iter().map(|p| p.subject.as_str()).collect();
     assert_eq!(fields[..3], ["policy.rpo_objective", "policy.keep_count", "policy.keep_age"], "{error:?}");
@@ -155,8 +155,34 @@ async fn changed_policies_reach_source_and_target() {
             && stage.count("SELECT count(*) FROM corrections").await == 0
     })
     .await;
-    let unknown = UpdatePolicy { policy: "tin".parse().unwrap(), settings, request_id: fresh() };
+    let unknown = UpdatePolicy { policy: "tin".parse().unwrap(), settings, etag: None, request_id: fresh() };
     assert_eq!(client.update_policy(unknown).await.unwrap_err().reason.as_ref(), "POLICY_NOT_FOUND");
+}
+
+/// R-REP-8: of two people who change a policy at once, neither undoes what the other one has changed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_to_settings_that_are_others_by_now_is_refused() {
+    let stage = Stage::set().await;
+    let instance = stage.orchestrator().await;
+    let client = &instance.client;
+    client.create_policy(gold()).await.unwrap();
+    let seen = client.get_policy(&gold().policy).await.unwrap().settings;
+    let update = |keep_count, interval| UpdatePolicy {
+        policy: gold().policy,
+        settings: PolicySettings { keep_count, interval, ..seen.clone() },
+        etag: Some(seen.etag()),
+        request_id: fresh(),
+    };
+    let (one, other) = (update(5, seen.interval), update(seen.keep_count, Duration::from_secs(3)));
+    let (one, other) = tokio::join!(client.update_policy(one), client.update_policy(other));
+    let refused = match (&one, &other) {
+        (Ok(_), Err(refused)) | (Err(refused), Ok(_)) => refused,
+        both => panic!("{both:?}"),
+    };
+    assert_eq!(refused.reason.as_ref(), "POLICY_CHANGED");
+    let kept = one.or(other).unwrap().settings;
+    assert_eq!(client.get_policy(&gold().policy).await.unwrap().settings, kept);
+    assert_ne!(kept.etag(), seen.etag());
 }
 
 /// R-REP-8: paused and resumed, with who, when and why; what may be done meanwhile, and what not.
