@@ -32,8 +32,9 @@ pub(super) fn settle(spec: &RunSpec, input: &PlanInput) -> (PlanInput, Vec<Strin
         }
         match common(spec.operation, &free) {
             Some(points) => {
+                // Items of another group of the run keep what was found for theirs.
                 for item in &mut settled.items {
-                    item.common_point = points.get(&item.name).copied();
+                    item.common_point = points.get(&item.name).copied().or(item.common_point);
                 }
             }
             None => {

@@ -117,6 +117,38 @@ fn the_digest_is_about_what_will_be_done_only() {
     assert_ne!(plan(&spec(operation), &moved).unwrap().digest(), planned(operation).digest());
 }
 
+/// R-REP-12: each of several groups of a run has its own instant.
+#[test]
+fn items_of_two_groups_keep_the_instant_of_their_own() {
+    for operation in [Operation::TestFailover, Operation::UnplannedFailover] {
+        let (mut facts, mut asked) = (input(operation), spec(operation));
+        let others: Vec<_> = facts.items.clone();
+        for (mut view, name) in others.into_iter().zip(["web2", "db2"]) {
+            (view.name, view.machine.name) = (item(name), name.parse().unwrap());
+            asked.items.push(item(name));
+            facts.items.push(view);
+        }
+        for (view, group) in facts.items.iter_mut().zip(["bank", "bank", "shop", "shop"]) {
+            let members: std::collections::BTreeSet<_> = match group {
+                "bank" => ["web1", "db1"].map(item).into(),
+                _ => ["web2", "db2"].map(item).into(),
+            };
+            view.group = Some(Membership { group: group.parse().unwrap(), members: members.clone() });
+            // The older of two points is the shared one.
+            view.points[0].joint = Some(Joint {
+                group: group.parse().unwrap(),
+                instant: UnixMicros::new(1),
+                members,
+                pause: Duration::from_millis(200),
+            });
+        }
+        let planned = plan(&asked, &facts).unwrap();
+        let used: Vec<_> =
+            asked.items.iter().map(|name| planned.estimates[name].point.unwrap().get()).collect();
+        assert_eq!(used, [19; 4], "{operation}");
+    }
+}
+
 /// R-REP-12, R-UF-3: where nobody chose a point, items of a group go by the newest instant that all of them have; who is left out is said.
 #[test]
 fn items_of_a_group_fail_over_to_an_instant_that_they_share() {
