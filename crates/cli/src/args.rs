@@ -524,15 +524,8 @@ pub struct Failover {
     /// Private key (PEM) of a recipient, for items that are encrypted. It stays here; the hosts get what it opens
     #[arg(long, value_name = "FILE")]
     pub decryption_key: Option<PathBuf>,
-    /// Show what would happen and stop there
-    #[arg(long, conflicts_with_all = ["yes", "watch"])]
-    pub preview: bool,
-    /// Do not ask
-    #[arg(long, short)]
-    pub yes: bool,
-    /// Follow the run until it ends or waits for someone
-    #[arg(long, short)]
-    pub watch: bool,
+    #[command(flatten)]
+    pub how: How,
 }
 
 /// The point to be used of one item, or of all that are named.
@@ -638,7 +631,7 @@ pub struct DeadlineWish {
 }
 
 /// What is done with a plan that is shown first.
-#[derive(clap::Args)]
+#[derive(Clone, Copy, clap::Args)]
 pub struct How {
     /// Show what would happen and stop there
     #[arg(long, conflicts_with_all = ["yes", "watch"])]

@@ -46,6 +46,12 @@ pub fn problems(group: &GroupName, items: &[Candidate]) -> Vec<Problem> {
     found
 }
 
+/// What stands against these items of one group following the policies that they are to follow: of all rules the one that is about policies.
+pub fn against_policies(items: &[Candidate]) -> Vec<Problem> {
+    let Some((first, others)) = items.split_first() else { return Vec::new() };
+    others.iter().filter_map(|other| another_interval(first, other)).collect()
+}
+
 fn against_each_other(first: &Candidate, other: &Candidate) -> Vec<Problem> {
     let mut found = Vec::new();
     if other.active_host != first.active_host {
@@ -60,15 +66,19 @@ fn against_each_other(first: &Candidate, other: &Candidate) -> Vec<Problem> {
         let remedy = "Group items that are replicated to the same site.";
         found.push(problem("DIRECTIONS_DIFFER", other, message, remedy));
     }
-    if other.interval != first.interval {
+    found.extend(another_interval(first, other));
+    found
+}
+
+fn another_interval(first: &Candidate, other: &Candidate) -> Option<Problem> {
+    (other.interval != first.interval).then(|| {
         let message = format!(
             "its policy's interval is {:?}, that of {} {:?}",
             other.interval, first.item, first.interval
         );
         let remedy = "Give all items of the group policies with the same interval.";
-        found.push(problem("INTERVALS_DIFFER", other, message, remedy));
-    }
-    found
+        problem("INTERVALS_DIFFER", other, message, remedy)
+    })
 }
 
 fn problem(reason: &str, candidate: &Candidate, message: String, remedy: &str) -> Problem {

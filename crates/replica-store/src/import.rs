@@ -111,7 +111,7 @@ fn copy(
     let mut unsynced = 0;
     while let Some(first) = next_data(disk, next)? {
         let mut end = first + 1;
-        while end < first + RUN && next_data(disk, end)? == Some(end) {
+        while end < first + RUN && end * BLOCK_SIZE < size && is_data(disk, end)? {
             end += 1;
         }
         let range = (first * BLOCK_SIZE, block_range(end - 1, size).end);
@@ -136,10 +136,14 @@ fn copy(
 fn next_data(disk: &mut Chain, from: u64) -> Result<Option<u64>> {
     let mut next = from;
     while let Some(block) = disk.next_mapped(next) {
-        if matches!(disk.source(block)?, Source::Data { .. }) {
+        if is_data(disk, block)? {
             return Ok(Some(block));
         }
         next = block + 1;
     }
     Ok(None)
+}
+
+fn is_data(disk: &mut Chain, block: u64) -> Result<bool> {
+    Ok(matches!(disk.source(block)?, Source::Data { .. }))
 }

@@ -63,7 +63,9 @@ pub fn run_is(stack: &Stack, run: &str, state: &str) -> Result<Value> {
     let (seen, _) = wait_until(&format!("run {run} to be {state}"), RUN_LIMIT, || {
         let now = stack.cli().json(&["run", "show", run])?;
         let ended = !now["end_time"].is_null();
-        Ok((now["state"] == state || ended).then_some(now))
+        // What a run hangs at is known to nobody after the lab is gone.
+        ensure!(now["state"] == state || ended, "the run is as yet: {now:#}");
+        Ok(Some(now))
     })?;
     ensure!(seen["state"] == state, "the run is {}, not {state}: {}", seen["state"], seen["problems"]);
     Ok(seen)

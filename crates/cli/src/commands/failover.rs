@@ -20,7 +20,7 @@ use super::{
     unlock::{self, Lender},
 };
 use crate::{
-    args::{DeadlineWish, Failover, FailoverKind, PointWish},
+    args::{DeadlineWish, Failover, FailoverKind, How, PointWish},
     connection::ConnectionArgs,
     output::{self, Format},
 };
@@ -31,7 +31,7 @@ const FACTS_ARRIVE: Duration = Duration::from_secs(15);
 
 pub async fn run(connection: &ConnectionArgs, format: Format, wish: Failover) -> anyhow::Result<ExitCode> {
     let client = connection.recovery()?;
-    let (only_preview, yes, follow) = (wish.preview, wish.yes, wish.watch);
+    let How { preview: only_preview, yes, watch: follow } = wish.how;
     let key = wish.decryption_key.clone();
     let spec = spec(wish);
     if let Some(file) = &key {

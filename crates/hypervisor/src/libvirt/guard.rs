@@ -46,20 +46,34 @@ const GIVE_UP: Duration = Duration::from_secs(15 * 60);
 /// When the machine cannot be found, or could not be thawed.
 pub fn stand(uri: &str, machine: &MachineName, limit: Duration) -> Result<(), String> {
     let begun = Instant::now();
+    stand_ready(uri, machine)?;
+    let thaw = || for_certain(uri, machine, "thawed", |domain| thaw(domain).map(|thawed| thawed > 0));
+    unless_dismissed(&Parent::listen(), limit, begun, thaw)
+}
+
+/// Before anything is done to the guest: what is not reachable now would not be then.
+fn stand_ready(uri: &str, machine: &MachineName) -> Result<(), String> {
     stay_alive()?;
-    // Before anything is frozen: what is not reachable now would not be then.
     find(&Connection::open(uri).map_err(|e| e.to_string())?, machine)?;
     println!("{READY}");
-    io::stdout().flush().map_err(|e| e.to_string())?;
-    let thaw = || for_certain(uri, machine, "thawed", |domain| thaw(domain).map(|thawed| thawed > 0));
-    match Parent::listen().dismisses(limit.saturating_sub(begun.elapsed())) {
+    io::stdout().flush().map_err(|e| e.to_string())
+}
+
+/// Lets the guest go on when the parent is gone, or has taken longer than the limit, counted from `begun` on.
+fn unless_dismissed(
+    parent: &Parent,
+    limit: Duration,
+    begun: Instant,
+    let_go: impl Fn() -> Result<(), String>,
+) -> Result<(), String> {
+    match parent.dismisses(limit.saturating_sub(begun.elapsed())) {
         Answer::Dismisses => Ok(()),
-        Answer::TakesTooLong => thaw(),
+        Answer::TakesTooLong => let_go(),
         Answer::IsGone => {
-            thaw()?;
-            // A freeze that the parent had asked for may take effect only after that; none does after the limit.
+            let_go()?;
+            // What the parent had asked for may take effect only after that; nothing does after the limit.
             thread::sleep(limit.saturating_sub(begun.elapsed()));
-            thaw()
+            let_go()
         }
     }
 }
@@ -69,10 +83,7 @@ pub fn stand(uri: &str, machine: &MachineName, limit: Duration) -> Result<(), St
 /// # Errors
 /// When the machine cannot be found, or could not be let go.
 pub fn stand_by_held(uri: &str, machine: &MachineName, note: &Path) -> Result<(), String> {
-    stay_alive()?;
-    find(&Connection::open(uri).map_err(|e| e.to_string())?, machine)?;
-    println!("{READY}");
-    io::stdout().flush().map_err(|e| e.to_string())?;
+    stand_ready(uri, machine)?;
     let parent = Parent::listen();
     // Nobody is held before that, so there is nothing to do for one that goes.
     let Some(limit) = parent.holds() else { return Ok(()) };
@@ -86,16 +97,7 @@ pub fn stand_by_held(uri: &str, machine: &MachineName, note: &Path) -> Result<()
             _ => Ok(()),
         }
     };
-    match parent.dismisses(limit) {
-        Answer::Dismisses => Ok(()),
-        Answer::TakesTooLong => let_go(),
-        Answer::IsGone => {
-            let_go()?;
-            // As with a freeze: what the parent had asked for may take effect only now.
-            thread::sleep(limit.saturating_sub(begun.elapsed()));
-            let_go()
-        }
-    }
+    unless_dismissed(&parent, limit, begun, let_go)
 }
 
 /// Out of reach of the parent's terminal and of the signals that a whole group gets.

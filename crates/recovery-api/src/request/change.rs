@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use understudy_ids::{ItemName, PointChoice, PointSeq, RunId};
 
-use super::run::{MAX_DIGEST, MAX_ITEMS};
+use super::run::{MAX_DIGEST, MAX_ITEMS, points_to_wire};
 use crate::{
     Resource,
     check::{Checks, Invalid},
@@ -37,16 +37,8 @@ impl RunChange {
         let change = match self {
             Self::RollBack { give_up_writes } => Wire::RollBack(v1::RollBack { give_up_writes }),
             Self::Points(points) => {
-                let (mut numbers, mut app_consistent) = (BTreeMap::new(), Vec::new());
-                for (item, choice) in points {
-                    match choice {
-                        PointChoice::Seq(seq) => {
-                            numbers.insert(item.to_resource(), seq.get());
-                        }
-                        PointChoice::LatestAppConsistent => app_consistent.push(item.to_resource()),
-                    }
-                }
-                Wire::Points(v1::PointsChange { points: numbers, app_consistent })
+                let (points, app_consistent) = points_to_wire(points);
+                Wire::Points(v1::PointsChange { points, app_consistent })
             }
         };
         v1::RunChange { change: Some(change) }

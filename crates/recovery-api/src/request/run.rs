@@ -166,17 +166,11 @@ impl RunSpec {
             instant,
             synchronise_within,
         } = self;
-        let (mut numbers, mut app_consistent) = (Vec::new(), Vec::new());
-        for (item, choice) in points {
-            match choice {
-                PointChoice::Seq(seq) => numbers.push((item.to_resource(), seq.get())),
-                PointChoice::LatestAppConsistent => app_consistent.push(item.to_resource()),
-            }
-        }
+        let (numbers, app_consistent) = points_to_wire(points);
         v1::RunSpec {
             operation: operation.to_wire().into(),
             items: items.iter().map(Resource::to_resource).collect(),
-            points: numbers.into_iter().collect(),
+            points: numbers,
             primary_down_assertion: primary_down_assertion.unwrap_or_default(),
             without_network,
             no_reverse_replication,
@@ -284,6 +278,21 @@ fn item_set(checks: &mut Checks, items: Vec<String>) -> BTreeSet<ItemName> {
         }
     }
     set
+}
+
+/// Numbers by item, and items that get their latest app-consistent point.
+pub(super) fn points_to_wire<M>(points: BTreeMap<ItemName, PointChoice>) -> (M, Vec<String>)
+where
+    M: FromIterator<(String, u64)>,
+{
+    let (mut numbers, mut app_consistent) = (Vec::new(), Vec::new());
+    for (item, choice) in points {
+        match choice {
+            PointChoice::Seq(seq) => numbers.push((item.to_resource(), seq.get())),
+            PointChoice::LatestAppConsistent => app_consistent.push(item.to_resource()),
+        }
+    }
+    (numbers.into_iter().collect(), app_consistent)
 }
 
 fn point_map(

@@ -108,18 +108,11 @@ pub fn amend(run: &Run, change: &Change, input: &PlanInput) -> Result<Amendment,
         Change::RollBack { .. } => roll_back::draft(&amending),
     };
     let plan = amended(&run.plan, steps.clone());
-    let flaws = lint(&plan);
-    if flaws.is_empty() {
-        // With its marks: everything here lies behind the switch of the sides.
-        let is_new = |step: &&Step| steps.iter().any(|new| new.id == step.id);
-        let steps = plan.steps.iter().filter(is_new).cloned().collect();
-        return Ok(Amendment { number: amending.number, kind: change.kind(), items, steps });
-    }
-    let remedy = "This is a defect of the planner: report it with the request.";
-    Err(flaws
-        .iter()
-        .map(|flaw| Problem::new("PLAN_NOT_IN_ORDER", "plan", flaw.to_string(), remedy))
-        .collect())
+    lint::in_order(&plan)?;
+    // With its marks: everything here lies behind the switch of the sides.
+    let is_new = |step: &&Step| steps.iter().any(|new| new.id == step.id);
+    let steps = plan.steps.iter().filter(is_new).cloned().collect();
+    Ok(Amendment { number: amending.number, kind: change.kind(), items, steps })
 }
 
 /// The plan with further steps, for which its commit waits.
@@ -164,10 +157,8 @@ impl<'a> Amending<'a> {
 
     /// The item with the hosts that the run took it from and to.
     fn subject(&self, planned: &'a PlannedItem) -> Option<Subject<'a>> {
-        let (source, target) = (&planned.source_host, &planned.target_host);
-        let endpoint = |host| self.input.hosts.get(host).map(|h| h.sink_endpoint.clone()).unwrap_or_default();
-        let (source_endpoint, target_endpoint) = (endpoint(source), endpoint(target));
-        Some(Subject { view: self.view(&planned.item)?, source, target, source_endpoint, target_endpoint })
+        let view = self.view(&planned.item)?;
+        Some(Subject::between(view, &planned.source_host, &planned.target_host, self.input))
     }
 
     /// `web1.change-2-promote`: the second change of the run has other steps than the first.

@@ -46,17 +46,8 @@ pub(super) fn draft(spec: &RunSpec, input: &PlanInput) -> Result<RunPlan, Vec<Pr
         notices: Vec::new(),
         estimates: items.iter().map(|item| (item.name().clone(), item.estimate(spec, input))).collect(),
     };
-    let flaws = lint::lint(&plan);
-    if flaws.is_empty() {
-        return Ok(plan);
-    }
-    Err(flaws
-        .into_iter()
-        .map(|flaw| {
-            let remedy = "This is a defect of the planner: report it with the request.";
-            Problem::new("PLAN_NOT_IN_ORDER", "plan", flaw.to_string(), remedy)
-        })
-        .collect())
+    lint::in_order(&plan)?;
+    Ok(plan)
 }
 
 /// One item of the plan with the hosts that it goes from and to.
@@ -108,9 +99,18 @@ impl<'a> Subject<'a> {
     fn of(spec: &RunSpec, input: &'a PlanInput, name: &ItemName) -> Option<Self> {
         let view = input.items.iter().find(|item| item.name == *name)?;
         let (source, target) = ends(spec.operation, view);
+        Some(Self::between(view, source, target, input))
+    }
+
+    pub fn between(
+        view: &'a ItemView,
+        source: &'a HostName,
+        target: &'a HostName,
+        input: &PlanInput,
+    ) -> Self {
         let endpoint = |host| input.hosts.get(host).map(|h| h.sink_endpoint.clone()).unwrap_or_default();
         let (source_endpoint, target_endpoint) = (endpoint(source), endpoint(target));
-        Some(Self { view, source, target, source_endpoint, target_endpoint })
+        Self { view, source, target, source_endpoint, target_endpoint }
     }
 
     pub fn name(&self) -> &ItemName {

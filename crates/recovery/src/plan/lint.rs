@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use understudy_ids::StepName;
+use understudy_ids::{Problem, StepName};
 
 use super::{Executor, Phase, RunPlan, Stage, Step};
 use crate::action::{Action, AgentWork, Internal, NetworkWork};
@@ -24,6 +24,15 @@ pub enum Flaw {
     WrongExecutor(StepName),
     #[error("step {0} of a host or of network-mapper has no time-out")]
     NoTimeOut(StepName),
+}
+
+/// # Errors
+/// With every flaw, as whoever asked for the plan is told of it.
+pub(super) fn in_order(plan: &RunPlan) -> Result<(), Vec<Problem>> {
+    let remedy = "This is a defect of the planner: report it with the request.";
+    let problem = |flaw: Flaw| Problem::new("PLAN_NOT_IN_ORDER", "plan", flaw.to_string(), remedy);
+    let flaws: Vec<Problem> = lint(plan).into_iter().map(problem).collect();
+    if flaws.is_empty() { Ok(()) } else { Err(flaws) }
 }
 
 /// Every flaw of a plan; none in a plan that may be started.

@@ -55,27 +55,22 @@ pub fn start(id: RunId, plan: RunPlan, spec: RunSpec, who: &str, now: UnixMicros
 /// # Errors
 /// Only for an operator's verb or change that the run does not take now.
 pub fn advance(run: &Run, event: &Event) -> Result<(Run, Vec<Effect>), Refusal> {
-    if let Event::Operator { verb, by, at } = event {
-        return operator(run, *verb, by, *at);
-    }
-    if let Event::Changed { amendment, by, at } = event {
-        return changed(run, amendment, by, *at);
-    }
-    if let Event::DeadlineSet { deadline: wanted, by, at } = event {
-        return deadline::set(run, *wanted, by, *at).map(|change| (change.run, change.effects));
-    }
     let mut change = Change { run: run.clone(), effects: Vec::new(), now: event.at() };
-    if let Event::TimePassed { elapsed, .. } = event {
-        change.time_passed(*elapsed);
-        return Ok((change.run, change.effects));
-    }
-    if let Event::DeadlineFailed { problems, .. } = event {
-        return Ok(match change.deadline_failed(problems) {
-            Some(()) => (change.run, change.effects),
-            None => (run.clone(), Vec::new()),
-        });
-    }
     let told = match event {
+        Event::Operator { verb, by, at } => return operator(run, *verb, by, *at),
+        Event::Changed { amendment, by, at } => return changed(run, amendment, by, *at),
+        Event::DeadlineSet { deadline: wanted, by, at } => {
+            return deadline::set(run, *wanted, by, *at).map(|change| (change.run, change.effects));
+        }
+        // Neither moves the run on.
+        Event::TimePassed { elapsed, .. } => {
+            change.time_passed(*elapsed);
+            return Ok((change.run, change.effects));
+        }
+        Event::DeadlineFailed { problems, .. } => {
+            change.deadline_failed(problems);
+            return Ok((change.run, change.effects));
+        }
         Event::StepSucceeded { key, result, .. } => {
             change.step_of(key).map(|s| change.succeeded(&s, result.clone()))
         }
@@ -85,11 +80,6 @@ pub fn advance(run: &Run, event: &Event) -> Result<(Run, Vec<Effect>), Refusal> 
         }
         Event::StepTimedOut { step, .. } => change.timed_out(step),
         Event::FirstPoint { .. } => change.first_point(event),
-        Event::Operator { .. }
-        | Event::Changed { .. }
-        | Event::TimePassed { .. }
-        | Event::DeadlineSet { .. }
-        | Event::DeadlineFailed { .. } => None,
     };
     match told {
         Some(()) => Ok(change.settled()),

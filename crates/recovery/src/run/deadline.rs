@@ -129,11 +129,12 @@ impl Change {
         self.run.waited = self.run.waited.map(|waited| waited.and(elapsed, now));
     }
 
-    pub(super) fn deadline_failed(&mut self, problems: &[Problem]) -> Option<()> {
-        let set = self.run.deadline.as_mut()?;
-        set.failed = problems.to_vec();
-        self.report_job();
-        Some(())
+    /// Where the deadline was taken away in the same moment, there is nothing to tell.
+    pub(super) fn deadline_failed(&mut self, problems: &[Problem]) {
+        if let Some(set) = self.run.deadline.as_mut() {
+            set.failed = problems.to_vec();
+            self.report_job();
+        }
     }
 }
 

@@ -188,10 +188,7 @@ pub async fn against_policy(
         }
     }
     candidates.push(candidate(record, policy));
-    let of_policy = |problem: &Problem| problem.reason == "INTERVALS_DIFFER";
-    let mut problems = group::problems(group, &candidates);
-    problems.retain(of_policy);
-    Ok(problems)
+    Ok(group::against_policies(&candidates))
 }
 
 async fn shown(conn: &mut PgConnection, record: &GroupRecord) -> Result<ConsistencyGroup, Failure> {

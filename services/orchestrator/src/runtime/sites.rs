@@ -129,7 +129,8 @@ impl Runtime {
             let request = request.clone();
             Box::pin(async move {
                 let subject = request.policy.to_resource();
-                let before = policies::lock(&mut *tx, &request.policy).await?;
+                policies::lock(&mut *tx, &request.policy).await?;
+                let before = policies::get(&mut *tx, &request.policy).await?;
                 let before = before.ok_or_else(|| not_found("POLICY_NOT_FOUND", &subject))?;
                 if request.etag.as_ref().is_some_and(|etag| *etag != before.settings.etag()) {
                     let message = format!("{subject} has other settings by now than those that were changed");

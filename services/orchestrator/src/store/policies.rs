@@ -99,32 +99,22 @@ async fn write(
     Ok(done.rows_affected() == 1)
 }
 
-macro_rules! by_name {
-    ($more:literal) => {
-        concat!(
-            "SELECT name, interval_ms, rpo_objective_ms, keep_count, keep_age_ms, shutdown_grace_ms,
-                    power_off_after_grace, replication, keep_tiers, created FROM policies WHERE name = $1",
-            $more
-        )
-    };
-}
+const COLUMNS_BY_NAME: &str =
+    "SELECT name, interval_ms, rpo_objective_ms, keep_count, keep_age_ms, shutdown_grace_ms,
+    power_off_after_grace, replication, keep_tiers, created FROM policies WHERE name = $1";
 
 pub async fn get(conn: &mut PgConnection, name: &PolicyName) -> Result<Option<Policy>, Failure> {
-    one(conn, by_name!(""), name).await
-}
-
-/// Nobody else changes it until the transaction ends.
-pub async fn lock(tx: &mut PgConnection, name: &PolicyName) -> Result<Option<Policy>, Failure> {
-    one(tx, by_name!(" FOR UPDATE"), name).await
-}
-
-async fn one(
-    conn: &mut PgConnection,
-    sql: &'static str,
-    name: &PolicyName,
-) -> Result<Option<Policy>, Failure> {
-    let row: Option<Row> = sqlx::query_as(sql).bind(name.as_str()).fetch_optional(conn).await?;
+    let row: Option<Row> = sqlx::query_as(COLUMNS_BY_NAME).bind(name.as_str()).fetch_optional(conn).await?;
     row.map(Policy::try_from).transpose()
+}
+
+/// Keeps other transactions from changing the policy until this one has ended. Whether there is one.
+pub async fn lock(tx: &mut PgConnection, name: &PolicyName) -> Result<bool, Failure> {
+    let found = sqlx::query("SELECT name FROM policies WHERE name = $1 FOR UPDATE")
+        .bind(name.as_str())
+        .fetch_optional(tx)
+        .await?;
+    Ok(found.is_some())
 }
 
 /// Policies in the order of their names, after `after`.

@@ -596,8 +596,8 @@ impl Source {
         }
     }
 
-    /// Waits until then, until a round of its group has taken place, or until the terms change, which is `true`. What the guest writes meanwhile is counted, unless the end comes before
-    /// it is worth the question.
+    /// Waits until then, until a round of its group has taken place, or until the terms change, which is `true`. What the guest writes
+    /// meanwhile is counted, unless the end comes before it is worth the question.
     async fn rest(
         &self,
         until: Option<Instant>,

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use understudy_hypervisor::CheckpointName;
 use understudy_ids::{DiskName, MachineName, PointSeq, SeedName};
 use understudy_jobs_api::TaskContext;
-use understudy_replica_store::{Import, PointKind, StoreError, qcow2::Writer};
+use understudy_replica_store::{Import, Manifest, PointKind, StoreError, qcow2::Writer};
 use understudy_replication::BLOCK_SIZE;
 use understudy_replication_api::{AgentTaskResult, DiskSize};
 
@@ -68,9 +68,7 @@ impl Tasks {
         match newest.map(|point| point.manifest) {
             None => {}
             Some(base) if base.kind == PointKind::Base => {
-                return Ok(AgentTaskResult::Seeded {
-                    bytes: base.disks.iter().map(|d| d.changed_bytes).sum(),
-                });
+                return Ok(seeded(&base));
             }
             // What is here is nearer to the machine than what was carried over.
             Some(_) => return Ok(AgentTaskResult::Seeded { bytes: 0 }),
@@ -88,7 +86,7 @@ impl Tasks {
             })
         });
         let base = base.await?.ok_or_else(stopped)?;
-        Ok(AgentTaskResult::Seeded { bytes: base.disks.iter().map(|disk| disk.changed_bytes).sum() })
+        Ok(seeded(&base))
     }
 
     /// What [`Tasks::export_seed`] has written for this run is gone.
@@ -102,6 +100,10 @@ impl Tasks {
         on_thread(&medium, move |medium| medium.remove_of(run)).await?;
         Ok(AgentTaskResult::Done)
     }
+}
+
+fn seeded(base: &Manifest) -> AgentTaskResult {
+    AgentTaskResult::Seeded { bytes: base.disks.iter().map(|disk| disk.changed_bytes).sum() }
 }
 
 async fn on_thread<T: Send + 'static>(
