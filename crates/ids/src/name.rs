@@ -108,6 +108,14 @@ name!(
     SeedName, "seed name", 63
 );
 name!(
+    /// A recovery plan.
+    RecoveryPlanName, "recovery plan name", 63
+);
+name!(
+    /// A group or an action of a recovery plan.
+    PlanPartName, "name of a part of a recovery plan", 63
+);
+name!(
     /// A step of a run, unique within it, such as `web1.start`.
     StepName, "step name", 120
 );

@@ -1,23 +1,25 @@
 //! The client's side of the orchestrator: for the command line, tests and automation in Rust.
 
-use understudy_ids::{GroupName, HostName, ItemName, PolicyName, RunId};
+use understudy_ids::{GroupName, HostName, ItemName, PolicyName, RecoveryPlanName, RunId};
 use understudy_rpc::{ApiError, Channel};
 
 use crate::{
     Resource,
     check::{Checks, Invalid},
     request::{
-        self, ChangeDisks, ChangeGroup, ChangeRun, CompleteTest, CreateGroup, CreateHost, CreatePolicy,
-        CreateSite, DeleteGroup, MachineParent, Page, ProtectMachine, RunChange, RunSpec, RunVerb, ScrubItem,
-        SetItemPolicy, SetRunDeadline, StartRun, Steer, Unprotect, UpdatePolicy,
+        self, AnswerRun, ChangeDisks, ChangeGroup, ChangeRun, CompleteTest, CreateGroup, CreateHost,
+        CreatePlan, CreatePolicy, CreateSite, DeleteGroup, DeletePlan, MachineParent, Page, ProtectMachine,
+        RunChange, RunSpec, RunVerb, ScrubItem, SetItemPolicy, SetRunDeadline, StartRun, Steer, Unprotect,
+        UpdatePlan, UpdatePolicy,
     },
     v1::{
         self, audit_service_client::AuditServiceClient, failover_service_client::FailoverServiceClient,
-        protection_service_client::ProtectionServiceClient, site_service_client::SiteServiceClient,
+        protection_service_client::ProtectionServiceClient,
+        recovery_plan_service_client::RecoveryPlanServiceClient, site_service_client::SiteServiceClient,
     },
     view::{
         AuditRecord, ConsistencyGroup, Host, Listed, Machine, Policy, ProtectedItem, Protection,
-        RecoveryPoint, Run, RunChangePreview, RunPreview, Site,
+        RecoveryPlan, RecoveryPoint, Run, RunChangePreview, RunPreview, Site,
     },
 };
 
@@ -30,6 +32,7 @@ pub struct RecoveryClient {
     sites: SiteServiceClient<Channel>,
     protection: ProtectionServiceClient<Channel>,
     failover: FailoverServiceClient<Channel>,
+    plans: RecoveryPlanServiceClient<Channel>,
     audit: AuditServiceClient<Channel>,
 }
 
@@ -44,6 +47,7 @@ impl RecoveryClient {
             sites: SiteServiceClient::new(channel.clone()),
             protection: ProtectionServiceClient::new(channel.clone()),
             failover: FailoverServiceClient::new(channel.clone()),
+            plans: RecoveryPlanServiceClient::new(channel.clone()),
             audit: AuditServiceClient::new(channel),
         }
     }
@@ -288,10 +292,48 @@ impl RecoveryClient {
         Run::from_wire(answer.into_inner()).map_err(not_understood)
     }
 
-    pub async fn confirm_run(&self, RunVerb { run, request_id }: RunVerb) -> Result<Run, ApiError> {
-        let request = v1::ConfirmRunRequest { name: run.to_resource(), request_id: request_id.to_string() };
+    pub async fn confirm_run(&self, answer: AnswerRun) -> Result<Run, ApiError> {
+        let AnswerRun { run, step, request_id } = answer;
+        let (name, step, request_id) = (run.to_resource(), step.to_string(), request_id.to_string());
+        let request = v1::ConfirmRunRequest { name, request_id, step };
         let answer = self.failover.clone().confirm_run(request).await?;
         Run::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    pub async fn reject_run(&self, answer: AnswerRun) -> Result<Run, ApiError> {
+        let AnswerRun { run, step, request_id } = answer;
+        let (name, step, request_id) = (run.to_resource(), step.to_string(), request_id.to_string());
+        let request = v1::RejectRunRequest { name, request_id, step };
+        let answer = self.failover.clone().reject_run(request).await?;
+        Run::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    pub async fn create_plan(&self, request: CreatePlan) -> Result<RecoveryPlan, ApiError> {
+        let answer = self.plans.clone().create_recovery_plan(request.into_wire()).await?;
+        RecoveryPlan::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    pub async fn update_plan(&self, request: UpdatePlan) -> Result<RecoveryPlan, ApiError> {
+        let answer = self.plans.clone().update_recovery_plan(request.into_wire()).await?;
+        RecoveryPlan::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    pub async fn get_plan(&self, plan: &RecoveryPlanName) -> Result<RecoveryPlan, ApiError> {
+        let request = v1::GetRecoveryPlanRequest { name: plan.to_resource() };
+        let answer = self.plans.clone().get_recovery_plan(request).await?;
+        RecoveryPlan::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    pub async fn list_plans(&self, page: Page) -> Result<Listed<RecoveryPlan>, ApiError> {
+        let request = v1::ListRecoveryPlansRequest { page_size: page.size, page_token: page.token };
+        let answer = self.plans.clone().list_recovery_plans(request).await?.into_inner();
+        Listed::from_wire(answer.plans, answer.next_page_token, RecoveryPlan::from_wire)
+            .map_err(not_understood)
+    }
+
+    pub async fn delete_plan(&self, request: DeletePlan) -> Result<(), ApiError> {
+        self.plans.clone().delete_recovery_plan(request.into_wire()).await?;
+        Ok(())
     }
 
     pub async fn cancel_run(&self, RunVerb { run, request_id }: RunVerb) -> Result<Run, ApiError> {

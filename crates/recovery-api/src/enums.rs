@@ -190,6 +190,25 @@ impl Decision {
     }
 }
 
+/// The planner's word for it, both ways.
+macro_rules! planners_operation {
+    ($($variant:ident,)*) => {
+        impl From<Operation> for understudy_recovery::Operation {
+            fn from(operation: Operation) -> Self {
+                match operation { $(Operation::$variant => Self::$variant,)* }
+            }
+        }
+
+        impl From<understudy_recovery::Operation> for Operation {
+            fn from(operation: understudy_recovery::Operation) -> Self {
+                match operation { $(understudy_recovery::Operation::$variant => Self::$variant,)* }
+            }
+        }
+    };
+}
+
+planners_operation!(Protect, Unprotect, TestFailover, PlannedFailover, UnplannedFailover, ReverseReplicate,);
+
 #[cfg(test)]
 mod tests {
     use super::*;

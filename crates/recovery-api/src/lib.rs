@@ -27,10 +27,11 @@ pub mod v1 {
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
 
 /// The services of the package, for access tables.
-pub const SERVICES: [&str; 4] = [
+pub const SERVICES: [&str; 5] = [
     "understudy.recovery.v1.SiteService",
     "understudy.recovery.v1.ProtectionService",
     "understudy.recovery.v1.FailoverService",
+    "understudy.recovery.v1.RecoveryPlanService",
     "understudy.recovery.v1.AuditService",
 ];
 

@@ -4,7 +4,8 @@ use std::{fmt, str::FromStr};
 
 use serde::{Serialize, Serializer};
 use understudy_ids::{
-    GroupName, HostName, InvalidName, ItemName, MachineName, PointSeq, PolicyName, RunId, SiteName, Uuid,
+    GroupName, HostName, InvalidName, ItemName, MachineName, PointSeq, PolicyName, RecoveryPlanName, RunId,
+    SiteName, Uuid,
 };
 
 /// The longest resource name that is looked at, in bytes.
@@ -187,6 +188,17 @@ impl Resource for GroupName {
     }
 }
 
+impl Resource for RecoveryPlanName {
+    const PATTERN: &'static str = "recoveryPlans/<plan>";
+    fn from_resource(text: &str) -> Result<Self, String> {
+        let [plan] = parts(text, ["recoveryPlans"]).ok_or_else(|| mismatch::<Self>(text))?;
+        plan.parse().map_err(bad_name)
+    }
+    fn to_resource(&self) -> String {
+        format!("recoveryPlans/{self}")
+    }
+}
+
 impl Resource for RunId {
     const PATTERN: &'static str = "runs/<uuid>";
     fn from_resource(text: &str) -> Result<Self, String> {
@@ -245,6 +257,7 @@ mod tests {
         round_trip::<PointRef>("protectedItems/web1/recoveryPoints/42");
         round_trip::<PolicyName>("policies/gold");
         round_trip::<GroupName>("consistencyGroups/shop");
+        round_trip::<RecoveryPlanName>("recoveryPlans/shop");
         round_trip::<RunId>("runs/00000000-0000-0000-0000-00000000002a");
     }
 

@@ -12,6 +12,7 @@
 mod resolve;
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
@@ -22,8 +23,8 @@ pub use resolve::{
 };
 use serde::{Deserialize, Serialize};
 use understudy_ids::{
-    DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq, PolicyName,
-    SeedName, StepName, UnixMicros, Uuid,
+    DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PlanPartName, PointSeq,
+    PolicyName, SeedName, StepName, UnixMicros, Uuid,
 };
 use understudy_replication::{Membership, ReplicationSettings, RetentionPolicy};
 
@@ -268,16 +269,40 @@ pub enum Internal {
     AwaitFirstPoint { item: ItemName, standby: HostName, generation: Generation },
     /// Only the step's records: see [`Step::records`](crate::plan::Step::records).
     Record { item: ItemName },
+    /// Nothing, for so long from when it begins. By the clock that all share, whose jumps make it shorter or longer.
+    Delay { span: Duration },
 }
 
 /// What a person is waited for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OperatorWait {
     CompleteTest,
     Commit,
     /// The medium with the first copy is on its way (R-REP-11).
     DeliverSeed,
+    /// Somebody does what a recovery plan says (R-RP-2).
+    Manual {
+        name: PlanPartName,
+        instructions: String,
+    },
+    /// Somebody says that the run goes on, although not all of these steps of a group have succeeded (R-RP-3).
+    Gate {
+        group: PlanPartName,
+        watched: BTreeSet<StepName>,
+    },
+}
+
+impl OperatorWait {
+    /// Whether it is answered by confirming it, and not by a verb of its own.
+    pub const fn is_confirmed(&self) -> bool {
+        matches!(self, Self::DeliverSeed | Self::Manual { .. } | Self::Gate { .. })
+    }
+
+    /// Whether it may be answered by *no*.
+    pub const fn may_be_rejected(&self) -> bool {
+        matches!(self, Self::Manual { .. } | Self::Gate { .. })
+    }
 }
 
 /// What came of a step, as workers report it.
@@ -324,6 +349,10 @@ pub enum StepResult {
     /// The orchestrator saw it in the standby side's facts.
     FirstPoint {
         seq: PointSeq,
+    },
+    /// Somebody says that it was done.
+    Confirmed {
+        by: String,
     },
     Released {
         addresses: u32,

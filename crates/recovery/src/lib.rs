@@ -19,6 +19,7 @@
 //! | [`run`] | how a run goes on after each event |
 //! | [`conflict`] | which run is in the way of another |
 //! | [`instant`] | which points show a whole run at one instant |
+//! | [`recovery_plan`] | which machines come up before which others, and what is done in between |
 //! | [`reconcile`] | what is put right without a run |
 
 pub mod action;
@@ -30,7 +31,9 @@ pub mod instant;
 pub mod item;
 pub mod plan;
 pub mod reconcile;
+pub mod recovery_plan;
 pub mod run;
+mod seconds;
 
 pub use item::{ItemState, Verb};
 pub use plan::{Operation, PlanInput, RunPlan, RunSpec, plan};

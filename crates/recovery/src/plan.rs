@@ -18,6 +18,7 @@ mod digest;
 mod draft;
 mod input;
 mod lint;
+mod order;
 mod planned;
 mod protect;
 mod reverse;
@@ -29,6 +30,8 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 pub(crate) use amend::amended;
 pub use amend::{AmendedItem, Amendment, Change, ChangeKind, amend};
+pub(crate) use check::MAX_ITEMS;
+pub(crate) use check::subject;
 pub use input::{
     Connections, DiskView, HealthLevel, HostView, ItemView, MachineView, NicView, PlanInput, PlannedNic,
     PlannedTestNetwork, PointView, PolicyView, Power, SideView,

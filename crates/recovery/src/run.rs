@@ -25,13 +25,12 @@ mod effect;
 mod event;
 mod outcome;
 mod report;
-mod seconds;
 mod settle;
 mod view;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-pub use advance::{advance, overdue, start};
+pub use advance::{advance, delays_over, overdue, start};
 pub use change::change_in_words;
 pub use deadline::{Deadline, DeadlineAction, Due, SetDeadline, Waited, time_left};
 pub use effect::{Effect, ItemChange, JobState, JobView};
@@ -49,6 +48,7 @@ use crate::{
     action::StepResult,
     item::ItemState,
     plan::{ChangeKind, RunPlan, RunSpec},
+    seconds,
 };
 
 /// One execution of a plan. Stored as a whole.

@@ -3,6 +3,7 @@
 mod change;
 mod group;
 mod protection;
+mod recovery_plan;
 mod run;
 mod site;
 
@@ -16,7 +17,9 @@ pub use protection::{
     Unprotect, UpdatePolicy,
 };
 pub(crate) use protection::{policy_to_wire, settings};
-pub use run::{CompleteTest, RunDeadline, RunInstant, RunSpec, RunVerb, SetRunDeadline, StartRun};
+pub use recovery_plan::{CreatePlan, DeletePlan, UpdatePlan, plan_etag};
+pub(crate) use recovery_plan::{plan, plan_to_wire};
+pub use run::{AnswerRun, CompleteTest, RunDeadline, RunInstant, RunSpec, RunVerb, SetRunDeadline, StartRun};
 pub use site::{CreateHost, CreateSite};
 
 use crate::check::{Checks, Invalid};

@@ -6,7 +6,9 @@ use std::{
 };
 
 use serde::Serialize;
-use understudy_ids::{ItemName, PointChoice, PointSeq, RunId, UnixMicros};
+use understudy_ids::{
+    ItemName, PointChoice, PointSeq, RecoveryPlanName, RunId, SiteName, StepName, UnixMicros,
+};
 use understudy_types_api::{duration_to_wire, time_to_wire};
 
 use crate::{
@@ -50,6 +52,10 @@ pub struct RunSpec {
     pub instant: Option<RunInstant>,
     /// Unplanned: shutting down and shipping the last changes is tried for so long.
     pub synchronise_within: Option<Duration>,
+    /// The items are those of this plan, and come up in its order; naming them as well keeps others from being taken.
+    pub recovery_plan: Option<RecoveryPlanName>,
+    /// From where the run goes, of a plan whose items are active at both of its sites.
+    pub from_site: Option<SiteName>,
 }
 
 /// One instant for a whole run (R-UF-3).
@@ -165,6 +171,8 @@ impl RunSpec {
             deadline,
             instant,
             synchronise_within,
+            recovery_plan,
+            from_site,
         } = self;
         let (numbers, app_consistent) = points_to_wire(points);
         v1::RunSpec {
@@ -178,6 +186,8 @@ impl RunSpec {
             deadline: deadline.map(RunDeadline::into_wire),
             instant: instant.map(RunInstant::into_wire),
             synchronise_within: synchronise_within.map(duration_to_wire),
+            recovery_plan: recovery_plan.as_ref().map(Resource::to_resource).unwrap_or_default(),
+            from_site: from_site.as_ref().map(Resource::to_resource).unwrap_or_default(),
         }
     }
 }
@@ -206,13 +216,23 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
         deadline,
         instant,
         synchronise_within,
+        recovery_plan,
+        from_site,
     } = wire;
     let operation = checks.word("spec.operation", Operation::from_wire(operation));
     if let Some(operation) = operation.filter(|o| !allowed.contains(o)) {
         checks.refuse("spec.operation", format!("{operation} has a call of its own and is not started so"));
     }
-    let items = item_set(checks, items);
-    let points = point_map(checks, points, app_consistent, &items);
+    let recovery_plan = checks.optional_resource("spec.recovery_plan", &recovery_plan);
+    let from_site = checks.optional_resource("spec.from_site", &from_site);
+    let by_plan = matches!(recovery_plan, Some(Some(_)));
+    if !by_plan && matches!(from_site, Some(Some(_))) {
+        checks.refuse("spec.from_site", "has no meaning without a recovery plan; leave it out");
+    }
+    let items = item_set(checks, items, by_plan);
+    // Which items a plan has is not known here.
+    let of_run = (!by_plan || !items.is_empty()).then_some(&items);
+    let points = point_map(checks, points, app_consistent, of_run);
     let assertion = checks.text("spec.primary_down_assertion", primary_down_assertion, MAX_ASSERTION);
     let assertion = assertion.map(|a| Some(a.trim().to_owned()).filter(|a| !a.is_empty()));
     let deadline = match deadline {
@@ -261,11 +281,13 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
         deadline: deadline?,
         instant: instant?,
         synchronise_within: synchronise?,
+        recovery_plan: recovery_plan?,
+        from_site: from_site?,
     })
 }
 
-fn item_set(checks: &mut Checks, items: Vec<String>) -> BTreeSet<ItemName> {
-    if items.is_empty() {
+fn item_set(checks: &mut Checks, items: Vec<String>, may_be_empty: bool) -> BTreeSet<ItemName> {
+    if items.is_empty() && !may_be_empty {
         checks.refuse("spec.items", "is empty: name at least one protected item");
     }
     checks.at_most("spec.items", &items, MAX_ITEMS);
@@ -299,7 +321,7 @@ fn point_map(
     checks: &mut Checks,
     points: impl IntoIterator<Item = (String, u64)>,
     app_consistent: Vec<String>,
-    items: &BTreeSet<ItemName>,
+    items: Option<&BTreeSet<ItemName>>,
 ) -> BTreeMap<ItemName, PointChoice> {
     let mut map = BTreeMap::new();
     for (count, (text, seq)) in points.into_iter().enumerate() {
@@ -326,9 +348,14 @@ fn point_map(
     map
 }
 
-fn item_of_run(checks: &mut Checks, field: &str, text: &str, items: &BTreeSet<ItemName>) -> Option<ItemName> {
+fn item_of_run(
+    checks: &mut Checks,
+    field: &str,
+    text: &str,
+    items: Option<&BTreeSet<ItemName>>,
+) -> Option<ItemName> {
     let item = checks.resource::<ItemName>(field, text)?;
-    if !items.contains(&item) {
+    if items.is_some_and(|items| !items.contains(&item)) {
         checks.refuse(field, format!("{item} is not among the items of the run"));
     }
     Some(item)
@@ -392,6 +419,27 @@ impl CompleteTest {
     }
 }
 
+/// Confirms or rejects what a run waits for at a step: which of the two is the method.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnswerRun {
+    pub run: RunId,
+    pub step: StepName,
+    pub request_id: RequestId,
+}
+
+impl AnswerRun {
+    /// # Errors
+    /// With every field that is missing or malformed.
+    pub fn from_wire(name: &str, step: &str, request_id: &str) -> Result<Self, Invalid> {
+        let mut checks = Checks::default();
+        let run = checks.resource("name", name);
+        let step = checks.parse("step", step);
+        let request_id = checks.request_id(request_id);
+        let whole = (|| Some(Self { run: run?, step: step?, request_id: request_id? }))();
+        checks.finish(whole)
+    }
+}
+
 /// Commit, cancel or retry of a run: the verb is the method.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunVerb {
@@ -426,6 +474,8 @@ mod tests {
             deadline: None,
             instant: None,
             synchronise_within: None,
+            recovery_plan: None,
+            from_site: None,
         }
     }
 
@@ -451,7 +501,15 @@ mod tests {
             primary_down_assertion: Some("alpha burnt down".into()),
             ..spec(Operation::UnplannedFailover)
         };
-        for spec in [test, unplanned, spec(Operation::PlannedFailover), spec(Operation::ReverseReplicate)] {
+        let by_plan = RunSpec {
+            items: BTreeSet::new(),
+            recovery_plan: Some("shop".parse().unwrap()),
+            from_site: Some("alpha".parse().unwrap()),
+            ..spec(Operation::PlannedFailover)
+        };
+        for spec in
+            [test, by_plan, unplanned, spec(Operation::PlannedFailover), spec(Operation::ReverseReplicate)]
+        {
             assert_eq!(RunSpec::from_wire(Some(spec.clone().into_wire())), Ok(spec));
         }
     }
@@ -502,6 +560,7 @@ mod tests {
     #[test]
     fn verbs_and_starts_list_all_problems() {
         assert_eq!(RunVerb::from_wire("jobs/1", "").unwrap_err().0.len(), 2);
+        assert_eq!(AnswerRun::from_wire("jobs/1", "", "").unwrap_err().0.len(), 3);
         assert_eq!(StartRun::from_wire(v1::StartRunRequest::default()).unwrap_err().0.len(), 3);
         let long = v1::CompleteTestRequest {
             name: "runs/x".into(),

@@ -6,6 +6,7 @@
 mod audit;
 mod group;
 mod protection;
+mod recovery_plan;
 mod run;
 mod site;
 
@@ -14,6 +15,7 @@ pub use group::ConsistencyGroup;
 pub use protection::{
     Alert, Pause, Policy, ProtectedItem, Protection, RecoveryPoint, ReplicationHealth, RpoPercentiles, Scrub,
 };
+pub use recovery_plan::RecoveryPlan;
 pub use run::{
     ChangedItem, DiskComparison, ItemOutcome, MadeRunChange, PlannedConnection, PlannedItem, PlannedStep,
     Run, RunChangePreview, RunDeadlineState, RunPreview, RunStep,

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A run is one document; so many items keep it and its job readable and bounded (invariant 14).
-const MAX_ITEMS: usize = 200;
+pub(crate) const MAX_ITEMS: usize = 200;
 const MAX_ASSERTION_BYTES: usize = 4096;
 /// A key that is lent for less than this may be gone before the machines are made.
 const KEY_NEEDED: Duration = Duration::from_secs(60);
@@ -46,7 +46,7 @@ pub(super) fn problems(spec: &RunSpec, input: &PlanInput) -> Vec<Problem> {
 /// Options that the operation would ignore.
 fn options(spec: &RunSpec) -> Vec<Problem> {
     use Operation::*;
-    let given: [(&str, bool, &[Operation]); 9] = [
+    let given: [(&str, bool, &[Operation]); 10] = [
         ("points", !spec.points.is_empty(), &[TestFailover, UnplannedFailover]),
         ("primary_down_assertion", spec.primary_down_assertion.is_some(), &[UnplannedFailover]),
         ("without_network", spec.without_network, &[TestFailover]),
@@ -56,6 +56,11 @@ fn options(spec: &RunSpec) -> Vec<Problem> {
         ("instant", spec.instant.is_some(), &[TestFailover, UnplannedFailover]),
         ("synchronise_within", spec.synchronise_within.is_some(), &[UnplannedFailover]),
         ("deadline", spec.deadline.is_some(), &[PlannedFailover, UnplannedFailover]),
+        (
+            "recovery_plan",
+            spec.recovery_plan.is_some(),
+            &[TestFailover, PlannedFailover, UnplannedFailover, ReverseReplicate],
+        ),
     ];
     let ignored = given.iter().filter(|(_, given, of)| *given && !of.contains(&spec.operation));
     let mut found: Vec<Problem> = ignored
@@ -138,7 +143,7 @@ fn one_direction(spec: &RunSpec, input: &PlanInput) -> Option<Problem> {
     Some(Problem::new("MIXED_DIRECTIONS", "spec.items", message, "Start one run for each direction."))
 }
 
-pub(super) fn subject(name: &ItemName) -> String {
+pub(crate) fn subject(name: &ItemName) -> String {
     format!("protectedItems/{name}")
 }
 

@@ -6,8 +6,8 @@ use understudy_ids::{Generation, HostName, ItemName, PointChoice, Problem, StepN
 
 use super::{
     ErrorPolicy, Estimate, Executor, ItemView, Operation, Phase, PlanInput, PlannedConnection, PlannedItem,
-    PlannedNic, PointView, RunPlan, RunSpec, Stage, Step, lint, planned, protect, reverse, test_failover,
-    unplanned,
+    PlannedNic, PointView, RunPlan, RunSpec, Stage, Step, lint, order, planned, protect, reverse,
+    test_failover, unplanned,
 };
 use crate::{
     action::{
@@ -39,6 +39,7 @@ pub(super) fn draft(spec: &RunSpec, input: &PlanInput) -> Result<RunPlan, Vec<Pr
         Operation::UnplannedFailover => unplanned::steps(spec, input, &items),
         Operation::ReverseReplicate => reverse::steps(&items),
     };
+    let steps = order::ordered(spec, &items, steps);
     let plan = RunPlan {
         operation: spec.operation,
         items: items.iter().map(|item| item.planned(spec, input)).collect(),
@@ -309,15 +310,13 @@ pub(super) fn release(reserve: &StepName, after: Vec<StepName>) -> Step {
 }
 
 /// A step that ends when a person says so.
-pub(super) fn wait_for(wait: OperatorWait, after: Vec<StepName>) -> Step {
-    let (id, title) = match wait {
-        OperatorWait::CompleteTest => ("complete-test", "Wait until the test is completed"),
-        OperatorWait::Commit => ("commit", "Wait until the failover is committed"),
-        OperatorWait::DeliverSeed => ("deliver-seed", "Wait until the medium is at the target's host"),
-    };
-    let step =
-        Step::new(step_name(id), title.to_owned(), Executor::Operator, Action::Operator(wait), Phase::Wait);
-    step.after(after)
+pub(super) fn wait_for(id: StepName, title: impl Into<String>, wait: OperatorWait) -> Step {
+    Step::new(id, title.into(), Executor::Operator, Action::Operator(wait), Phase::Wait)
+}
+
+/// The end of a failover's way forward.
+pub(super) fn commit(after: Vec<StepName>) -> Step {
+    wait_for(step_name("commit"), "Wait until the failover is committed", OperatorWait::Commit).after(after)
 }
 
 /// A step's name from parts that are names.

@@ -17,7 +17,7 @@ use super::{
     reverse::{self, Sides},
 };
 use crate::{
-    action::{AgentWork, Internal, MachineRef, OperatorWait, PointRef},
+    action::{AgentWork, Internal, MachineRef, PointRef},
     item::Verb,
 };
 
@@ -37,7 +37,7 @@ pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) ->
         running.extend(switch.iter().map(|step| step.id.clone()));
         steps.extend(switch);
     }
-    let commit = draft::wait_for(OperatorWait::Commit, running);
+    let commit = draft::commit(running);
     let commit_id = commit.id.clone();
     steps.push(commit);
     for item in items {

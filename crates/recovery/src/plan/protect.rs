@@ -13,7 +13,7 @@ use understudy_ids::StepName;
 
 use super::{
     Phase, RunSpec, Seed, Stage, Step,
-    draft::{self, Subject},
+    draft::{self, Subject, step_name},
 };
 use crate::{
     action::{AgentWork, Internal, OperatorWait},
@@ -26,8 +26,9 @@ pub(super) fn protect(spec: &RunSpec, items: &[Subject<'_>]) -> Vec<Step> {
         None => Vec::new(),
     };
     let written = exports.iter().filter(|step| step.stage == Stage::Main).map(|step| step.id.clone());
-    let delivered =
-        (!exports.is_empty()).then(|| draft::wait_for(OperatorWait::DeliverSeed, written.collect()));
+    let title = "Wait until the medium is at the target's host";
+    let wait = || draft::wait_for(step_name("deliver-seed"), title, OperatorWait::DeliverSeed);
+    let delivered = (!exports.is_empty()).then(|| wait().after(written));
     let after: Vec<StepName> = delivered.iter().map(|step| step.id.clone()).collect();
     let protected = items.iter().flat_map(|item| protect_item(item, spec.seed.as_ref(), &after));
     let protected: Vec<Step> = protected.collect();

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use understudy_ids::{ItemName, PointChoice, SeedName};
+use understudy_ids::{ItemName, PointChoice, SeedName, SiteName};
 
-use crate::{instant::Instant, item::Verb, run::Deadline};
+use crate::{instant::Instant, item::Verb, recovery_plan::RecoveryPlan, run::Deadline};
 
 /// The kinds of run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -39,6 +39,11 @@ impl Operation {
             Self::UnplannedFailover => "unplanned-failover",
             Self::ReverseReplicate => "reverse-replicate",
         }
+    }
+
+    /// Whether machines come up by it.
+    pub const fn is_failover(self) -> bool {
+        matches!(self, Self::TestFailover | Self::PlannedFailover | Self::UnplannedFailover)
     }
 
     /// What it asks of its items. `None` for protecting, which makes the item.
@@ -87,6 +92,12 @@ pub struct RunSpec {
     /// Unplanned: shutting down and shipping the last changes is tried for so long (R-UF-2).
     #[serde(default)]
     pub synchronise_within: Option<Duration>,
+    /// The recovery plan that the items are those of, as it is now: it says in which order they come up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery_plan: Option<Box<RecoveryPlan>>,
+    /// Of a plan whose items are active at both of its sites: from where the run goes (R-FO-3).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_site: Option<SiteName>,
 }
 
 /// A first copy on a medium (R-REP-11).
@@ -114,6 +125,8 @@ impl RunSpec {
             deadline: None,
             instant: None,
             synchronise_within: None,
+            recovery_plan: None,
+            from_site: None,
         }
     }
 }

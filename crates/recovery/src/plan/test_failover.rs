@@ -44,7 +44,9 @@ pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) ->
         ready.extend(machine.iter().map(|step| step.id.clone()));
         steps.extend(machine);
     }
-    steps.push(draft::wait_for(OperatorWait::CompleteTest, ready));
+    let title = "Wait until the test is completed";
+    let wait = draft::wait_for(step_name("complete-test"), title, OperatorWait::CompleteTest);
+    steps.push(wait.after(ready));
     steps.extend(clean_up(items, &networks, reserved.first()));
     steps
 }

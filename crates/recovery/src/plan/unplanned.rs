@@ -19,7 +19,7 @@ use super::{
     planned,
 };
 use crate::{
-    action::{AgentWork, MachineRef, OperatorWait, PointRef},
+    action::{AgentWork, MachineRef, PointRef},
     item::Verb,
 };
 
@@ -47,7 +47,7 @@ pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) ->
         running.extend(switch.iter().map(|step| step.id.clone()));
         steps.extend(switch);
     }
-    let commit = draft::wait_for(OperatorWait::Commit, running);
+    let commit = draft::commit(running);
     let commit_id = commit.id.clone();
     steps.push(commit);
     steps.extend(items.iter().map(|item| {

@@ -62,6 +62,7 @@ pub fn advance(run: &Run, event: &Event) -> Result<(Run, Vec<Effect>), Refusal> 
         Event::DeadlineSet { deadline: wanted, by, at } => {
             return deadline::set(run, *wanted, by, *at).map(|change| (change.run, change.effects));
         }
+        Event::Answered { step, confirmed, by, at } => return answered(run, step, *confirmed, by, *at),
         // Neither moves the run on.
         Event::TimePassed { elapsed, .. } => {
             change.time_passed(*elapsed);
@@ -80,6 +81,7 @@ pub fn advance(run: &Run, event: &Event) -> Result<(Run, Vec<Effect>), Refusal> 
         }
         Event::StepTimedOut { step, .. } => change.timed_out(step),
         Event::FirstPoint { .. } => change.first_point(event),
+        Event::DelayOver { step, .. } => change.delay_over(step),
     };
     match told {
         Some(()) => Ok(change.settled()),
@@ -99,6 +101,62 @@ pub fn overdue(run: &Run, now: UnixMicros) -> Vec<StepName> {
     run.plan.steps.iter().filter(late).map(|step| step.id.clone()).collect()
 }
 
+/// Steps that only wait, and have waited for as long as they were to; each is to be told with [`Event::DelayOver`].
+pub fn delays_over(run: &Run, now: UnixMicros) -> Vec<StepName> {
+    let is_over = |step: &&Step| {
+        let Action::Internal(Internal::Delay { span }) = step.action else { return false };
+        let status = &run.steps[&step.id];
+        status.state == StepState::Running && status.started.is_some_and(|began| began.plus(span) <= now)
+    };
+    run.plan.steps.iter().filter(is_over).map(|step| step.id.clone()).collect()
+}
+
+/// An answer is to one question: whoever answers late does not answer the next one unseen.
+fn answered(
+    run: &Run,
+    id: &StepName,
+    confirmed: bool,
+    by: &str,
+    at: UnixMicros,
+) -> Result<(Run, Vec<Effect>), Refusal> {
+    let verb = if confirmed { RunVerb::Confirm } else { RunVerb::Reject };
+    let allowed = view::allowed_actions(run);
+    if !allowed.contains(&verb) {
+        return Err(Refusal { verb, reason: view::why_not(run, verb), allowed });
+    }
+    let waits = |step: &&Step| step.id == *id && run.step_state(id) == StepState::Running;
+    let asked = |step: &Step| match &step.action {
+        Action::Operator(wait) if wait.is_confirmed() => Some(wait.clone()),
+        _ => None,
+    };
+    let Some((step, wait)) =
+        run.plan.steps.iter().find(waits).and_then(|step| Some((step.clone(), asked(step)?)))
+    else {
+        let reason = format!("it does not wait at step {id}");
+        return Err(Refusal { verb, reason, allowed });
+    };
+    let mut change = Change { run: run.clone(), effects: Vec::new(), now: at };
+    change.run.waited = None;
+    if confirmed {
+        change.succeeded(&step, StepResult::Confirmed { by: by.to_owned() });
+    } else {
+        let problem = rejected(&step, &wait, by);
+        change.failed(&step, StepError { problem, unknown: false });
+    }
+    Ok(change.settled())
+}
+
+fn rejected(step: &Step, wait: &OperatorWait, by: &str) -> Problem {
+    let (reason, message) = match wait {
+        OperatorWait::Gate { group, .. } => {
+            ("GATE_NOT_PASSED", format!("{by} does not let the run go on behind group {group}"))
+        }
+        _ => ("MANUAL_ACTION_REJECTED", format!("{}: rejected by {by}", step.title)),
+    };
+    let remedy = "Do what is missing, then retry, which asks again; or cancel where that is still possible.";
+    Problem::new(reason, step.id.as_str(), message, remedy)
+}
+
 fn operator(run: &Run, verb: RunVerb, by: &str, at: UnixMicros) -> Result<(Run, Vec<Effect>), Refusal> {
     let allowed = view::allowed_actions(run);
     if !allowed.contains(&verb) {
@@ -111,9 +169,12 @@ fn operator(run: &Run, verb: RunVerb, by: &str, at: UnixMicros) -> Result<(Run, 
             let reason = "it has to say what is to be changed".to_owned();
             return Err(Refusal { verb, reason, allowed });
         }
-        RunVerb::CompleteTest => change.approve(OperatorWait::CompleteTest, by),
-        RunVerb::Commit => change.approve(OperatorWait::Commit, by),
-        RunVerb::Confirm => change.approve(OperatorWait::DeliverSeed, by),
+        RunVerb::Confirm | RunVerb::Reject => {
+            let reason = "it has to say which step".to_owned();
+            return Err(Refusal { verb, reason, allowed });
+        }
+        RunVerb::CompleteTest => change.approve(&OperatorWait::CompleteTest, by),
+        RunVerb::Commit => change.approve(&OperatorWait::Commit, by),
         RunVerb::Cancel => change.cancel(),
         RunVerb::Retry => change.retry(),
     }
@@ -327,8 +388,17 @@ impl Change {
         Some(())
     }
 
-    fn approve(&mut self, wait: OperatorWait, by: &str) {
-        let waits = |step: &&Step| step.action == Action::Operator(wait);
+    fn delay_over(&mut self, id: &StepName) -> Option<()> {
+        if !delays_over(&self.run, self.now).contains(id) {
+            return None;
+        }
+        let step = self.plan_step(id)?;
+        self.succeeded(&step, StepResult::Done);
+        Some(())
+    }
+
+    fn approve(&mut self, wait: &OperatorWait, by: &str) {
+        let waits = |step: &&Step| matches!(&step.action, Action::Operator(at) if at == wait);
         let Some(step) = self.run.plan.steps.iter().find(waits).cloned() else { return };
         self.run.waited = None;
         self.run.approved = Some(Approval { by: by.to_owned(), at: self.now });

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use understudy_ids::{Problem, UnixMicros};
 
 use super::{Refusal, Run, RunVerb, advance::Change, view};
-use crate::plan::Operation;
+use crate::{action::OperatorWait, plan::Operation};
 
 /// What is done when the time is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -75,6 +75,8 @@ impl Waited {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
     CompleteTest,
+    /// A test that waits for something else than its completion is ended all the same (R-TF-6).
+    CancelTest,
     Deadline(DeadlineAction),
 }
 
@@ -83,13 +85,15 @@ pub fn time_left(run: &Run, test_limit: Duration) -> Option<(Due, Duration)> {
     let waited = run.waited?.span;
     let allowed = view::allowed_actions(run);
     let (due, limit) = if run.plan.operation == Operation::TestFailover {
-        (Due::CompleteTest, test_limit)
+        let asks = view::operator_wait(run).is_some_and(OperatorWait::is_confirmed);
+        (if asks { Due::CancelTest } else { Due::CompleteTest }, test_limit)
     } else {
         let set = run.deadline.as_ref().filter(|set| set.failed.is_empty())?;
         (Due::Deadline(set.deadline.action), set.deadline.after)
     };
     let verb = match due {
         Due::CompleteTest => RunVerb::CompleteTest,
+        Due::CancelTest => RunVerb::Cancel,
         Due::Deadline(DeadlineAction::Commit) => RunVerb::Commit,
         Due::Deadline(DeadlineAction::RollBack) => RunVerb::RollBack,
     };

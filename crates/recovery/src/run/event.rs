@@ -42,6 +42,18 @@ pub enum Event {
         by: String,
         at: UnixMicros,
     },
+    /// Somebody says of what the run waits for at this step that it was done, or that it was not.
+    Answered {
+        step: StepName,
+        confirmed: bool,
+        by: String,
+        at: UnixMicros,
+    },
+    /// A delay that [`delays_over`](super::delays_over) named has lasted long enough.
+    DelayOver {
+        step: StepName,
+        at: UnixMicros,
+    },
     /// An observer has looked at the run, and `elapsed` has passed since he looked last, by a clock that cannot jump.
     TimePassed {
         elapsed: Duration,
@@ -74,6 +86,8 @@ impl Event {
             | Self::StepFailed { at, .. }
             | Self::StepTimedOut { at, .. }
             | Self::FirstPoint { at, .. }
+            | Self::Answered { at, .. }
+            | Self::DelayOver { at, .. }
             | Self::Operator { at, .. }
             | Self::TimePassed { at, .. }
             | Self::DeadlineSet { at, .. }
@@ -89,8 +103,10 @@ impl Event {
 pub enum RunVerb {
     CompleteTest,
     Commit,
-    /// What the run waits for somebody to do outside of it has been done.
+    /// What the run waits for somebody to do outside of it has been done. Comes with the step; see [`Event::Answered`].
     Confirm,
+    /// It has not, and will not be. Comes with the step; see [`Event::Answered`].
+    Reject,
     /// Comes with an amendment; see [`Event::Changed`].
     ChangePoint,
     /// Comes with an amendment; see [`Event::Changed`].
@@ -102,10 +118,11 @@ pub enum RunVerb {
 }
 
 impl RunVerb {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::CompleteTest,
         Self::Commit,
         Self::Confirm,
+        Self::Reject,
         Self::ChangePoint,
         Self::RollBack,
         Self::Cancel,
@@ -118,6 +135,7 @@ impl RunVerb {
             Self::CompleteTest => "complete-test",
             Self::Commit => "commit",
             Self::Confirm => "confirm",
+            Self::Reject => "reject",
             Self::ChangePoint => "change-point",
             Self::RollBack => "roll-back",
             Self::Cancel => "cancel",

@@ -5,10 +5,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use understudy_ids::{DiskName, Generation, ItemName, MachineName, PointSeq, Problem, UnixMicros};
 
-use super::{Run, RunState, seconds, settle};
+use super::{Run, RunState, settle};
 use crate::{
     action::{Action, AgentWork, Internal, StepResult},
     plan::{Operation, Phase, PlannedItem, Stage, Step},
+    seconds,
 };
 
 /// What came of one item.

@@ -5,12 +5,11 @@ use std::{net::IpAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 use understudy_ids::{ItemName, Problem, RunId, StepName, UnixMicros};
 
-use super::{
-    ItemOutcome, MadeChange, Run, RunState, StepState, outcome::machine_back, outcomes, seconds, view,
-};
+use super::{ItemOutcome, MadeChange, Run, RunState, StepState, outcome::machine_back, outcomes, view};
 use crate::{
     action::StepResult,
     plan::{Operation, Phase, Step},
+    seconds,
 };
 
 /// Everything that a reader of the run's record wants to know, with the evidence. Serialises to the job's report.

@@ -27,7 +27,13 @@ pub(super) fn is_forward(step: &Step) -> bool {
 
 /// Whether the step is no work but waiting for somebody or something.
 pub(super) fn is_wait(step: &Step) -> bool {
-    matches!(step.action, Action::Operator(_) | Action::Internal(Internal::AwaitFirstPoint { .. }))
+    let waits =
+        |internal: &Internal| matches!(internal, Internal::AwaitFirstPoint { .. } | Internal::Delay { .. });
+    match &step.action {
+        Action::Operator(_) => true,
+        Action::Internal(internal) => waits(internal),
+        Action::Agent { .. } | Action::Network(_) => false,
+    }
 }
 
 /// Whether something that cannot be taken back was begun.
@@ -188,7 +194,7 @@ fn begin(change: &mut Change, step: &Step) {
     match &step.action {
         Action::Agent { .. } | Action::Network(_) => send(change, step),
         Action::Internal(internal) => do_internal(change, step, internal),
-        Action::Operator(wait) => begin_waiting(change, step, *wait),
+        Action::Operator(wait) => begin_waiting(change, step, wait),
     }
 }
 
@@ -212,10 +218,16 @@ fn send(change: &mut Change, step: &Step) {
     }
 }
 
-fn begin_waiting(change: &mut Change, step: &Step, wait: OperatorWait) {
+fn begin_waiting(change: &mut Change, step: &Step, wait: &OperatorWait) {
+    if let OperatorWait::Gate { watched, .. } = wait
+        && watched.iter().all(|id| change.run.step_state(id) == StepState::Succeeded)
+    {
+        change.succeeded(step, StepResult::Done);
+        return;
+    }
     // Where every item failed there is nothing to commit. After a change, what ran before lies aside, and somebody must decide.
     let failed = change.run.items.values().all(|progress| progress.skipped);
-    if wait == OperatorWait::Commit && failed && change.run.changes.is_empty() {
+    if *wait == OperatorWait::Commit && failed && change.run.changes.is_empty() {
         let now = change.now;
         let status = change.status(&step.id);
         (status.state, status.ended) = (StepState::Skipped, Some(now));
@@ -244,6 +256,8 @@ fn do_internal(change: &mut Change, step: &Step, internal: &Internal) {
             });
         }
         Internal::Record { .. } => change.succeeded(step, StepResult::Done),
+        // Ends with `Event::DelayOver`.
+        Internal::Delay { .. } => {}
     }
 }
 

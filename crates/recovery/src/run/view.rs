@@ -1,6 +1,8 @@
 //! How a run looks from outside.
 
-use understudy_ids::{Problem, StepName};
+use std::collections::BTreeSet;
+
+use understudy_ids::{ItemName, PlanPartName, Problem, StepName};
 
 use super::{
     Course, EndReason, JobState, JobView, Run, RunState, RunVerb, StepState, deadline, report, settle,
@@ -26,8 +28,8 @@ pub fn state(run: &Run) -> RunState {
 }
 
 /// What the run waits for a person to say.
-fn operator_wait(run: &Run) -> Option<OperatorWait> {
-    run.plan.steps.iter().find_map(|step| match step.action {
+pub(super) fn operator_wait(run: &Run) -> Option<&OperatorWait> {
+    run.plan.steps.iter().find_map(|step| match &step.action {
         Action::Operator(wait) if run.step_state(&step.id) == StepState::Running => Some(wait),
         _ => None,
     })
@@ -44,14 +46,15 @@ fn is_allowed(run: &Run, verb: RunVerb) -> bool {
     }
     let forward = run.course == Course::Forward;
     match verb {
-        RunVerb::CompleteTest => forward && operator_wait(run) == Some(OperatorWait::CompleteTest),
-        RunVerb::Confirm => forward && operator_wait(run) == Some(OperatorWait::DeliverSeed),
+        RunVerb::CompleteTest => forward && operator_wait(run) == Some(&OperatorWait::CompleteTest),
+        RunVerb::Confirm => forward && operator_wait(run).is_some_and(OperatorWait::is_confirmed),
+        RunVerb::Reject => forward && operator_wait(run).is_some_and(OperatorWait::may_be_rejected),
         RunVerb::Commit | RunVerb::RollBack | RunVerb::SetDeadline => {
-            forward && operator_wait(run) == Some(OperatorWait::Commit)
+            forward && operator_wait(run) == Some(&OperatorWait::Commit)
         }
         RunVerb::ChangePoint => {
             let unplanned = run.plan.operation == Operation::UnplannedFailover;
-            unplanned && forward && operator_wait(run) == Some(OperatorWait::Commit)
+            unplanned && forward && operator_wait(run) == Some(&OperatorWait::Commit)
         }
         RunVerb::Retry => state(run) == RunState::Failed || has_items_to_try_again(run),
         RunVerb::Cancel => match run.course {
@@ -65,7 +68,7 @@ fn is_allowed(run: &Run, verb: RunVerb) -> bool {
 /// An unplanned failover waits for its commit, and some of its items failed.
 fn has_items_to_try_again(run: &Run) -> bool {
     run.plan.operation == Operation::UnplannedFailover
-        && operator_wait(run) == Some(OperatorWait::Commit)
+        && operator_wait(run) == Some(&OperatorWait::Commit)
         && run.items.values().any(|progress| progress.skipped)
 }
 
@@ -91,6 +94,7 @@ pub(crate) fn why_not(run: &Run, verb: RunVerb) -> String {
         RunVerb::CompleteTest
         | RunVerb::Commit
         | RunVerb::Confirm
+        | RunVerb::Reject
         | RunVerb::ChangePoint
         | RunVerb::RollBack
         | RunVerb::SetDeadline => {
@@ -146,7 +150,18 @@ pub fn waiting_for(run: &Run) -> String {
             return "Check the machines, then commit.".to_owned() + &deadline::in_words(run);
         }
         Some(OperatorWait::DeliverSeed) => return deliver_seed(run),
+        Some(OperatorWait::Manual { name, instructions }) => {
+            return format!("{name}: {instructions} Then confirm, or reject.");
+        }
+        Some(OperatorWait::Gate { group, watched }) => return at_gate(run, group, watched),
         None => {}
+    }
+    let delay = |step: &&Step| {
+        let waits = matches!(step.action, Action::Internal(Internal::Delay { .. }));
+        waits && run.step_state(&step.id) == StepState::Running
+    };
+    if let Some(step) = run.plan.steps.iter().find(delay) {
+        return format!("{}.", step.title);
     }
     let awaited = run.plan.steps.iter().find_map(|step| match &step.action {
         Action::Internal(Internal::AwaitFirstPoint { item, standby, .. })
@@ -157,6 +172,19 @@ pub fn waiting_for(run: &Run) -> String {
         _ => None,
     });
     if run.has_work_on_its_way() { String::new() } else { awaited.unwrap_or_default() }
+}
+
+/// Items whose machines did not come up or do not answer.
+fn at_gate(run: &Run, group: &PlanPartName, watched: &BTreeSet<StepName>) -> String {
+    let missing =
+        |step: &&Step| watched.contains(&step.id) && run.step_state(&step.id) != StepState::Succeeded;
+    let items = run.plan.steps.iter().filter(missing).filter_map(|step| step.item.as_ref());
+    let items: BTreeSet<&str> = items.map(ItemName::as_str).collect();
+    let items: Vec<&str> = items.into_iter().collect();
+    format!(
+        "Of group {group}, {} did not come up or does not answer. Look at it, then confirm that the run goes on, or reject.",
+        items.join(", ")
+    )
 }
 
 fn deliver_seed(run: &Run) -> String {
@@ -227,6 +255,7 @@ pub fn step_outcome(run: &Run, step: &StepName) -> String {
         Some(StepResult::Released { addresses, test_networks }) => {
             format!("{addresses} addresses and {test_networks} test networks released")
         }
+        Some(StepResult::Confirmed { by }) => format!("confirmed by {by}"),
         Some(StepResult::FirstPoint { seq }) => format!("recovery point {seq} is there"),
     }
 }

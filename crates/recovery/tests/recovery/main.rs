@@ -6,6 +6,7 @@ mod deadlines;
 mod faults;
 mod plans;
 mod random;
+mod recovery_plans;
 mod refusals;
 mod runs;
 mod seeds;

@@ -17,8 +17,8 @@ use understudy_recovery::{
     Effect, Event, ItemState, Operation, Run,
     action::{Action, AgentWork, DiskRoot, MachineRef, NetworkRef, NetworkWork, PointRef, StepResult},
     advance, item,
-    plan::{Change, Executor, MachineView, PlanInput, Power, RunPlan, RunSpec, SideView, amend},
-    run::{self, ItemChange, JobState, RunState, RunVerb},
+    plan::{Change, Executor, MachineView, PlanInput, Power, RunPlan, RunSpec, SideView, Step, amend},
+    run::{self, ItemChange, JobState, RunState, RunVerb, StepState},
     start,
 };
 
@@ -169,9 +169,24 @@ impl Theatre {
                 self.change(&Change::RollBack { give_up_writes: true }).unwrap();
                 return;
             }
+            RunVerb::Confirm | RunVerb::Reject => {
+                let step = self.asks_at().expect("the run waits for an answer");
+                let (confirmed, by) = (verb == RunVerb::Confirm, "ann".to_owned());
+                self.tell(&Event::Answered { step, confirmed, by, at: self.now });
+                return;
+            }
             _ => {}
         }
         self.tell(&Event::Operator { verb, by: "ann".to_owned(), at: self.now });
+    }
+
+    /// The step at which the run waits for an answer.
+    pub fn asks_at(&self) -> Option<StepName> {
+        let asks = |step: &&Step| {
+            let waits = matches!(&step.action, Action::Operator(wait) if wait.is_confirmed());
+            waits && self.run.steps[&step.id].state == StepState::Running
+        };
+        self.run.plan.steps.iter().find(asks).map(|step| step.id.clone())
     }
 
     /// The old side is heard again, and has been fenced.
@@ -403,7 +418,7 @@ impl Theatre {
             if let Some(task) = self.queue.front() {
                 let act = script(&task.step, &task.key);
                 self.perform(act);
-            } else if !self.first_points_arrive() {
+            } else if !self.first_points_arrive() && !self.delays_pass() {
                 return;
             }
         }
@@ -433,6 +448,19 @@ impl Theatre {
             }
         }
         self.run.sequence > before
+    }
+
+    /// Where a step only waits, it has waited.
+    fn delays_pass(&mut self) -> bool {
+        let later = self.now.plus(Duration::from_secs(24 * 3600));
+        let over = run::delays_over(&self.run, later);
+        if !over.is_empty() {
+            self.now = later;
+        }
+        for step in &over {
+            self.tell(&Event::DelayOver { step: step.clone(), at: self.now });
+        }
+        !over.is_empty()
     }
 
     /// Plays on to the run's end as an operator would who, at an error, prefers `at_error` where that is allowed.

@@ -39,7 +39,15 @@ pub fn spec(operation: Operation) -> RunSpec {
 
 /// The facts under which the operation is possible.
 pub fn input(operation: Operation) -> PlanInput {
-    let mut items = vec![view("web1", &["vda"], 11), view("db1", &["vda", "vdb"], 12)];
+    facts_of(operation, vec![view("web1", &["vda"], 11), view("db1", &["vda", "vdb"], 12)])
+}
+
+/// The same of other machines than those two.
+pub fn input_of(operation: Operation, names: &[&str]) -> PlanInput {
+    facts_of(operation, names.iter().zip(11..).map(|(name, octet)| view(name, &["vda"], octet)).collect())
+}
+
+fn facts_of(operation: Operation, mut items: Vec<ItemView>) -> PlanInput {
     for item in &mut items {
         match operation {
             Operation::Protect => {

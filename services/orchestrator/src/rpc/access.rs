@@ -19,8 +19,11 @@ pub const PROTECTION: &[AccessRule] = users!("ProtectionService":
     "CreateConsistencyGroup", "GetConsistencyGroup", "ListConsistencyGroups", "ChangeConsistencyGroup", "DeleteConsistencyGroup");
 
 pub const FAILOVER: &[AccessRule] = users!("FailoverService":
-    "PreviewRun", "StartRun", "GetRun", "ListRuns", "CompleteTest", "CommitRun", "ConfirmRun", "CancelRun", "RetryRun",
+    "PreviewRun", "StartRun", "GetRun", "ListRuns", "CompleteTest", "CommitRun", "ConfirmRun", "RejectRun", "CancelRun", "RetryRun",
     "PreviewRunChange", "ChangeRun", "SetRunDeadline");
+
+pub const RECOVERY_PLAN: &[AccessRule] = users!("RecoveryPlanService":
+    "CreateRecoveryPlan", "UpdateRecoveryPlan", "GetRecoveryPlan", "ListRecoveryPlans", "DeleteRecoveryPlan");
 
 pub const AUDIT: &[AccessRule] = users!("AuditService": "ListAuditRecords");
 
@@ -33,7 +36,7 @@ mod tests {
 
     #[test]
     fn every_method_has_its_rule_and_every_rule_its_method() {
-        let rules = [SITE, PROTECTION, FAILOVER, AUDIT].concat();
+        let rules = [SITE, PROTECTION, FAILOVER, RECOVERY_PLAN, AUDIT].concat();
         let wrong = methods_without_rule(FILE_DESCRIPTOR_SET, &SERVICES, &rules).unwrap();
         assert_eq!(wrong, Vec::<String>::new());
         assert!(rules.iter().all(|rule| rule.allow == USERS));

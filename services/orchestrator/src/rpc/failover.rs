@@ -4,9 +4,10 @@ use tonic::{Request, Response, Status, async_trait};
 use understudy_ids::{ItemName, RunId, UnixMicros};
 use understudy_recovery::run::RunVerb as Verb;
 use understudy_recovery_api::{
+    Invalid,
     request::{
-        ChangeRun, CompleteTest, Page, RunSpec, RunVerb, SetRunDeadline, StartRun, change_preview_from_wire,
-        name_from_wire, optional_name_from_wire,
+        AnswerRun, ChangeRun, CompleteTest, Page, RunSpec, RunVerb, SetRunDeadline, StartRun,
+        change_preview_from_wire, name_from_wire, optional_name_from_wire,
     },
     v1::{self, failover_service_server::FailoverService},
     view::Run,
@@ -36,6 +37,22 @@ impl Api {
         let run = self.recorded(&mutation, outcome.await).await?;
         Ok(Response::new(run.into_wire()))
     }
+
+    /// Confirm and reject differ only in what was said.
+    async fn answer(
+        &self,
+        mutation: Mutation,
+        answer: Result<AnswerRun, Invalid>,
+        confirmed: bool,
+    ) -> Result<Response<v1::Run>, Status> {
+        let outcome = async {
+            let answer = answer?;
+            let call = mutation.call(&answer.request_id);
+            self.runtime.answer_run(&call, answer, confirmed).await
+        };
+        let run = self.recorded(&mutation, outcome.await).await?;
+        Ok(Response::new(run.into_wire()))
+    }
 }
 
 #[async_trait]
@@ -49,7 +66,7 @@ impl FailoverService for Api {
     }
 
     async fn start_run(&self, request: Request<v1::StartRunRequest>) -> Result<Response<v1::Run>, Status> {
-        let target = |r: &v1::StartRunRequest| r.spec.as_ref().map(|s| s.items.join(" ")).unwrap_or_default();
+        let target = |r: &v1::StartRunRequest| r.spec.as_ref().map(target_of).unwrap_or_default();
         let mutation = Mutation::new(&request, "FailoverService/StartRun", target)?;
         let outcome = async {
             let request = StartRun::from_wire(request.into_inner())?;
@@ -139,8 +156,14 @@ impl FailoverService for Api {
         request: Request<v1::ConfirmRunRequest>,
     ) -> Result<Response<v1::Run>, Status> {
         let mutation = Mutation::new(&request, "FailoverService/ConfirmRun", |r| r.name.clone())?;
-        let v1::ConfirmRunRequest { name, request_id } = request.into_inner();
-        self.steer(mutation, Verb::Confirm, &name, &request_id).await
+        let v1::ConfirmRunRequest { name, request_id, step } = request.into_inner();
+        self.answer(mutation, AnswerRun::from_wire(&name, &step, &request_id), true).await
+    }
+
+    async fn reject_run(&self, request: Request<v1::RejectRunRequest>) -> Result<Response<v1::Run>, Status> {
+        let mutation = Mutation::new(&request, "FailoverService/RejectRun", |r| r.name.clone())?;
+        let v1::RejectRunRequest { name, request_id, step } = request.into_inner();
+        self.answer(mutation, AnswerRun::from_wire(&name, &step, &request_id), false).await
     }
 
     async fn cancel_run(&self, request: Request<v1::CancelRunRequest>) -> Result<Response<v1::Run>, Status> {
@@ -154,6 +177,12 @@ impl FailoverService for Api {
         let v1::RetryRunRequest { name, request_id } = request.into_inner();
         self.steer(mutation, Verb::Retry, &name, &request_id).await
     }
+}
+
+/// What a run is about, for the record of a request that may be refused.
+fn target_of(spec: &v1::RunSpec) -> String {
+    let plan = Some(spec.recovery_plan.clone()).filter(|plan| !plan.is_empty());
+    plan.into_iter().chain(spec.items.iter().cloned()).collect::<Vec<_>>().join(" ")
 }
 
 /// Where a list of runs goes on: time and identifier of the last one shown.

@@ -26,6 +26,7 @@ pub mod message;
 pub mod outbox;
 pub mod protect;
 pub mod reconcile;
+mod recovery_plans;
 pub mod runs;
 pub mod scrub;
 pub mod sites;

@@ -24,7 +24,7 @@ use super::{
     connections::{self, Answer},
     gather,
     message::Message,
-    now,
+    now, recovery_plans,
     sites::not_found,
     view,
 };
@@ -32,13 +32,21 @@ use crate::store::{Failure, items, outbox, runs};
 
 impl Runtime {
     pub async fn preview_run(&self, spec: request::RunSpec) -> Result<RunPreview, ApiError> {
-        let spec = view::domain_spec(spec);
+        let recovery_plans::Asked { spec, notices, problems } =
+            recovery_plans::asked(&mut *self.reader().await?, spec).await?;
+        if !problems.is_empty() {
+            return Ok(view::preview(&spec, Err(problems)));
+        }
         let mut input = gather::input(&mut *self.reader().await?, &spec, now()).await?;
         let answer = connections::ask(&self.0.network, &spec, &input.items).await;
         input.connections =
             connections::settle(&mut *self.reader().await?, &spec, &input.items, &answer).await?;
         self.remember_answer(spec.clone(), input.clone(), answer).await?;
-        Ok(view::preview(&spec, plan::plan(&spec, &input)))
+        let mut planned = plan::plan(&spec, &input);
+        if let Ok(plan) = &mut planned {
+            plan.notices.extend(notices);
+        }
+        Ok(view::preview(&spec, planned))
     }
 
     /// An answer of network-mapper is kept as soon as it was given: it may be away when the run is started.
@@ -55,8 +63,14 @@ impl Runtime {
     }
 
     pub async fn start_run(&self, call: &Call, request: request::StartRun) -> Result<Run, ApiError> {
-        let spec = view::domain_spec(request.spec);
-        self.start_planned(call, spec, Some(request.plan_digest)).await
+        if let Some(run) = self.seen(call).await? {
+            return self.get_run(run_of(&run)?).await;
+        }
+        let asked = recovery_plans::asked(&mut *self.reader().await?, request.spec).await?;
+        if !asked.problems.is_empty() {
+            return Err(refused(asked.spec.operation.as_str(), asked.problems));
+        }
+        self.start_planned(call, asked.spec, Some(request.plan_digest)).await
     }
 
     /// Plans and starts. With a digest, only if the plan is still that one.
@@ -146,6 +160,29 @@ impl Runtime {
                     outbox::insert(tx, run, note).await?;
                 }
                 Ok(run.to_resource())
+            })
+        })
+        .await?;
+        self.get_run(run).await
+    }
+
+    /// Says of what the run waits for at a step that it was done, or that it was not (R-RP-2).
+    pub async fn answer_run(
+        &self,
+        call: &Call,
+        answer: request::AnswerRun,
+        confirmed: bool,
+    ) -> Result<Run, ApiError> {
+        let request::AnswerRun { run, step, request_id: _ } = answer;
+        let by = call.caller.who.clone();
+        self.once(call, move |tx| {
+            let (step, by) = (step.clone(), by.clone());
+            Box::pin(async move {
+                let event = Event::Answered { step, confirmed, by, at: now() };
+                match apply::deliver(tx, run, &event).await? {
+                    Some(_) => Ok(run.to_resource()),
+                    None => Err(not_found("RUN_NOT_FOUND", &run.to_resource()).into()),
+                }
             })
         })
         .await?;

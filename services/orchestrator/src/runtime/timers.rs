@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use understudy_ids::{RunId, UnixMicros, Uuid};
 use understudy_recovery::{
     Event, Run,
-    run::{DeadlineAction, Due, RunVerb, overdue, time_left},
+    run::{DeadlineAction, Due, RunVerb, delays_over, overdue, time_left},
 };
 use understudy_recovery_api::{Decision, Resource};
 
@@ -61,6 +61,9 @@ async fn round(runtime: &Runtime, looked: &mut Looked, now: UnixMicros) -> Resul
         if !overdue(&run, now).is_empty() {
             give_up_on_overdue(runtime, &run, now).await?;
         }
+        for step in delays_over(&run, now) {
+            runtime.tell(run.id, Event::DelayOver { step, at: now }).await?;
+        }
         wait(runtime, looked, &run, now).await?;
     }
     Ok(())
@@ -83,7 +86,8 @@ async fn wait(runtime: &Runtime, looked: &mut Looked, run: &Run, now: UnixMicros
         return Ok(());
     }
     match due {
-        Due::CompleteTest => complete_by_force(runtime, run, now).await,
+        Due::CompleteTest => end_by_force(runtime, run, RunVerb::CompleteTest, now).await,
+        Due::CancelTest => end_by_force(runtime, run, RunVerb::Cancel, now).await,
         Due::Deadline(action) => keep_deadline(runtime, run, action, now).await,
     }
 }
@@ -160,12 +164,12 @@ async fn give_up_on_overdue(runtime: &Runtime, run: &Run, now: UnixMicros) -> Re
     Ok(())
 }
 
-/// R-TF-6.
-async fn complete_by_force(runtime: &Runtime, run: &Run, now: UnixMicros) -> Result<(), Failure> {
-    tracing::warn!(run = %run.id, "the test has run for longer than allowed and is completed by force");
+/// R-TF-6: a test that waits for its completion is completed, one that waits for something else is cancelled.
+async fn end_by_force(runtime: &Runtime, run: &Run, verb: RunVerb, now: UnixMicros) -> Result<(), Failure> {
+    tracing::warn!(run = %run.id, %verb, "the test has run for longer than allowed and is ended by force");
     let id = run.id;
     let limit = runtime.0.settings.test_limit.as_secs();
-    let event = Arc::new(Event::Operator { verb: RunVerb::CompleteTest, by: TEST_LIMIT.to_owned(), at: now });
+    let event = Arc::new(Event::Operator { verb, by: TEST_LIMIT.to_owned(), at: now });
     let done = runtime
         .write(move |tx| {
             let event = event.clone();
@@ -174,12 +178,16 @@ async fn complete_by_force(runtime: &Runtime, run: &Run, now: UnixMicros) -> Res
                 let note = Message::Note {
                     id: Uuid::new_v5(&id, b"completed by force"),
                     author: TEST_LIMIT.to_owned(),
-                    text: format!("Completed by force: the test had run for more than {limit} s."),
+                    text: format!("Ended by force ({verb}): the test had run for more than {limit} s."),
                 };
                 outbox::insert(&mut *tx, id, &note).await?;
                 let entry = audit::Entry {
                     who: TEST_LIMIT.to_owned(),
-                    what: "FailoverService/CompleteTest",
+                    what: if verb == RunVerb::Cancel {
+                        "FailoverService/CancelRun"
+                    } else {
+                        "FailoverService/CompleteTest"
+                    },
                     target: id.to_resource(),
                     decision: Decision::Allowed,
                     result: "OK".to_owned(),

@@ -2,7 +2,7 @@
 
 use understudy_ids::{HostName, PointSeq, UnixMicros};
 use understudy_recovery::{
-    ItemState, Operation, Run, RunPlan, RunSpec,
+    ItemState, Run, RunPlan, RunSpec,
     instant::Instant,
     item, plan,
     run::{self, StepState},
@@ -144,20 +144,9 @@ pub fn point(record: &ItemRecord, point: &Point) -> view::RecoveryPoint {
     }
 }
 
-fn operation(operation: Operation) -> api::Operation {
-    match operation {
-        Operation::Protect => api::Operation::Protect,
-        Operation::Unprotect => api::Operation::Unprotect,
-        Operation::TestFailover => api::Operation::TestFailover,
-        Operation::PlannedFailover => api::Operation::PlannedFailover,
-        Operation::UnplannedFailover => api::Operation::UnplannedFailover,
-        Operation::ReverseReplicate => api::Operation::ReverseReplicate,
-    }
-}
-
 fn spec(spec: &RunSpec) -> request::RunSpec {
     request::RunSpec {
-        operation: operation(spec.operation),
+        operation: spec.operation.into(),
         items: spec.items.iter().cloned().collect(),
         points: spec.points.clone(),
         primary_down_assertion: spec.primary_down_assertion.clone(),
@@ -169,6 +158,8 @@ fn spec(spec: &RunSpec) -> request::RunSpec {
             Instant::Latest => request::RunInstant::LatestOfAll,
         }),
         synchronise_within: spec.synchronise_within,
+        recovery_plan: spec.recovery_plan.as_ref().map(|plan| plan.name.clone()),
+        from_site: spec.from_site.clone(),
     }
 }
 
@@ -214,15 +205,10 @@ pub fn domain_spec(spec: request::RunSpec) -> RunSpec {
         deadline,
         instant,
         synchronise_within,
+        // What a name stands for is looked up.
+        recovery_plan: _,
+        from_site: _,
     } = spec;
-    let operation = match operation {
-        api::Operation::Protect => Operation::Protect,
-        api::Operation::Unprotect => Operation::Unprotect,
-        api::Operation::TestFailover => Operation::TestFailover,
-        api::Operation::PlannedFailover => Operation::PlannedFailover,
-        api::Operation::UnplannedFailover => Operation::UnplannedFailover,
-        api::Operation::ReverseReplicate => Operation::ReverseReplicate,
-    };
     RunSpec {
         points,
         primary_down_assertion,
@@ -234,7 +220,7 @@ pub fn domain_spec(spec: request::RunSpec) -> RunSpec {
             request::RunInstant::LatestOfAll => Instant::Latest,
         }),
         synchronise_within,
-        ..RunSpec::new(operation, items.into_iter().collect())
+        ..RunSpec::new(operation.into(), items.into_iter().collect())
     }
 }
 
@@ -361,7 +347,7 @@ pub fn run_in_list(run: &Run) -> view::Run {
     view::Run {
         name: run.id,
         spec: spec(&run.spec),
-        operation: operation(run.plan.operation),
+        operation: run.plan.operation.into(),
         state: match run::state(run) {
             run::RunState::Running => api::RunState::Running,
             run::RunState::Waiting => api::RunState::Waiting,

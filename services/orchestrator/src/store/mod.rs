@@ -13,6 +13,7 @@ pub mod hosts;
 pub mod items;
 pub mod outbox;
 pub mod policies;
+pub mod recovery_plans;
 pub mod requests;
 pub mod runs;
 pub mod sites;

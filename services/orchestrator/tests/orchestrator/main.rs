@@ -11,6 +11,7 @@ mod mapper;
 mod once;
 mod policies;
 mod reconcile;
+mod recovery_plans;
 mod scrub;
 mod support;
 mod time_limits;

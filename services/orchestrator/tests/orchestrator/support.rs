@@ -341,6 +341,8 @@ pub fn spec(operation: Operation, items: &[&str]) -> RunSpec {
         deadline: None,
         instant: None,
         synchronise_within: None,
+        recovery_plan: None,
+        from_site: None,
     }
 }
 

@@ -216,6 +216,8 @@ fn test_of_web1() -> RunSpec {
         deadline: None,
         instant: None,
         synchronise_within: None,
+        recovery_plan: None,
+        from_site: None,
     }
 }
 

@@ -1,0 +1,291 @@
+//! Puts the order of a recovery plan into the steps of a failover (R-RP-1, R-RP-2).
+//!
+//! ```text
+//!   switched sides ─▶ group 1: before-1 ─▶ before-2 ─▶ starts ─▶ probes ─▶ gate ─▶ after-1 ─▶ delay ─▶ group 2: …
+//!                               a machine ─▶ answers ─▶ the one behind it in the window, and those that depend on it
+//!   planned:  shut-down of the last group ─▶ … ─▶ shut-down of group 1
+//! ```
+//!
+//! Only starting is ordered: machines are made, and sides switched, for all items at once, so that a late group costs no time that an early one
+//! could have used. What is done before the first group comes before the switch, where everything can still be taken back.
+//! Steps keep their names, actions and error policies; what changes is what they come after.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use understudy_ids::{ItemName, SiteName, StepName};
+
+use super::{
+    ErrorPolicy, Executor, Operation, Phase, RunSpec, Stage, Step,
+    draft::{Subject, step_name, wait_for},
+};
+use crate::{
+    action::{Action, AgentWork, Internal, OperatorWait},
+    recovery_plan::{ActionKind, Gate, PlanAction, PlanGroup, RecoveryPlan},
+};
+
+/// The steps in the order of the spec's recovery plan, if it has one.
+pub(super) fn ordered(spec: &RunSpec, items: &[Subject<'_>], steps: Vec<Step>) -> Vec<Step> {
+    let towards = items.first().map(|item| item.target.site());
+    match (&spec.recovery_plan, towards) {
+        (Some(plan), Some(towards)) if spec.operation.is_failover() => {
+            let mut ordering = Ordering::new(plan, spec.operation, towards, steps);
+            ordering.shut_downs();
+            ordering.groups();
+            listed(ordering.steps)
+        }
+        _ => steps,
+    }
+}
+
+struct Ordering<'a> {
+    plan: &'a RecoveryPlan,
+    operation: Operation,
+    towards: &'a SiteName,
+    steps: Vec<Step>,
+}
+
+impl<'a> Ordering<'a> {
+    fn new(plan: &'a RecoveryPlan, operation: Operation, towards: &'a SiteName, steps: Vec<Step>) -> Self {
+        Self { plan, operation, towards, steps }
+    }
+
+    /// Those who depend on others go first. An unplanned failover gives shutting down a time for all items together, in
+    /// which there is none for an order.
+    fn shut_downs(&mut self) {
+        if self.operation != Operation::PlannedFailover {
+            return;
+        }
+        let mut later = Vec::new();
+        for group in self.plan.groups.iter().rev() {
+            let of_group: Vec<StepName> =
+                group.items.iter().filter_map(|entry| self.shut_down(&entry.item)).collect();
+            for id in &of_group {
+                self.comes_after(id, &later);
+            }
+            if !of_group.is_empty() {
+                later = of_group;
+            }
+        }
+    }
+
+    fn groups(&mut self) {
+        let mut made = Vec::new();
+        // What the next thing comes after. Empty: nothing of the plan was before it.
+        let mut before = Vec::new();
+        let mut is_first = true;
+        for (group, number) in self.plan.groups.iter().zip(1..) {
+            let entry = if before.is_empty() { self.preconditions() } else { before.clone() };
+            let actions = self.actions(group, number, "before", &group.before, &entry);
+            if let Some(last) = actions.last() {
+                before = vec![last.id.clone()];
+            }
+            made.extend(actions);
+            let starts = self.starts(group);
+            if is_first && !starts.is_empty() {
+                self.hold_back(&before);
+                is_first = false;
+            }
+            self.start_in_order(group, &starts, &before);
+            let ready: Vec<StepName> = starts.iter().map(|(item, _)| self.ready(item)).collect();
+            if !ready.is_empty() {
+                before = ready;
+            }
+            let behind =
+                self.behind(group, number, if before.is_empty() { &entry } else { &before }, &starts);
+            if let Some(last) = behind.last() {
+                before = vec![last.id.clone()];
+            }
+            made.extend(behind);
+        }
+        let ids: Vec<StepName> = made.iter().map(|step| step.id.clone()).collect();
+        let waits = [OperatorWait::Commit, OperatorWait::CompleteTest].map(Action::Operator);
+        for step in self.steps.iter_mut().filter(|step| waits.contains(&step.action)) {
+            step.after.extend(ids.iter().cloned());
+        }
+        self.steps.extend(made);
+    }
+
+    /// What is left of the group behind its machines: gate, actions, delay.
+    fn behind(
+        &self,
+        group: &PlanGroup,
+        number: usize,
+        ready: &[StepName],
+        starts: &[(&ItemName, StepName)],
+    ) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let mut last = ready.to_vec();
+        if group.gate == Gate::Ask && !starts.is_empty() {
+            let watched = starts.iter().flat_map(|(item, start)| [start.clone(), self.ready(item)]);
+            let watched: BTreeSet<StepName> = watched.collect();
+            let wait = OperatorWait::Gate { group: group.name.clone(), watched };
+            let title = format!("Go on behind group {} if its machines came up, or ask", group.name);
+            let gate = wait_for(part(number, "gate"), title, wait).after(last);
+            last = vec![gate.id.clone()];
+            steps.push(self.with_policy(gate, false));
+        }
+        let actions = self.actions(group, number, "after", &group.after, &last);
+        last = actions.last().map_or(last, |step| vec![step.id.clone()]);
+        steps.extend(actions);
+        if let Some(span) = group.delay.filter(|span| !span.is_zero()) {
+            let title = format!("Wait for {} s behind group {}", span.as_secs_f64(), group.name);
+            let delay = Action::Internal(Internal::Delay { span });
+            let id = part(number, "delay");
+            steps.push(Step::new(id, title, Executor::Orchestrator, delay, Phase::Wait).after(last));
+        }
+        steps
+    }
+
+    /// The actions that apply, one after another.
+    fn actions(
+        &self,
+        group: &PlanGroup,
+        number: usize,
+        place: &str,
+        actions: &[PlanAction],
+        after: &[StepName],
+    ) -> Vec<Step> {
+        let mut steps: Vec<Step> = Vec::new();
+        for (action, index) in actions.iter().zip(1..) {
+            if !action.applies(self.operation, self.towards) {
+                continue;
+            }
+            let after = steps.last().map_or(after.to_vec(), |step| vec![step.id.clone()]);
+            let what = format!("{place}-{index}");
+            let title = format!("{} ({place} group {})", action.name, group.name);
+            let step = match &action.what {
+                ActionKind::Manual { instructions } => {
+                    let (name, instructions) = (action.name.clone(), instructions.trim().to_owned());
+                    wait_for(part(number, &what), title, OperatorWait::Manual { name, instructions })
+                }
+            };
+            steps.push(self.with_policy(step.after(after), action.may_fail));
+        }
+        steps
+    }
+
+    /// R-PF-3, R-UF-4: an error in an action is one like that of a machine.
+    fn with_policy(&self, step: Step, may_fail: bool) -> Step {
+        let goes_on = may_fail || self.operation == Operation::UnplannedFailover;
+        step.on_error(if goes_on { ErrorPolicy::GoOn } else { ErrorPolicy::StopRun })
+    }
+
+    /// The group's items that the run takes, in an order in which they can be started, with the step that starts each.
+    fn starts(&self, group: &'a PlanGroup) -> Vec<(&'a ItemName, StepName)> {
+        let mut left: Vec<_> = group.items.iter().collect();
+        let mut starts = Vec::new();
+        while !left.is_empty() {
+            let waits = |after: &BTreeSet<ItemName>| left.iter().any(|other| after.contains(&other.item));
+            // A plan in which items wait for each other was refused.
+            let next = left.iter().position(|entry| !waits(&entry.after)).unwrap_or(0);
+            let entry = left.remove(next);
+            starts.extend(self.start(&entry.item).map(|id| (&entry.item, id)));
+        }
+        starts
+    }
+
+    fn start_in_order(&mut self, group: &PlanGroup, starts: &[(&ItemName, StepName)], before: &[StepName]) {
+        let depends: BTreeMap<&ItemName, &BTreeSet<ItemName>> =
+            group.items.iter().map(|entry| (&entry.item, &entry.after)).collect();
+        let window = group.at_once.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+        for (index, (item, start)) in starts.iter().enumerate() {
+            let mut after = before.to_vec();
+            let ahead = index.checked_sub(window).map(|ahead| self.ready(starts[ahead].0));
+            after.extend(ahead);
+            let on = depends.get(item).into_iter().flat_map(|items| items.iter());
+            let on: Vec<StepName> =
+                on.filter(|item| self.start(item).is_some()).map(|i| self.ready(i)).collect();
+            after.extend(on);
+            self.comes_after(start, &after);
+        }
+    }
+
+    /// What a run's first effect behind its preparation comes after: switching sides, or starting a test machine.
+    fn preconditions(&self) -> Vec<StepName> {
+        let after: BTreeSet<&StepName> =
+            self.steps.iter().filter(|step| self.is_held_back(step)).flat_map(|step| &step.after).collect();
+        after.into_iter().cloned().collect()
+    }
+
+    /// Sides switch when all that comes before the first machine is done. Test machines may be made beside it: nothing switches.
+    fn hold_back(&mut self, before: &[StepName]) {
+        if self.operation == Operation::TestFailover {
+            return;
+        }
+        let held: Vec<StepName> =
+            self.steps.iter().filter(|step| self.is_held_back(step)).map(|step| step.id.clone()).collect();
+        for id in held {
+            self.comes_after(&id, before);
+        }
+    }
+
+    fn is_held_back(&self, step: &Step) -> bool {
+        match (&step.action, self.operation) {
+            (Action::Agent { work, .. }, Operation::TestFailover) => {
+                matches!(work, AgentWork::CreateTestMachine { .. })
+            }
+            (Action::Internal(internal), _) => matches!(internal, Internal::RaiseGeneration { .. }),
+            _ => false,
+        }
+    }
+
+    fn of_item(&self, item: &ItemName, is: impl Fn(&AgentWork) -> bool) -> Option<StepName> {
+        let found = self.steps.iter().find(|step| match &step.action {
+            Action::Agent { work, .. } => {
+                step.stage == Stage::Main && step.item.as_ref() == Some(item) && is(work)
+            }
+            _ => false,
+        });
+        found.map(|step| step.id.clone())
+    }
+
+    fn start(&self, item: &ItemName) -> Option<StepName> {
+        self.of_item(item, |work| matches!(work, AgentWork::StartMachine { .. }))
+    }
+
+    fn shut_down(&self, item: &ItemName) -> Option<StepName> {
+        self.of_item(item, |work| matches!(work, AgentWork::ShutDownMachine { .. }))
+    }
+
+    /// With its end the machine is up, or will not be: it has answered, or where it is not asked, it was started.
+    fn ready(&self, item: &ItemName) -> StepName {
+        let probe = self.of_item(item, |work| matches!(work, AgentWork::ProbeMachine { .. }));
+        probe.or_else(|| self.start(item)).unwrap_or_else(|| step_name(&format!("{item}.start")))
+    }
+
+    fn comes_after(&mut self, id: &StepName, after: &[StepName]) {
+        if let Some(step) = self.steps.iter_mut().find(|step| step.id == *id) {
+            let new: Vec<StepName> = after.iter().filter(|id| !step.after.contains(id)).cloned().collect();
+            step.after.extend(new);
+        }
+    }
+}
+
+fn part(number: usize, what: &str) -> StepName {
+    step_name(&format!("group-{number}.{what}"))
+}
+
+/// Every step behind those that it refers to, and otherwise as they were.
+fn listed(steps: Vec<Step>) -> Vec<Step> {
+    let mut left = steps;
+    let mut placed: BTreeSet<StepName> = BTreeSet::new();
+    let mut listed = Vec::with_capacity(left.len());
+    while !left.is_empty() {
+        let before = left.len();
+        let mut waiting = Vec::new();
+        for step in left {
+            if step.after.iter().chain(&step.undoes).all(|id| placed.contains(id)) {
+                placed.insert(step.id.clone());
+                listed.push(step);
+            } else {
+                waiting.push(step);
+            }
+        }
+        left = waiting;
+        if left.len() == before {
+            // Steps in a round: lint refuses the plan and names them.
+            listed.append(&mut left);
+        }
+    }
+    listed
+}
