@@ -7,7 +7,7 @@ use crate::tool;
 /// # Errors
 /// When a peer is missing that no package brings, or a copy is not what it should be.
 pub fn replication(arguments: &[String]) -> anyhow::Result<()> {
-    run("replication", arguments)
+    run("release", "replication", arguments)
 }
 
 /// What CI guards of it.
@@ -15,11 +15,11 @@ pub fn replication(arguments: &[String]) -> anyhow::Result<()> {
 /// # Errors
 /// When a figure is beyond its bound.
 pub fn guard() -> anyhow::Result<()> {
-    run("guard", &[])
+    run("guard", "guard", &[])
 }
 
-fn run(what: &str, arguments: &[String]) -> anyhow::Result<()> {
-    let mut words = vec!["run", "--quiet", "--release", "--package", "understudy-bench", "--", what];
+fn run(profile: &str, what: &str, arguments: &[String]) -> anyhow::Result<()> {
+    let mut words = vec!["run", "--quiet", "--profile", profile, "--package", "understudy-bench", "--", what];
     words.extend(arguments.iter().map(String::as_str));
     tool::run("cargo", &words)
 }
