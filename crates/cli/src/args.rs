@@ -6,8 +6,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ipnet::Ipv4Net;
 use understudy_ids::{
-    DiskName, GroupName, HostName, ItemName, NetworkName, PointChoice, PolicyName, RunId, SeedName, SiteName,
-    UnixMicros, Uuid,
+    DiskName, GroupName, HostName, ItemName, NetworkName, PointChoice, PolicyName, RecoveryPlanName, RunId,
+    SeedName, SiteName, StepName, UnixMicros, Uuid,
 };
 use understudy_netplan::NetworkRef;
 use understudy_pki::Identity;
@@ -70,6 +70,9 @@ pub enum Noun {
     /// Addresses that runs hold
     #[command(subcommand)]
     Lease(Lease),
+    /// Recovery plans: which machines come up before which others, and what is done in between
+    #[command(subcommand)]
+    Plan(Plan),
     /// Test, planned and unplanned failover, reverse replication
     Failover(Failover),
     /// Runs of failovers and of protection
@@ -423,6 +426,31 @@ pub enum Group {
 }
 
 #[derive(Subcommand)]
+pub enum Plan {
+    List,
+    /// With what stands against a run of it now
+    Show {
+        plan: RecoveryPlanName,
+    },
+    /// As YAML
+    Export {
+        plan: RecoveryPlanName,
+    },
+    /// Keeps the plan of a YAML file, in the place of what was kept under its name; - reads from standard input
+    Import {
+        file: PathBuf,
+    },
+    /// What importing the file would change; exit code 1 when there is something
+    Diff {
+        file: PathBuf,
+    },
+    /// Items and runs stay as they are
+    Delete {
+        plan: RecoveryPlanName,
+    },
+}
+
+#[derive(Subcommand)]
 pub enum Network {
     Create {
         /// sites/<site>/networks/<network>
@@ -495,8 +523,14 @@ pub enum Lease {
 pub struct Failover {
     #[arg(value_enum)]
     pub kind: FailoverKind,
-    #[arg(required = true)]
+    #[arg(required_unless_present = "plan")]
     pub items: Vec<ItemName>,
+    /// The items of this recovery plan, in its order
+    #[arg(long, conflicts_with = "items")]
+    pub plan: Option<RecoveryPlanName>,
+    /// From this site, where items of the plan are active at both of its sites
+    #[arg(long, value_name = "SITE", requires = "plan")]
+    pub from: Option<SiteName>,
     /// Point to use, otherwise the latest: item=number, item=latest-app-consistent, or that for all items without item=
     #[arg(long, value_parser = point)]
     pub point: Vec<PointWish>,
@@ -571,9 +605,21 @@ pub enum Run {
         #[arg(long, short)]
         watch: bool,
     },
-    /// Says that what a run waits for has been done
+    /// Says that what a run waits for has been done: a manual action, a medium that was carried over, a look at a gate
     Confirm {
         run: RunId,
+        /// The step at which it waits, so that no other one is confirmed; without it, the one at which it waits now
+        #[arg(long)]
+        step: Option<StepName>,
+        #[arg(long, short)]
+        watch: bool,
+    },
+    /// Says that a manual action was not done, or that the run does not go on behind a gate
+    Reject {
+        run: RunId,
+        /// As for confirm
+        #[arg(long)]
+        step: Option<StepName>,
         #[arg(long, short)]
         watch: bool,
     },

@@ -33,9 +33,13 @@ pub async fn run(connection: &ConnectionArgs, format: Format, wish: Failover) ->
     let client = connection.recovery()?;
     let How { preview: only_preview, yes, watch: follow } = wish.how;
     let key = wish.decryption_key.clone();
-    let spec = spec(wish);
+    let items = match &wish.plan {
+        Some(plan) => client.get_plan(plan).await?.plan.items().cloned().collect(),
+        None => wish.items.clone(),
+    };
+    let spec = spec(wish, &items);
     if let Some(file) = &key {
-        unlock(connection, &client, file, &spec).await?;
+        unlock(connection, &client, file, &spec, &items).await?;
     }
     let preview = preview(&client, spec, key.is_some()).await?;
     if format == Format::Table {
@@ -64,6 +68,7 @@ async fn unlock(
     client: &RecoveryClient,
     file: &Path,
     spec: &RunSpec,
+    items: &[ItemName],
 ) -> anyhow::Result<()> {
     let (key, ttl) = (unlock::read_key(file)?, unlock::DEFAULT_TTL);
     let lender = Lender { connection, recovery: client, key, ttl };
@@ -72,7 +77,7 @@ async fn unlock(
         Some(PointChoice::Seq(seq)) => Some(*seq),
         Some(PointChoice::LatestAppConsistent) | None => None,
     };
-    let items: Vec<_> = spec.items.iter().map(|item| (item, seq(item))).collect();
+    let items: Vec<_> = items.iter().map(|item| (item, seq(item))).collect();
     lender.unlock(&items).await
 }
 
@@ -90,7 +95,8 @@ async fn preview(client: &RecoveryClient, spec: RunSpec, unlocked: bool) -> Resu
     }
 }
 
-fn spec(wish: Failover) -> RunSpec {
+/// `all` are the items that the run can take.
+fn spec(wish: Failover, all: &[ItemName]) -> RunSpec {
     RunSpec {
         operation: match wish.kind {
             FailoverKind::Test => Operation::TestFailover,
@@ -98,7 +104,7 @@ fn spec(wish: Failover) -> RunSpec {
             FailoverKind::Unplanned => Operation::UnplannedFailover,
             FailoverKind::Reverse => Operation::ReverseReplicate,
         },
-        points: points(&wish.items, wish.point),
+        points: points(all, wish.point),
         items: wish.items.into_iter().collect(),
         primary_down_assertion: wish.assert_primary_down,
         without_network: wish.without_network,
@@ -109,6 +115,8 @@ fn spec(wish: Failover) -> RunSpec {
             Some(time) => Some(RunInstant::AtOrBefore(time)),
             None => wish.consistent.then_some(RunInstant::LatestOfAll),
         },
+        recovery_plan: wish.plan,
+        from_site: wish.from,
     }
 }
 

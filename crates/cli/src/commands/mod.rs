@@ -12,6 +12,7 @@ mod machine;
 mod mapping;
 mod network;
 mod pki;
+mod plan;
 mod point;
 mod policy;
 mod run;
@@ -44,6 +45,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Noun::Network(verb) => network::run(&connection.networks()?, output, verb).await?,
         Noun::Mapping(verb) => mapping::run(&connection.networks()?, output, verb).await?,
         Noun::Lease(verb) => lease::run(&connection.networks()?, output, verb).await?,
+        Noun::Plan(verb) => return plan::run(&connection.recovery()?, output, verb).await,
         Noun::Failover(wish) => return failover::run(&connection, output, wish).await,
         Noun::Run(verb) => return run::run(&connection, output, verb).await,
         Noun::Job(verb) => job::run(&connection.jobs()?, output, verb).await?,

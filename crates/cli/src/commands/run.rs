@@ -1,9 +1,10 @@
 use std::process::ExitCode;
 
-use understudy_ids::RunId;
+use anyhow::bail;
+use understudy_ids::{RunId, StepName};
 use understudy_recovery_api::{
     RecoveryClient, RunState, StepState,
-    request::{CompleteTest, RunChange, RunVerb, SetRunDeadline},
+    request::{AnswerRun, CompleteTest, RunChange, RunVerb, SetRunDeadline},
     view::{ItemOutcome, Run as View, RunDeadlineState, RunStep},
 };
 
@@ -15,6 +16,8 @@ use crate::{
     watch,
 };
 
+/// Who does steps that wait for a person, as plans call them.
+const OPERATOR: &str = "operator";
 /// A run that was followed did not succeed.
 const NOT_SUCCEEDED: u8 = 3;
 
@@ -36,7 +39,14 @@ pub async fn run(connection: &ConnectionArgs, format: Format, verb: Run) -> anyh
             (client.complete_test(CompleteTest { run, notes, request_id: request_id() }).await?, watch)
         }
         Run::Commit { run, watch } => (client.commit_run(named(run)).await?, watch),
-        Run::Confirm { run, watch } => (client.confirm_run(named(run)).await?, watch),
+        Run::Confirm { run, step, watch } => {
+            let answer = answer(&client, run, step).await?;
+            (client.confirm_run(answer).await?, watch)
+        }
+        Run::Reject { run, step, watch } => {
+            let answer = answer(&client, run, step).await?;
+            (client.reject_run(answer).await?, watch)
+        }
         Run::Cancel { run, watch } => (client.cancel_run(named(run)).await?, watch),
         Run::Retry { run, watch } => (client.retry_run(named(run)).await?, watch),
         Run::Deadline { run, deadline, none: _ } => {
@@ -54,6 +64,19 @@ pub async fn run(connection: &ConnectionArgs, format: Format, verb: Run) -> anyh
         }
     };
     show(connection, &client, format, changed, follow).await
+}
+
+/// To the question that the run asks: the one that was named, or else the one that it asks now.
+async fn answer(client: &RecoveryClient, run: RunId, step: Option<StepName>) -> anyhow::Result<AnswerRun> {
+    let asks = |step: &&RunStep| step.plan.executor == OPERATOR && step.state == StepState::Running;
+    let step = match step {
+        Some(step) => step,
+        None => match client.get_run(run).await?.steps.iter().find(asks) {
+            Some(step) => step.plan.step.clone(),
+            None => bail!("run {run} does not wait for anybody now; look at it: understudy run show {run}"),
+        },
+    };
+    Ok(AnswerRun { run, step, request_id: request_id() })
 }
 
 /// Shows a run that was just started or changed; with `follow`, when it has ended or waits for someone.
