@@ -8,6 +8,7 @@ mod plans;
 mod random;
 mod refusals;
 mod runs;
+mod scripts;
 mod seeds;
 mod synchronise;
 mod theatre;
