@@ -116,6 +116,10 @@ name!(
     PlanPartName, "name of a part of a recovery plan", 63
 );
 name!(
+    /// A script in the library of a host, by the name of its file (R-RP-2).
+    ScriptName, "script name", 63
+);
+name!(
     /// A step of a run, unique within it, such as `web1.start`.
     StepName, "step name", 120
 );

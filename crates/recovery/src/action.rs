@@ -24,7 +24,7 @@ pub use resolve::{
 use serde::{Deserialize, Serialize};
 use understudy_ids::{
     DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PlanPartName, PointSeq,
-    PolicyName, SeedName, StepName, UnixMicros, Uuid,
+    PolicyName, ScriptName, SeedName, StepName, UnixMicros, Uuid,
 };
 use understudy_replication::{Membership, ReplicationSettings, RetentionPolicy};
 
@@ -144,6 +144,21 @@ pub enum AgentWork {
     ScrubItem {
         point: Option<PointSeq>,
     },
+    /// The script has run to its end (R-RP-2). It acts for the whole run; the item is only the one in whose name it is sent.
+    RunScript(Box<RunScript>),
+}
+
+/// A script of the host's library. Each time this is sent it runs, also when an attempt before came to no answer, so the scripts
+/// are told which attempt it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunScript {
+    pub script: ScriptName,
+    /// SHA-256 of the file, as 64 lower-case hexadecimal digits. A file with another one does not run.
+    pub sha256: String,
+    /// After this it is killed.
+    pub time_out: Duration,
+    /// A JSON object of at most 64 KiB, which the script reads from its standard input.
+    pub context: String,
 }
 
 /// A machine's replication, until told otherwise.
@@ -357,6 +372,14 @@ pub enum StepResult {
     Released {
         addresses: u32,
         test_networks: u32,
+    },
+    /// A script ran to its end; it was told to succeed only when `exit_code` is 0.
+    Script {
+        exit_code: i32,
+        /// What it wrote, made printable; at most 64 KiB.
+        output: String,
+        /// Whether it wrote more than is in `output`.
+        truncated: bool,
     },
 }
 

@@ -257,5 +257,6 @@ pub fn plan(spec: &RunSpec, input: &PlanInput) -> Result<RunPlan, Vec<Problem>> 
         return Err(problems);
     }
     let plan = draft::draft(&spec, &input)?;
-    Ok(RunPlan { notices, ..plan })
+    let left_out = order::left_out(&spec, &input);
+    Ok(RunPlan { notices: notices.into_iter().chain(left_out).collect(), ..plan })
 }

@@ -14,7 +14,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde::{Deserialize, Serialize};
 pub use side::{Standing, chosen};
-use understudy_ids::{ItemName, PlanPartName, RecoveryPlanName, SiteName};
+use understudy_ids::{HostName, ItemName, PlanPartName, RecoveryPlanName, ScriptName, SiteName};
 
 use crate::{plan::Operation, seconds};
 
@@ -101,12 +101,63 @@ pub struct PlanAction {
 pub enum ActionKind {
     /// A person does it, and says so.
     Manual { instructions: String },
+    /// An agent runs a script of its host's library.
+    Script(ScriptAction),
+}
+
+/// A script, pinned by what it says: a file of that name with other contents does not run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScriptAction {
+    pub host: HostName,
+    pub name: ScriptName,
+    /// Of the file, as 64 lower-case hexadecimal digits.
+    pub sha256: String,
+    /// After this it is ended. Left out: 60 s.
+    #[serde(default = "default_time_out", rename = "time_out_seconds", with = "whole_seconds")]
+    pub time_out: Duration,
+}
+
+/// Where a plan does not say.
+pub const SCRIPT_TIME_OUT: Duration = Duration::from_secs(60);
+
+const fn default_time_out() -> Duration {
+    SCRIPT_TIME_OUT
+}
+
+mod whole_seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(span.as_secs())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_secs)
+    }
 }
 
 impl RecoveryPlan {
     /// All items, in the order in which they come up.
     pub fn items(&self) -> impl Iterator<Item = &ItemName> {
         self.groups.iter().flat_map(|group| &group.items).map(|entry| &entry.item)
+    }
+
+    /// What agents run in such a failover.
+    pub fn scripts<'a>(
+        &'a self,
+        operation: Operation,
+        towards: &'a SiteName,
+    ) -> impl Iterator<Item = (&'a PlanAction, &'a ScriptAction)> {
+        let actions = self.groups.iter().flat_map(|group| group.before.iter().chain(&group.after));
+        actions.filter(move |action| action.applies(operation, towards)).filter_map(|action| {
+            match &action.what {
+                ActionKind::Script(script) => Some((action, script)),
+                ActionKind::Manual { .. } => None,
+            }
+        })
     }
 }
 

@@ -41,7 +41,8 @@ use serde::{Deserialize, Serialize};
 use understudy_ids::{ItemName, PointSeq, Problem, RunId, StepName, UnixMicros};
 pub(crate) use view::why_not;
 pub use view::{
-    allowed_actions, job_view, phase, problems, progress_percent, state, step_outcome, waiting_for,
+    allowed_actions, job_view, phase, problems, progress_percent, state, step_outcome, step_output,
+    waiting_for,
 };
 
 use crate::{

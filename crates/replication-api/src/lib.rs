@@ -54,6 +54,10 @@ pub const MAX_DISKS: usize = 64;
 pub const MAX_NICS: usize = 64;
 /// The longest name of an assignment, in bytes.
 pub const MAX_REVISION: usize = 64;
+/// The longest context of a script, in bytes.
+pub const MAX_SCRIPT_CONTEXT: usize = 64 << 10;
+/// The most that is kept of a script's output, in bytes.
+pub const MAX_SCRIPT_OUTPUT: usize = 64 << 10;
 
 pub use client::{FactsClient, KeyClient, SinkClient};
 pub use facts::{
@@ -65,4 +69,4 @@ pub use result::{AgentTaskResult, DiskRoot, IsolationResult};
 pub use server::{
     FactsSource, KeyHandler, PartStream, SinkHandler, facts_service, key_service, sink_service,
 };
-pub use task::{Action, AgentTask, DhcpReservation, DiskSize, StartReplication};
+pub use task::{Action, AgentTask, DhcpReservation, DiskSize, RunScript, StartReplication};

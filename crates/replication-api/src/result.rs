@@ -7,7 +7,7 @@ use understudy_replication::BlockDigest;
 use understudy_types_api::{Any, duration_to_wire, pack, time_to_wire, unpack};
 
 use crate::{
-    MAX_DISKS,
+    MAX_DISKS, MAX_SCRIPT_OUTPUT,
     field::{Invalid, digest, list, names, parse, required, span, text, time},
     v1::{self, agent_task_result::Result as WireResult},
 };
@@ -51,6 +51,13 @@ pub enum AgentTaskResult {
     /// A first copy was written to a medium, or read from one.
     Seeded {
         bytes: u64,
+    },
+    /// A script ran to its end.
+    Script {
+        exit_code: i32,
+        /// Printable, at most [`MAX_SCRIPT_OUTPUT`] bytes.
+        output: String,
+        truncated: bool,
     },
 }
 
@@ -125,6 +132,11 @@ impl TryFrom<v1::AgentTaskResult> for AgentTaskResult {
                 Self::Adopted { seq: PointSeq::new(seq), bytes_read }
             }
             WireResult::Seeded(v1::Seeded { bytes }) => Self::Seeded { bytes },
+            WireResult::ScriptResult(v1::ScriptResult { exit_code, output, truncated }) => Self::Script {
+                exit_code,
+                output: text("script_result.output", output, MAX_SCRIPT_OUTPUT)?,
+                truncated,
+            },
         })
     }
 }
@@ -187,6 +199,9 @@ impl From<AgentTaskResult> for v1::AgentTaskResult {
                 WireResult::Adopted(v1::Adopted { seq: seq.get(), bytes_read })
             }
             AgentTaskResult::Seeded { bytes } => WireResult::Seeded(v1::Seeded { bytes }),
+            AgentTaskResult::Script { exit_code, output, truncated } => {
+                WireResult::ScriptResult(v1::ScriptResult { exit_code, output, truncated })
+            }
         };
         Self { result: Some(wire) }
     }
@@ -219,9 +234,21 @@ mod tests {
             }),
             AgentTaskResult::Adopted { seq, bytes_read: 1 },
             AgentTaskResult::Seeded { bytes: 1 << 40 },
+            AgentTaskResult::Script {
+                exit_code: 3,
+                output: "ä".repeat(MAX_SCRIPT_OUTPUT / 2),
+                truncated: true,
+            },
         ];
         for result in all {
             assert_eq!(AgentTaskResult::from_any(&result.to_any()), Ok(result));
         }
+    }
+
+    #[test]
+    fn more_output_than_is_kept_is_refused() {
+        let output = "x".repeat(MAX_SCRIPT_OUTPUT + 1);
+        let result = AgentTaskResult::Script { exit_code: 0, output, truncated: false };
+        assert_eq!(AgentTaskResult::from_any(&result.to_any()).unwrap_err().field, "script_result.output");
     }
 }

@@ -10,7 +10,8 @@
 //! would have kept.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -102,6 +103,11 @@ impl Host {
         self.directory.join("media")
     }
 
+    /// The library of scripts that its agent runs. Below the host's directory, so root's.
+    pub fn scripts(&self) -> PathBuf {
+        self.directory.join("scripts")
+    }
+
     /// For keys and certificates.
     pub fn pki(&self) -> PathBuf {
         self.directory.join("pki")
@@ -142,11 +148,19 @@ impl Host {
 
     /// Makes namespace, directories, libvirtd and production network.
     pub(crate) fn create(&self, wan: &Namespace) -> Result<()> {
-        for directory in
-            [self.images(), self.store(), self.agent_state(), self.pki(), self.run_dir(), self.logs()]
-        {
+        for directory in [
+            self.images(),
+            self.store(),
+            self.agent_state(),
+            self.scripts(),
+            self.pki(),
+            self.run_dir(),
+            self.logs(),
+        ] {
             fs::create_dir_all(directory)?;
         }
+        // Whatever this program's mask lets others do: an agent runs nothing from a directory that they can write to.
+        fs::set_permissions(self.scripts(), Permissions::from_mode(0o755))?;
         for part in ["etc/hooks", "lib", "cache", "log"] {
             fs::create_dir_all(self.libvirt(part))?;
         }

@@ -96,6 +96,10 @@ pub(crate) struct AgentPlace {
     pub state: PathBuf,
     /// Below it are media with first copies.
     pub media: PathBuf,
+    /// Its library of scripts.
+    pub scripts: PathBuf,
+    /// Below it scripts have their directories.
+    pub script_work: PathBuf,
     /// Stands for the kernel's boot id: all hosts of a lab share one kernel, which boots once.
     pub boot_id: PathBuf,
 }
@@ -179,7 +183,8 @@ log_format = "text"
 
     /// The configuration of a host's agent; `hypervisor` is what its driver is told.
     pub fn agent_config(&self, host: HostName, hypervisor: &str) -> String {
-        let AgentPlace { facts, sink, pki, store, state, media, boot_id } = self.agent(host);
+        let AgentPlace { facts, sink, pki, store, state, media, scripts, script_work, boot_id } =
+            self.agent(host);
         format!(
             r#"site = "{site}"
 host = "{host}"
@@ -194,12 +199,17 @@ boot_id_file = "{boot_id}"
 {tls}
 [telemetry]
 log_format = "text"
+[scripts]
+dir = "{scripts}"
+work_dir = "{script_work}"
 [hypervisor]
 {hypervisor}"#,
             site = host.site().name(),
             store = store.display(),
             state = state.display(),
             media = media.display(),
+            scripts = scripts.display(),
+            script_work = script_work.display(),
             job_tracker = self.endpoint(Service::JobTracker),
             boot_id = boot_id.display(),
             tls = tls_config(pki, "agent"),

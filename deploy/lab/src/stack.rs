@@ -108,6 +108,8 @@ impl Stack {
                 store: host.store(),
                 state: host.agent_state(),
                 media: host.media(),
+                scripts: host.scripts(),
+                script_work: host.run_dir().join("scripts"),
                 boot_id: agent_directory(&host).join("boot-id"),
             }
         };

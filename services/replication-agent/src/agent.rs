@@ -26,6 +26,7 @@ use crate::{
     ledger::Ledger,
     medium::Media,
     replica::Replica,
+    scripts::Scripts,
     scrub::Scrubber,
     sink::Sink,
     source::{self, Keys, Sources},
@@ -121,6 +122,7 @@ impl Agent {
             scrubber: scrubber.clone(),
             keyring,
             media: Media::new(config.seed_dir.clone()),
+            scripts: Scripts::new(config.scripts.clone()),
             locks: Locks::default(),
         };
         Ok(Self { config, tasks, facts, hypervisor, sources, ledger, scrubber, control, bulk, shutdown })

@@ -1,4 +1,4 @@
-//! The commands beside the service: `guard`, `install-hook`, `thaw-guard` and `hold-guard`.
+//! The commands beside the service: `guard`, `install-hook`, `thaw-guard`, `hold-guard` and `keep-script`.
 //!
 //! They are short-lived processes that must not fail for lack of anything but their own files, so they share nothing with
 //! the service but its configuration.
@@ -15,7 +15,7 @@ use understudy_hypervisor::libvirt;
 use understudy_ids::MachineName;
 use understudy_service::{Sources, load};
 
-use crate::{config::Config, guard};
+use crate::{config::Config, guard, scripts};
 
 #[derive(Parser)]
 #[command(name = "understudy-replication-agent")]
@@ -65,6 +65,9 @@ enum Command {
         #[arg(long)]
         note: PathBuf,
     },
+    /// Runs a script that comes on standard input, as another user. The agent calls it.
+    #[command(hide = true)]
+    KeepScript,
     /// Writes the script through which libvirt asks the guard.
     InstallHook {
         /// Where libvirt looks for hooks.
@@ -87,6 +90,7 @@ pub fn run() -> Option<ExitCode> {
                 .map_err(|why| format!("machine {machine} must not start here: {why}"))
         }
         Command::InstallHook { dir } => install(&config, &dir),
+        Command::KeepScript => scripts::keep(),
         Command::HoldGuard { uri, machine, note } => libvirt::hold_guard(&uri, &machine, &note),
         Command::ThawGuard { uri, machine, limit_ms } => {
             libvirt::thaw_guard(&uri, &machine, Duration::from_millis(limit_ms))
@@ -101,6 +105,8 @@ pub fn run() -> Option<ExitCode> {
     })
 }
 
+const COMMANDS: [&str; 5] = ["guard", "install-hook", "thaw-guard", "hold-guard", "keep-script"];
+
 /// Whether the first argument that is neither `--config` nor its value is one of the commands.
 fn names_a_command(arguments: &[String]) -> bool {
     let rest = match arguments {
@@ -108,8 +114,7 @@ fn names_a_command(arguments: &[String]) -> bool {
         [flag, rest @ ..] if flag.starts_with("--config=") => rest,
         all => all,
     };
-    rest.first()
-        .is_some_and(|first| ["guard", "install-hook", "thaw-guard", "hold-guard"].contains(&first.as_str()))
+    rest.first().is_some_and(|first| COMMANDS.contains(&first.as_str()))
 }
 
 fn answer(config: &Path, operation: &str, sub_operation: &str) -> Result<(), String> {
@@ -145,6 +150,7 @@ mod tests {
                 && is("--config=a guard m p b")
                 && is("thaw-guard --uri u --machine m --limit-ms 1")
                 && is("hold-guard --uri u --machine m --note n")
+                && is("keep-script")
         );
         assert!(!is("") && !is("--config a.toml") && !is("--config guard") && !is("--check --config a.toml"));
     }

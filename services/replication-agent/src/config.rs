@@ -9,7 +9,7 @@ use understudy_rpc::TlsFiles;
 use understudy_service::ServiceConfig;
 use understudy_telemetry as telemetry;
 
-use crate::{scrub::ScrubConfig, source::CycleLimits};
+use crate::{scripts::ScriptsConfig, scrub::ScrubConfig, source::CycleLimits};
 
 /// 1 MiB in a second; a terabyte takes twelve days.
 const SLOWEST_SCRUB: u64 = 1 << 20;
@@ -51,6 +51,9 @@ pub struct Config {
     /// How replicas are read again.
     #[serde(default)]
     pub scrub: ScrubConfig,
+    /// Scripts for recovery plans. Without it there are none.
+    #[serde(default)]
+    pub scripts: Option<ScriptsConfig>,
     #[serde(default)]
     pub telemetry: telemetry::Config,
 }
@@ -95,6 +98,7 @@ impl ServiceConfig for Config {
             problems.push("job_tracker: write https://address:port".to_owned());
         }
         problems.extend(self.cycles.problems());
+        problems.extend(self.scripts.iter().flat_map(ScriptsConfig::problems));
         if self.scrub.rate_bytes_per_s < SLOWEST_SCRUB {
             problems.push(format!("scrub.rate_bytes_per_s: must be {SLOWEST_SCRUB} or more"));
         }

@@ -4,7 +4,8 @@
 //!   job-tracker ──tasks──▶ tasks/ ──┬─▶ ledger/    what this host is to each item, at which generation
 //!                                   ├─▶ source/    replication loops ══ points ══▶ peer agent
 //!                                   ├─▶ replica    points, branches, promotions on disk ◀══ sink/ ◀══ peer agent
-//!                                   └─▶ hypervisor machines, snapshots, test networks
+//!                                   ├─▶ hypervisor machines, snapshots, test networks
+//!                                   └─▶ scripts/   programs of the host's library, for recovery plans
 //!   orchestrator ◀──facts── facts/ ◀── all of them
 //!   libvirtd ──may it start?──▶ guard/ ◀── ledger's files
 //! ```
@@ -24,6 +25,7 @@ pub mod ledger;
 mod medium;
 pub mod memory;
 pub mod replica;
+pub mod scripts;
 pub mod scrub;
 pub mod sink;
 pub mod source;

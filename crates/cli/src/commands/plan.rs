@@ -160,6 +160,7 @@ fn group(group: &PlanGroup) -> [String; 7] {
 fn actions(actions: &[PlanAction]) -> String {
     let named = actions.iter().map(|action| match &action.what {
         ActionKind::Manual { .. } => format!("{} (manual)", action.name),
+        ActionKind::Script(script) => format!("{} ({} at {})", action.name, script.name, script.host),
     });
     named.collect::<Vec<_>>().join(", ")
 }
@@ -193,6 +194,14 @@ groups:
     do:
       manual:
         instructions: Call them.
+  after:
+  - name: move-dns
+    do:
+      script:
+        host: bravo/bravo-h1
+        name: move-dns.sh
+        sha256: 0101010101010101010101010101010101010101010101010101010101010101
+        time_out_seconds: 90
   gate: ask
   delay_seconds: 1.5
 - name: web

@@ -121,6 +121,7 @@ fn print(format: Format, run: &View) -> anyhow::Result<()> {
     output::print(format, run, || facts(run))?;
     if format == Format::Table {
         output::say(&format!("\n{}", output::rows(["STEP", "STATE", "TOOK", "OUTCOME"], &run.steps, step)));
+        print_outputs(run);
         print_outcomes(run);
     }
     Ok(())
@@ -156,6 +157,14 @@ fn deadline(state: &RunDeadlineState) -> String {
             format!("{after}; has waited {}, due {}", output::span(*waited), output::time(*due))
         }
         _ => after,
+    }
+}
+
+/// What scripts wrote. It was made printable where it was read.
+fn print_outputs(run: &View) {
+    for step in run.steps.iter().filter(|step| !step.output.is_empty()) {
+        let lines: Vec<String> = step.output.lines().map(|line| format!("    {line}")).collect();
+        output::say(&format!("{} wrote:\n{}\n", step.plan.title, lines.join("\n")));
     }
 }
 

@@ -49,7 +49,7 @@ impl Attempt {
     }
 
     async fn run_in_span(self) {
-        let (context, progress) = TaskContext::new(self.stopper.clone());
+        let (context, progress) = TaskContext::new(self.task.attempt, self.stopper.clone());
         let (handler, task) = (Arc::clone(&self.handler), self.task.clone());
         let work = async move { handler.handle(task, context).await }.in_current_span();
         let mut work = pin!(AbortOnDropHandle::new(tokio::spawn(work)));

@@ -49,22 +49,28 @@ impl Stopper {
 /// Handed to each attempt. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct TaskContext {
+    attempt: u32,
     stopper: Stopper,
     progress: watch::Sender<Progress>,
 }
 
 impl TaskContext {
-    pub(super) fn new(stopper: Stopper) -> (Self, watch::Receiver<Progress>) {
+    pub(super) fn new(attempt: u32, stopper: Stopper) -> (Self, watch::Receiver<Progress>) {
         let (progress, reported) = watch::channel(Progress::default());
-        (Self { stopper, progress }, reported)
+        (Self { attempt, stopper, progress }, reported)
     }
 
-    /// A context outside any worker, for tests of handlers: cancel the token to stop the handler, read what it reports.
+    /// A context outside any worker, of a first attempt, for tests of handlers: cancel the token to stop the handler, read what it reports.
     pub fn detached() -> (Self, CancellationToken, watch::Receiver<Progress>) {
         let stopper = Stopper::default();
         let stop = stopper.stopped.clone();
-        let (context, progress) = Self::new(stopper);
+        let (context, progress) = Self::new(1, stopper);
         (context, stop, progress)
+    }
+
+    /// Which lease of the task this is, from 1. What cannot be done twice without a trace is told by it that it may have been done before.
+    pub const fn attempt(&self) -> u32 {
+        self.attempt
     }
 
     /// Cancelled when the attempt should end; [`TaskContext::stop_reason`] says why.

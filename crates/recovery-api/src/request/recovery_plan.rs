@@ -4,7 +4,9 @@ use std::{collections::BTreeSet, time::Duration};
 
 use prost::Message;
 use understudy_ids::{ItemName, RecoveryPlanName};
-use understudy_recovery::recovery_plan::{ActionKind, Gate, GroupItem, PlanAction, PlanGroup, RecoveryPlan};
+use understudy_recovery::recovery_plan::{
+    ActionKind, Gate, GroupItem, PlanAction, PlanGroup, RecoveryPlan, SCRIPT_TIME_OUT, ScriptAction,
+};
 use understudy_replication::BlockDigest;
 use understudy_types_api::duration_to_wire;
 
@@ -20,6 +22,7 @@ use crate::{
 const MAX_PARTS: usize = 200;
 const MAX_INSTRUCTIONS: usize = 8192;
 const MAX_DELAY: Duration = Duration::from_secs(7 * 24 * 3600);
+const SHA256_CHARS: usize = 64;
 pub(crate) const ETAG_CHARS: usize = 32;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -224,6 +227,7 @@ impl Group<'_> {
                 let instructions = checks.text(field, instructions, MAX_INSTRUCTIONS);
                 instructions.map(|instructions| ActionKind::Manual { instructions })
             }
+            Some(v1::plan_action::What::Script(script)) => script_action(checks, field, script),
             None => checks.word(format!("{field}.what"), None),
         };
         Some(PlanAction {
@@ -234,6 +238,18 @@ impl Group<'_> {
             what: what?,
         })
     }
+}
+
+fn script_action(checks: &mut Checks, field: &str, wire: v1::ScriptAction) -> Option<ActionKind> {
+    let v1::ScriptAction { host, script, sha256, time_out } = wire;
+    let host = checks.resource(format!("{field}.script.host"), &host);
+    let name = checks.parse(format!("{field}.script.script"), &script);
+    let sha256 = checks.text(format!("{field}.script.sha256"), sha256, SHA256_CHARS);
+    let time_out = match time_out {
+        None => Some(SCRIPT_TIME_OUT),
+        some => checks.span(&format!("{field}.script.time_out"), some, Duration::ZERO..=MAX_DELAY),
+    };
+    Some(ActionKind::Script(ScriptAction { host: host?, name: name?, sha256: sha256?, time_out: time_out? }))
 }
 
 /// Without what only a plan that is kept has.
@@ -283,6 +299,14 @@ fn action_to_wire(action: &PlanAction) -> v1::PlanAction {
             ActionKind::Manual { instructions } => {
                 v1::plan_action::What::Manual(v1::ManualAction { instructions: instructions.clone() })
             }
+            ActionKind::Script(ScriptAction { host, name, sha256, time_out }) => {
+                v1::plan_action::What::Script(v1::ScriptAction {
+                    host: host.to_resource(),
+                    script: name.to_string(),
+                    sha256: sha256.clone(),
+                    time_out: Some(duration_to_wire(*time_out)),
+                })
+            }
         }),
     }
 }
@@ -312,7 +336,18 @@ mod tests {
                         may_fail: true,
                         what: ActionKind::Manual { instructions: "Call them.".to_owned() },
                     }],
-                    after: Vec::new(),
+                    after: vec![PlanAction {
+                        name: "move-dns".parse().unwrap(),
+                        operations: BTreeSet::new(),
+                        towards: None,
+                        may_fail: false,
+                        what: ActionKind::Script(ScriptAction {
+                            host: "bravo/bravo-h1".parse().unwrap(),
+                            name: "move-dns.sh".parse().unwrap(),
+                            sha256: "5f".repeat(32),
+                            time_out: Duration::from_secs(90),
+                        }),
+                    }],
                     gate: Gate::Ask,
                     delay: Some(Duration::from_secs(30)),
                 },

@@ -221,11 +221,13 @@ pub struct RunStep {
     pub error: Option<Problem>,
     /// What came of it, for people.
     pub outcome: String,
+    /// The end of what a script wrote; empty for every other step.
+    pub output: String,
 }
 
 impl RunStep {
     fn into_wire(self) -> v1::RunStep {
-        let Self { plan, state, start_time, end_time, error, outcome } = self;
+        let Self { plan, state, start_time, end_time, error, outcome, output } = self;
         v1::RunStep {
             plan: Some(plan.into_wire()),
             state: state.to_wire().into(),
@@ -233,11 +235,12 @@ impl RunStep {
             end_time: end_time.map(time_to_wire),
             error: error.map(problem_to_wire),
             outcome,
+            output,
         }
     }
 
     fn from_wire(checks: &mut Checks, wire: v1::RunStep) -> Option<Self> {
-        let v1::RunStep { plan, state, start_time, end_time, error, outcome } = wire;
+        let v1::RunStep { plan, state, start_time, end_time, error, outcome, output } = wire;
         let plan = checks.word("steps.plan", plan)?;
         Some(Self {
             plan: PlannedStep::from_wire(checks, plan)?,
@@ -246,6 +249,7 @@ impl RunStep {
             end_time: checks.optional_time("steps.end_time", end_time),
             error: optional_problem(checks, "steps.error", error),
             outcome,
+            output,
         })
     }
 }

@@ -133,7 +133,8 @@ impl Resolver<'_> {
             | AgentWork::DropAside
             | AgentWork::DiscardPromotion { .. }
             | AgentWork::CommitItem
-            | AgentWork::ScrubItem { .. } => {}
+            | AgentWork::ScrubItem { .. }
+            | AgentWork::RunScript(_) => {}
         }
         Ok(work)
     }

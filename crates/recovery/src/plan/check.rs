@@ -37,6 +37,7 @@ pub(super) fn problems(spec: &RunSpec, input: &PlanInput) -> Vec<Problem> {
         }
     }
     found.extend(one_direction(spec, input));
+    found.extend(scripts(spec, input));
     if uses_connections(spec) {
         found.extend(input.connections.problems.iter().cloned());
     }
@@ -108,6 +109,33 @@ fn names(spec: &RunSpec) -> Vec<Problem> {
             "Name the item as well, or drop the point.",
         )
     }));
+    found
+}
+
+/// Who is to run a script of the plan is there, where its absence would stop the run.
+fn scripts(spec: &RunSpec, input: &PlanInput) -> Vec<Problem> {
+    let stops = matches!(spec.operation, Operation::TestFailover | Operation::PlannedFailover);
+    let towards = input.items.first().map(|item| ends(spec.operation, item).1.site());
+    let Some((plan, towards)) = spec.recovery_plan.as_ref().zip(towards).filter(|_| stops) else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for (action, script) in plan.scripts(spec.operation, towards).filter(|(action, _)| !action.may_fail) {
+        let (reason, message, remedy) = match input.hosts.get(&script.host) {
+            Some(host) if host.connected => continue,
+            Some(_) => (
+                "HOST_NOT_CONNECTED",
+                format!("its agent cannot be heard, and {} of plan {} needs it", action.name, plan.name),
+                "Start the agent or repair its connection to the control plane.",
+            ),
+            None => (
+                "HOST_NOT_FOUND",
+                format!("the host is not known, and {} of plan {} needs it", action.name, plan.name),
+                "Register the host, or name another one in the plan.",
+            ),
+        };
+        found.push(Problem::new(reason, host_subject(&script.host), message, remedy));
+    }
     found
 }
 

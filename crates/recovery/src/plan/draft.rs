@@ -12,7 +12,7 @@ use super::{
 use crate::{
     action::{
         Action, AgentWork, DiskSize, Internal, MachineRef, NetworkRef, NetworkWork, OperatorWait,
-        ReservedNic, ReservedTestNetwork,
+        ReservedNic, ReservedTestNetwork, RunScript,
     },
     item::{ItemState, Verb},
 };
@@ -39,7 +39,7 @@ pub(super) fn draft(spec: &RunSpec, input: &PlanInput) -> Result<RunPlan, Vec<Pr
         Operation::UnplannedFailover => unplanned::steps(spec, input, &items),
         Operation::ReverseReplicate => reverse::steps(&items),
     };
-    let steps = order::ordered(spec, &items, steps);
+    let steps = order::ordered(spec, input, &items, steps);
     let plan = RunPlan {
         operation: spec.operation,
         items: items.iter().map(|item| item.planned(spec, input)).collect(),
@@ -345,6 +345,23 @@ impl Step {
         }
     }
 
+    /// A step in which a host runs a script of its library (R-RP-2). It belongs to the run and to no item, so an error in it skips none;
+    /// `item` and `generation` are only what it is sent with. Nothing takes back what a script did: a plan that needs that has a script
+    /// for it among its clean-up steps.
+    pub fn script(
+        id: StepName,
+        host: &HostName,
+        (item, generation): (&ItemName, Generation),
+        asked: RunScript,
+        phase: Phase,
+    ) -> Self {
+        let work = AgentWork::RunScript(Box::new(asked));
+        let (title, time_out) = (title(&work, item.as_str()), time_out(&work));
+        let action = Action::Agent { item: item.clone(), generation, work };
+        let step = Self::new(id, title, Executor::Host(host.clone()), action, phase);
+        Self { time_out: Some(time_out), ..step }
+    }
+
     pub(super) fn after(self, after: impl IntoIterator<Item = StepName>) -> Self {
         Self { after: after.into_iter().collect(), ..self }
     }
@@ -372,6 +389,7 @@ fn time_out(work: &AgentWork) -> Duration {
     match work {
         AgentWork::ShutDownMachine { grace, .. } => *grace + SHORT,
         AgentWork::ProbeMachine { limit, .. } => *limit + SHORT,
+        AgentWork::RunScript(run) => run.time_out + SHORT,
         AgentWork::SyncFinal { .. }
         | AgentWork::DigestDisks { .. }
         | AgentWork::VerifyPoint { .. }
@@ -415,5 +433,6 @@ fn title(work: &AgentWork, machine: &str) -> String {
         AgentWork::DiscardPromotion { .. } => format!("Remove {machine} where it was failed over to"),
         AgentWork::CommitItem => format!("Make the failover of {machine} final"),
         AgentWork::ScrubItem { .. } => format!("Read the replica of {machine} again"),
+        AgentWork::RunScript(run) => format!("Run the script {}", run.script),
     }
 }

@@ -12,23 +12,29 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use understudy_ids::{ItemName, SiteName, StepName};
+use serde_json::json;
+use understudy_ids::{HostName, ItemName, SiteName, StepName};
 
 use super::{
-    ErrorPolicy, Executor, Operation, Phase, RunSpec, Stage, Step,
-    draft::{Subject, step_name, wait_for},
+    ErrorPolicy, Executor, Operation, Phase, PlanInput, RunSpec, Stage, Step,
+    draft::{Subject, ends, step_name, wait_for},
 };
 use crate::{
-    action::{Action, AgentWork, Internal, OperatorWait},
-    recovery_plan::{ActionKind, Gate, PlanAction, PlanGroup, RecoveryPlan},
+    action::{Action, AgentWork, Internal, OperatorWait, RunScript},
+    recovery_plan::{ActionKind, Gate, PlanAction, PlanGroup, RecoveryPlan, ScriptAction},
 };
 
 /// The steps in the order of the spec's recovery plan, if it has one.
-pub(super) fn ordered(spec: &RunSpec, items: &[Subject<'_>], steps: Vec<Step>) -> Vec<Step> {
-    let towards = items.first().map(|item| item.target.site());
-    match (&spec.recovery_plan, towards) {
-        (Some(plan), Some(towards)) if spec.operation.is_failover() => {
-            let mut ordering = Ordering::new(plan, spec.operation, towards, steps);
+pub(super) fn ordered(
+    spec: &RunSpec,
+    input: &PlanInput,
+    items: &[Subject<'_>],
+    steps: Vec<Step>,
+) -> Vec<Step> {
+    match (&spec.recovery_plan, items.first()) {
+        (Some(plan), Some(first)) if spec.operation.is_failover() => {
+            let towards = first.target.site();
+            let mut ordering = Ordering { plan, operation: spec.operation, towards, input, items, steps };
             ordering.shut_downs();
             ordering.groups();
             listed(ordering.steps)
@@ -37,18 +43,39 @@ pub(super) fn ordered(spec: &RunSpec, items: &[Subject<'_>], steps: Vec<Step>) -
     }
 }
 
+/// Scripts that would hold up an unplanned failover, because nobody is there to run them.
+pub(super) fn left_out(spec: &RunSpec, input: &PlanInput) -> Vec<String> {
+    let Some(plan) = spec.recovery_plan.as_ref().filter(|_| spec.operation == Operation::UnplannedFailover)
+    else {
+        return Vec::new();
+    };
+    let towards = input.items.first().map(|item| ends(spec.operation, item).1.site());
+    let scripts = towards.into_iter().flat_map(|site| plan.scripts(spec.operation, site));
+    let silent = scripts.filter(|(_, script)| !is_heard(input, &script.host));
+    silent
+        .map(|(action, script)| {
+            format!(
+                "{} is not done: {}, which is to run its script, cannot be heard",
+                action.name, script.host
+            )
+        })
+        .collect()
+}
+
+fn is_heard(input: &PlanInput, host: &HostName) -> bool {
+    input.hosts.get(host).is_some_and(|host| host.connected)
+}
+
 struct Ordering<'a> {
     plan: &'a RecoveryPlan,
     operation: Operation,
     towards: &'a SiteName,
+    input: &'a PlanInput,
+    items: &'a [Subject<'a>],
     steps: Vec<Step>,
 }
 
 impl<'a> Ordering<'a> {
-    fn new(plan: &'a RecoveryPlan, operation: Operation, towards: &'a SiteName, steps: Vec<Step>) -> Self {
-        Self { plan, operation, towards, steps }
-    }
-
     /// Those who depend on others go first. An unplanned failover gives shutting down a time for all items together, in
     /// which there is none for an order.
     fn shut_downs(&mut self) {
@@ -158,10 +185,55 @@ impl<'a> Ordering<'a> {
                     let (name, instructions) = (action.name.clone(), instructions.trim().to_owned());
                     wait_for(part(number, &what), title, OperatorWait::Manual { name, instructions })
                 }
+                ActionKind::Script(script) if self.holds_up(script) => continue,
+                ActionKind::Script(script) => {
+                    let context = self.context(group, place, action);
+                    self.script(part(number, &what), title, script, context)
+                }
             };
             steps.push(self.with_policy(step.after(after), action.may_fail));
         }
         steps
+    }
+
+    /// See [`left_out`].
+    fn holds_up(&self, script: &ScriptAction) -> bool {
+        self.operation == Operation::UnplannedFailover && !is_heard(self.input, &script.host)
+    }
+
+    /// Sent in the name of the run's first item; it changes nothing about it.
+    fn script(&self, id: StepName, title: String, script: &ScriptAction, context: String) -> Step {
+        let first = &self.items[0];
+        let ScriptAction { host, name, sha256, time_out } = script.clone();
+        let asked = RunScript { script: name, sha256, time_out, context };
+        let sent_with = (first.name(), first.view.generation);
+        Step { title, ..Step::script(id, &host, sent_with, asked, Phase::Prepare) }
+    }
+
+    /// What a script is told (R-RP-2), as it is known before the run begins.
+    fn context(&self, group: &PlanGroup, place: &str, action: &PlanAction) -> String {
+        let machines = self.items.iter().map(|item| {
+            let nics = item.nics(self.input);
+            let addresses = nics.iter().filter_map(|nic| nic.address);
+            json!({
+                "item": item.name(),
+                "machine": item.view.machine.name,
+                "host": item.target,
+                "group": self.plan.groups.iter().find(|g| g.items.iter().any(|e| e.item == *item.name())).map(|g| &g.name),
+                "addresses": addresses.map(|address| address.to_string()).collect::<Vec<_>>(),
+            })
+        });
+        json!({
+            "plan": self.plan.name,
+            "operation": self.operation,
+            "from": self.items[0].source.site(),
+            "to": self.towards,
+            "group": group.name,
+            "place": place,
+            "action": action.name,
+            "machines": machines.collect::<Vec<_>>(),
+        })
+        .to_string()
     }
 
     /// R-PF-3, R-UF-4: an error in an action is one like that of a machine.

@@ -7,13 +7,14 @@ use std::{
 
 use understudy_ids::{ItemName, Problem};
 
-use super::{ActionKind, PlanAction, PlanGroup, RecoveryPlan};
+use super::{ActionKind, PlanAction, PlanGroup, RecoveryPlan, ScriptAction};
 use crate::plan::{MAX_ITEMS, Operation};
 
 const MAX_GROUPS: usize = 50;
 /// Before or after one group.
 const MAX_ACTIONS: usize = 20;
 const MAX_INSTRUCTIONS_BYTES: usize = 4096;
+const MAX_SCRIPT: Duration = Duration::from_secs(6 * 3600);
 const MAX_DELAY: Duration = Duration::from_secs(24 * 3600);
 
 impl RecoveryPlan {
@@ -81,6 +82,20 @@ impl RecoveryPlan {
                     let message = format!("has {length} bytes; 1 to {MAX_INSTRUCTIONS_BYTES} are needed");
                     let remedy = "Say what has to be done before somebody confirms it.";
                     found.add(format!("{at}.do.manual.instructions"), message, remedy);
+                }
+            }
+            ActionKind::Script(ScriptAction { host: _, name: _, sha256, time_out }) => {
+                let digit = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
+                if sha256.len() != 64 || !sha256.bytes().all(digit) {
+                    let message = "is not 64 lower-case hexadecimal digits";
+                    let remedy = "Take what sha256sum says of the file on the host that is to run it.";
+                    found.add(format!("{at}.do.script.sha256"), message, remedy);
+                }
+                if time_out.is_zero() || *time_out > MAX_SCRIPT {
+                    let message =
+                        format!("is {} s; 1 to {} s are possible", time_out.as_secs(), MAX_SCRIPT.as_secs());
+                    let remedy = "Give it the time that it needs when everything is slow.";
+                    found.add(format!("{at}.do.script.time_out_seconds"), message, remedy);
                 }
             }
         }

@@ -62,6 +62,9 @@ pub struct StepReport {
     #[serde(rename = "took_seconds", with = "seconds")]
     pub took: Option<Duration>,
     pub outcome: String,
+    /// The end of what a script wrote; left out for other steps.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub output: String,
 }
 
 /// The report as of now; final once the run has ended.
@@ -131,5 +134,6 @@ fn step_report(run: &Run, step: &Step) -> StepReport {
         tries: status.tries,
         took: status.started.zip(status.ended).map(|(started, ended)| ended.since(started)),
         outcome: view::step_outcome(run, &step.id),
+        output: view::step_output(run, &step.id),
     }
 }

@@ -20,6 +20,11 @@ use crate::{
     plan::{ErrorPolicy, Operation, Stage, Step},
 };
 
+/// Reason of a script that ran to its end and says that it failed.
+pub(super) const SCRIPT_FAILED: &str = "SCRIPT_FAILED";
+/// How much of what a script wrote is said with its failure, in bytes. All of it is kept with the step.
+const SHOWN_OF_OUTPUT: usize = 2048;
+
 /// Whether the step belongs to the way forward, and not to what takes it back.
 pub(super) fn is_forward(step: &Step) -> bool {
     matches!(step.stage, Stage::Main | Stage::AfterCommit)
@@ -310,12 +315,35 @@ pub(super) fn fault_in(step: &Step, result: &StepResult) -> Option<Problem> {
             let remedy = "Find what connects the test network with production before testing again.";
             Some(Problem::new("NOT_ISOLATED", subject, message, remedy))
         }
+        StepResult::Script { exit_code, output, .. } if *exit_code != 0 => {
+            Some(script_failed(step, *exit_code, output))
+        }
         _ if is_expected(&step.action, result) => None,
         _ => {
             let message = "the worker reported success with a result that does not belong to this step";
             let remedy = "Bring the worker to the version of the control plane, then retry.";
             Some(Problem::new("UNEXPECTED_RESULT", subject, message, remedy))
         }
+    }
+}
+
+fn script_failed(step: &Step, exit_code: i32, output: &str) -> Problem {
+    let said = last_lines(output, SHOWN_OF_OUTPUT);
+    let said =
+        if said.is_empty() { "it wrote nothing".to_owned() } else { format!("it ended with:\n{said}") };
+    let message = format!("the script ended with exit code {exit_code}; {said}");
+    let remedy = "Look at what the script wrote, put right what it met, then retry: the script runs again from its beginning.";
+    Problem::new(SCRIPT_FAILED, step.id.as_str(), message, remedy)
+}
+
+/// The end of a text: whole lines, at most so many bytes of them, or the end of the last line when that alone is longer.
+pub(super) fn last_lines(text: &str, most: usize) -> &str {
+    let text = text.trim_end();
+    let from = text.ceil_char_boundary(text.len().saturating_sub(most));
+    let cut = &text[from..];
+    match cut.find('\n') {
+        Some(line) if from > 0 && !text[..from].ends_with('\n') => &cut[line + 1..],
+        _ => cut,
     }
 }
 
@@ -334,6 +362,7 @@ fn is_expected(action: &Action, result: &StepResult) -> bool {
         AgentWork::ProbeMachine { .. } => matches!(result, StepResult::Probe { .. }),
         AgentWork::ProbeIsolation { .. } => matches!(result, StepResult::Isolation { .. }),
         AgentWork::AdoptDisks { .. } => matches!(result, StepResult::Adopted { .. }),
+        AgentWork::RunScript(_) => matches!(result, StepResult::Script { .. }),
         _ => true,
     }
 }

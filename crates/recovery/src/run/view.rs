@@ -12,6 +12,11 @@ use crate::{
     plan::{Executor, Operation, Phase, Step},
 };
 
+/// The most of a line of a script's output that is an outcome, in bytes.
+const MAX_LINE: usize = 200;
+/// The most of a script's output that is shown, in bytes: a report holds that of every script of a run, and is bounded itself.
+const MAX_OUTPUT: usize = 4096;
+
 /// Where the run stands.
 pub fn state(run: &Run) -> RunState {
     if let Some(ended) = run.ended {
@@ -257,6 +262,31 @@ pub fn step_outcome(run: &Run, step: &StepName) -> String {
         }
         Some(StepResult::Confirmed { by }) => format!("confirmed by {by}"),
         Some(StepResult::FirstPoint { seq }) => format!("recovery point {seq} is there"),
+        Some(StepResult::Script { exit_code, output, .. }) => match settle::last_lines(output, MAX_LINE) {
+            "" => format!("exit code {exit_code}"),
+            lines => format!("exit code {exit_code}: {}", lines.lines().next_back().unwrap_or_default()),
+        },
+    }
+}
+
+/// The end of what a script wrote, whether it succeeded or not, with a word about what is left out; empty for every other step.
+pub fn step_output(run: &Run, step: &StepName) -> String {
+    let Some(status) = run.steps.get(step) else { return String::new() };
+    // What an earlier try wrote says nothing about one that is under way or was cut off.
+    let is_its_own = match &status.error {
+        Some(error) => error.problem.reason == settle::SCRIPT_FAILED,
+        None => status.state == StepState::Succeeded,
+    };
+    match &status.result {
+        Some(StepResult::Script { output, truncated, .. }) if is_its_own => {
+            let shown = settle::last_lines(output, MAX_OUTPUT);
+            if *truncated || shown.len() < output.trim_end().len() {
+                format!("…\n{shown}")
+            } else {
+                shown.to_owned()
+            }
+        }
+        _ => String::new(),
     }
 }
 

@@ -9,6 +9,7 @@ mod random;
 mod recovery_plans;
 mod refusals;
 mod runs;
+mod scripts;
 mod seeds;
 mod synchronise;
 mod theatre;

@@ -7,9 +7,13 @@ use std::{
 
 use understudy_ids::{ItemName, StepName};
 use understudy_recovery::{
-    Event, ItemState, Operation, RunPlan, RunSpec, advance,
+    Event, ItemState, Operation, PlanInput, RunPlan, RunSpec,
+    action::{Action, AgentWork},
+    advance,
     plan::{ErrorPolicy, Executor, Stage, plan},
-    recovery_plan::{ActionKind, Gate, GroupItem, PlanAction, PlanGroup, RecoveryPlan, Standing, chosen},
+    recovery_plan::{
+        ActionKind, Gate, GroupItem, PlanAction, PlanGroup, RecoveryPlan, ScriptAction, Standing, chosen,
+    },
     run::{self, RunState, RunVerb, StepState},
 };
 
@@ -168,7 +172,7 @@ fn machines_shut_down_in_the_reverse_order_where_nothing_may_be_lost() {
     assert!(is_behind(&steps, "web1.start", "db1.probe"));
 }
 
-fn plan_of(spec: &RunSpec, facts: &understudy_recovery::PlanInput) -> RunPlan {
+fn plan_of(spec: &RunSpec, facts: &PlanInput) -> RunPlan {
     plan(spec, facts).unwrap_or_else(|problems| panic!("{problems:#?}"))
 }
 
@@ -207,6 +211,80 @@ fn actions_are_of_a_failover_and_a_direction() {
         let unplanned = operation == Operation::UnplannedFailover;
         assert_eq!(gate, if unplanned { ErrorPolicy::GoOn } else { ErrorPolicy::StopRun }, "R-UF-4");
     }
+}
+
+fn script(host: &str) -> PlanAction {
+    let script = ScriptAction {
+        host: host.parse().unwrap(),
+        name: "move-dns.sh".parse().unwrap(),
+        sha256: "0f".repeat(32),
+        time_out: Duration::from_secs(90),
+    };
+    PlanAction { what: ActionKind::Script(script), ..manual("move-dns") }
+}
+
+fn with_script(host: &str) -> RecoveryPlan {
+    of(vec![PlanGroup { after: vec![script(host)], ..group("data", &["db1"]) }, group("web", &["web1"])])
+}
+
+/// R-RP-2: a script is told which run it is for, and an error in it is one like that of a machine.
+#[test]
+fn a_script_is_a_step_between_the_groups() {
+    let id: StepName = "group-1.after-1".parse().unwrap();
+    for operation in FAILOVERS {
+        let (plan, spec) = planned(&with_script("bravo/bravo-h1"), operation);
+        let step = plan.step(&id).unwrap();
+        assert_eq!(step.executor, Executor::Host(bravo()));
+        assert!(is_behind(&plan, "web1.start", "group-1.after-1"));
+        let Action::Agent { work: AgentWork::RunScript(asked), .. } = &step.action else {
+            panic!("{step:?}")
+        };
+        let context: serde_json::Value = serde_json::from_str(&asked.context).unwrap();
+        assert_eq!(context["operation"], operation.as_str());
+        let told = ["plan", "from", "to", "group", "action"].map(|key| context[key].as_str().unwrap());
+        assert_eq!(told, ["shop", "alpha", "bravo", "data", "move-dns"]);
+        let machine = &context["machines"][1];
+        assert_eq!((&machine["item"], &machine["group"]), (&"web1".into(), &"web".into()));
+        assert_eq!(machine["addresses"][0], "192.168.50.11");
+
+        let mut theatre = Theatre::new(plan, spec);
+        let mut reached = false;
+        theatre.play(|step, _| {
+            reached |= *step == id;
+            if *step == id { Act::Fail } else { Act::Succeed }
+        });
+        assert!(reached);
+        let started = theatre.done.iter().any(|step| step.as_str() == "web1.start");
+        assert_eq!(started, operation == Operation::UnplannedFailover, "{operation}: R-PF-3, R-UF-4");
+    }
+}
+
+/// Whoever is to run a script must be there, but for an unplanned failover, which says what it leaves out and waits for nobody.
+#[test]
+fn a_host_that_is_away_runs_no_script() {
+    let reasons = |operation, recovery: &RecoveryPlan, facts: &PlanInput| -> Vec<String> {
+        let problems = plan(&with(recovery, operation), facts).err().unwrap_or_default();
+        problems.into_iter().map(|problem| problem.reason).collect()
+    };
+    for operation in [Operation::TestFailover, Operation::PlannedFailover] {
+        let facts = input(operation);
+        assert_eq!(reasons(operation, &with_script("bravo/bravo-h9"), &facts), ["HOST_NOT_FOUND"]);
+        let mut may_fail = with_script("bravo/bravo-h9");
+        may_fail.groups[0].after[0].may_fail = true;
+        assert_eq!(reasons(operation, &may_fail, &facts), [""; 0]);
+    }
+    let mut away = input(Operation::TestFailover);
+    away.hosts.get_mut(&alpha()).unwrap().connected = false;
+    assert_eq!(
+        reasons(Operation::TestFailover, &with_script("alpha/alpha-h1"), &away),
+        ["HOST_NOT_CONNECTED"]
+    );
+    let unplanned = with(&with_script("alpha/alpha-h1"), Operation::UnplannedFailover);
+    let plan = plan_of(&unplanned, &input(Operation::UnplannedFailover));
+    assert!(plan.step(&"group-1.after-1".parse().unwrap()).is_none());
+    assert!(is_behind(&plan, "web1.start", "db1.probe"));
+    let told = "move-dns is not done: alpha/alpha-h1, which is to run its script, cannot be heard";
+    assert_eq!(plan.notices, [told]);
 }
 
 /// A whole run, with the people in it.

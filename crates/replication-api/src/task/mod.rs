@@ -20,7 +20,7 @@ use std::{
 
 use understudy_ids::{
     DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq, PolicyName,
-    RunId, SeedName,
+    RunId, ScriptName, SeedName,
 };
 use understudy_replication::{Membership, ReplicationSettings, RetentionPolicy};
 use understudy_types_api::{Any, pack, unpack};
@@ -135,6 +135,7 @@ pub enum Action {
     RemoveSeed {
         seed: SeedName,
     },
+    RunScript(RunScript),
 }
 
 impl Action {
@@ -167,6 +168,7 @@ impl Action {
             Self::ExportSeed { .. } => "export-seed",
             Self::ImportSeed { .. } => "import-seed",
             Self::RemoveSeed { .. } => "remove-seed",
+            Self::RunScript(_) => "run-script",
         }
     }
 }
@@ -199,6 +201,17 @@ pub struct StartReplication {
     pub revision: String,
     /// For an item of a consistency group.
     pub group: Option<Membership>,
+}
+
+/// A script of the host's library (R-RP-2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunScript {
+    pub script: ScriptName,
+    /// Of the file's content, as 64 lower-case hexadecimal digits.
+    pub sha256: String,
+    pub time_out: Duration,
+    /// A JSON object for the script's standard input, at most [`MAX_SCRIPT_CONTEXT`](crate::MAX_SCRIPT_CONTEXT) bytes.
+    pub context: String,
 }
 
 /// An address that the test network's DHCP gives to one Ethernet address.

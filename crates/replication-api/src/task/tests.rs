@@ -17,6 +17,15 @@ fn task(action: Action) -> AgentTask {
     }
 }
 
+fn script() -> RunScript {
+    RunScript {
+        script: "move-dns.sh".parse().unwrap(),
+        sha256: "0a".repeat(32),
+        time_out: Duration::from_secs(60),
+        context: r#"{"run":"9"}"#.to_owned(),
+    }
+}
+
 fn all() -> Vec<Action> {
     let machine: MachineName = "web1".parse().unwrap();
     let network: NetworkName = "prod".parse().unwrap();
@@ -110,6 +119,7 @@ fn all() -> Vec<Action> {
             seed: "disk-3".parse().unwrap(),
         },
         Action::RemoveSeed { seed: "disk-3".parse().unwrap() },
+        Action::RunScript(script()),
     ]
 }
 
@@ -131,6 +141,11 @@ fn tasks_outside_the_contract_are_refused_by_field() {
         change(&mut start);
         wire(Wire::StartReplication(start))
     };
+    let run_script = |change: fn(&mut v1::RunScript)| {
+        let Wire::RunScript(mut run) = Wire::from(Action::RunScript(script())) else { unreachable!() };
+        change(&mut run);
+        wire(Wire::RunScript(run))
+    };
     let prepare = |change: fn(&mut v1::Retention)| {
         let Wire::PrepareReplica(mut prepare) = Wire::from(all()[0].clone()) else { unreachable!() };
         change(prepare.retention.as_mut().unwrap());
@@ -148,6 +163,21 @@ fn tasks_outside_the_contract_are_refused_by_field() {
         (wire(Wire::RemoveSeed(v1::RemoveSeed { seed: "../etc".into() })), "remove_seed.seed"),
         (wire(Wire::ImportSeed(v1::ImportSeed::default())), "import_seed.disks"),
         (wire(Wire::ExportSeed(v1::ExportSeed::default())), "export_seed.disks"),
+        (run_script(|s| s.script = "../move-dns.sh".into()), "run_script.script"),
+        (run_script(|s| s.script = ".hidden".into()), "run_script.script"),
+        (run_script(|s| s.sha256 = "0A".repeat(32)), "run_script.sha256"),
+        (run_script(|s| s.sha256.truncate(63)), "run_script.sha256"),
+        (run_script(|s| s.time_out = None), "run_script.time_out"),
+        (
+            run_script(|s| s.time_out = Some(prost_types::Duration { seconds: 86_401, nanos: 0 })),
+            "run_script.time_out",
+        ),
+        (run_script(|s| s.context = "[1]".into()), "run_script.context"),
+        (run_script(|s| s.context = "{".into()), "run_script.context"),
+        (
+            run_script(|s| s.context = format!(r#"{{"a":"{}"}}"#, "x".repeat(crate::MAX_SCRIPT_CONTEXT))),
+            "run_script.context",
+        ),
         (wire(Wire::SyncFinal(v1::SyncFinal { machine: "a b".into() })), "sync_final.machine"),
         (start(|s| s.interval = None), "start_replication.interval"),
         (

@@ -13,9 +13,9 @@ use understudy_types_api::{
     duration_to_wire, settings_from_wire, settings_to_wire, tiers_from_wire, tiers_to_wire,
 };
 
-use super::{Action, AgentTask, DhcpReservation, DiskSize, StartReplication};
+use super::{Action, AgentTask, DhcpReservation, DiskSize, RunScript, StartReplication};
 use crate::{
-    MAX_DISKS, MAX_NICS, MAX_REVISION,
+    MAX_DISKS, MAX_NICS, MAX_REVISION, MAX_SCRIPT_CONTEXT,
     field::{
         Invalid, host, host_to_wire, list, names, parse, parse_optional, required, span, span_optional, text,
         uuid,
@@ -30,6 +30,11 @@ const NO_DISKS: &str = "is empty: a machine without disks cannot be replicated";
 /// The shortest interval that is not a denial of service to the hypervisor, and the longest that a policy may ask for.
 const INTERVALS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(86_400);
+
+/// A script that needs less would not be noticed, and one that needs more is not part of a recovery.
+const SCRIPT_TIME_OUTS: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(86_400);
+const SHA256_DIGITS: usize = 64;
 
 impl TryFrom<v1::AgentTask> for AgentTask {
     type Error = Invalid;
@@ -132,6 +137,7 @@ impl TryFrom<WireAction> for Action {
             WireAction::RemoveSeed(v1::RemoveSeed { seed }) => {
                 Ok(Self::RemoveSeed { seed: parse("remove_seed.seed", &seed)? })
             }
+            WireAction::RunScript(a) => run_script(a).map_err(|e| e.within("run_script")),
         }
     }
 }
@@ -294,6 +300,25 @@ fn test_network(wire: v1::EnsureTestNetwork) -> Result<Action, Invalid> {
     })
 }
 
+fn run_script(wire: v1::RunScript) -> Result<Action, Invalid> {
+    let v1::RunScript { script, sha256, time_out, context } = wire;
+    let is_digit = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
+    if sha256.len() != SHA256_DIGITS || !sha256.bytes().all(is_digit) {
+        return Err(Invalid::new("sha256", "is not 64 lower-case hexadecimal digits"));
+    }
+    let time_out = span("time_out", time_out)?;
+    if !SCRIPT_TIME_OUTS.contains(&time_out) {
+        return Err(Invalid::new("time_out", format!("{time_out:?} is outside 1 s to 24 h")));
+    }
+    let context = text("context", context, MAX_SCRIPT_CONTEXT)?;
+    match serde_json::from_str::<serde_json::Value>(&context) {
+        Ok(serde_json::Value::Object(_)) => {}
+        Ok(_) => return Err(Invalid::new("context", "is JSON, but not an object")),
+        Err(error) => return Err(Invalid::new("context", format!("is not JSON: {error}"))),
+    }
+    Ok(Action::RunScript(RunScript { script: parse("script", &script)?, sha256, time_out, context }))
+}
+
 fn connections(nics: Vec<v1::NicConnection>) -> Result<Vec<Option<NetworkName>>, Invalid> {
     list("nics", nics, MAX_NICS, |v1::NicConnection { network }| parse_optional("network", &network))
 }
@@ -426,6 +451,14 @@ impl From<Action> for WireAction {
                 Self::ImportSeed(v1::ImportSeed { disks: sizes_to_wire(disks), seed: seed.into() })
             }
             Action::RemoveSeed { seed } => Self::RemoveSeed(v1::RemoveSeed { seed: seed.into() }),
+            Action::RunScript(RunScript { script, sha256, time_out, context }) => {
+                Self::RunScript(v1::RunScript {
+                    script: script.into(),
+                    sha256,
+                    time_out: Some(duration_to_wire(time_out)),
+                    context,
+                })
+            }
         }
     }
 }

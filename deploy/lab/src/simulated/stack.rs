@@ -73,6 +73,8 @@ impl SimulatedStack {
                 store: base.join("store"),
                 state: base.join("agent"),
                 media: base.join("media"),
+                scripts: base.join("scripts"),
+                script_work: base.join("script-work"),
                 boot_id: base.join("boot-id"),
             }
         };

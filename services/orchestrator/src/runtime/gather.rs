@@ -45,17 +45,25 @@ pub async fn input(conn: &mut PgConnection, spec: &RunSpec, now: UnixMicros) -> 
             items.push((record, policy));
         }
     }
-    of_items(conn, &items, now).await
+    let plan = spec.recovery_plan.iter();
+    let scripts = plan.flat_map(|plan| {
+        let sites = [&plan.source_site, &plan.target_site];
+        sites.into_iter().flat_map(|site| plan.scripts(spec.operation, site))
+    });
+    let script_hosts: Vec<HostName> = scripts.map(|(_, script)| script.host.clone()).collect();
+    of_items(conn, &items, &script_hosts, now).await
 }
 
-/// Everything for these items, without connections.
+/// Everything for these items and hosts, without connections.
 pub async fn of_items(
     conn: &mut PgConnection,
     items: &[(ItemRecord, Policy)],
+    also: &[HostName],
     now: UnixMicros,
 ) -> Result<PlanInput, Failure> {
     let mut hosts = BTreeMap::new();
-    for name in items.iter().flat_map(|(item, _)| [&item.active_host, &item.standby_host]) {
+    let of_items = items.iter().flat_map(|(item, _)| [&item.active_host, &item.standby_host]);
+    for name in of_items.chain(also) {
         if !hosts.contains_key(name)
             && let Some(host) = hosts::get(conn, name).await?
         {

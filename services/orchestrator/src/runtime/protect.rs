@@ -341,7 +341,12 @@ async fn check(
     }
     let Some(machine) = machine else {
         problems.extend(target_problems(request, target.as_ref(), now));
-        return Ok(Checked { draft: None, policy, input: gather::of_items(conn, &[], now).await?, problems });
+        return Ok(Checked {
+            draft: None,
+            policy,
+            input: gather::of_items(conn, &[], &[], now).await?,
+            problems,
+        });
     };
     if let Some(item) = items::of_machine(conn, machine.uuid).await?.filter(|item| *item != request.item) {
         let message = format!("the machine is protected as {} already", item.to_resource());
@@ -384,7 +389,7 @@ async fn check(
         paused: None,
         group: None,
     };
-    let input = gather::of_items(conn, &[(draft.clone(), policy.clone())], now).await?;
+    let input = gather::of_items(conn, &[(draft.clone(), policy.clone())], &[], now).await?;
     Ok(Checked { draft: policy_known.then_some(draft), policy, input, problems })
 }
 

@@ -15,7 +15,7 @@ use understudy_network_api::{
 use understudy_recovery::{
     Event,
     action::{
-        Action, AgentWork, DiskRoot, DiskSize, MachineRef, NetworkRef, NetworkWork, PointRef,
+        Action, AgentWork, DiskRoot, DiskSize, MachineRef, NetworkRef, NetworkWork, PointRef, RunScript,
         StartReplication, StepResult,
     },
     plan::Executor,
@@ -148,6 +148,10 @@ fn agent_action(work: &AgentWork) -> Result<agent::Action, Unsendable> {
         AgentWork::DiscardPromotion { machine, generation } => Wire::DiscardPromotion { machine, generation },
         AgentWork::CommitItem => Wire::CommitItem,
         AgentWork::ScrubItem { point } => Wire::ScrubItem { seq: point },
+        AgentWork::RunScript(asked) => {
+            let RunScript { script, sha256, time_out, context } = *asked;
+            Wire::RunScript(agent::RunScript { script, sha256, time_out, context })
+        }
     })
 }
 
@@ -298,6 +302,7 @@ fn agent_result(result: agent::AgentTaskResult) -> StepResult {
         }
         Wire::Adopted { seq, bytes_read } => StepResult::Adopted { seq, bytes_read },
         Wire::Seeded { bytes } => StepResult::Seeded { bytes },
+        Wire::Script { exit_code, output, truncated } => StepResult::Script { exit_code, output, truncated },
     }
 }
 

@@ -299,6 +299,7 @@ fn run_step(run: &Run, planned: &plan::Step) -> view::RunStep {
         end_time: status.and_then(|s| s.ended),
         error: status.and_then(|s| s.error.as_ref()).map(|e| e.problem.clone()),
         outcome: run::step_outcome(run, &planned.id),
+        output: run::step_output(run, &planned.id),
     }
 }
 

@@ -14,6 +14,7 @@ mod place;
 mod point;
 mod rehearsal;
 mod replication;
+mod script;
 mod sealed;
 mod seed;
 
@@ -37,6 +38,7 @@ use crate::{
     ledger::{ItemRecord, Ledger, LedgerError, Role, Verb},
     medium::Media,
     replica::Replica,
+    scripts::Scripts,
     scrub::Scrubber,
     sink::Sink,
     source::Sources,
@@ -56,6 +58,7 @@ pub struct Tasks {
     pub scrubber: Scrubber,
     pub keyring: Keyring,
     pub media: Media,
+    pub scripts: Scripts,
     pub locks: Locks,
 }
 
@@ -84,7 +87,10 @@ impl Handler for Tasks {
                 return outcome(Err(error), &leased.key);
             }
         };
-        let subject = format!("protectedItems/{}", task.item);
+        let subject = match &task.action {
+            Action::RunScript(asked) => format!("scripts/{}", asked.script),
+            _ => format!("protectedItems/{}", task.item),
+        };
         let action = task.action.name();
         tracing::info!(item = %task.item, generation = %task.generation, action, "task begins");
         let result = self.perform(task, &context).await;
@@ -108,6 +114,10 @@ impl Tasks {
         }
         if let Action::ScrubItem { seq } = action {
             return self.scrub_item(&scope, seq, context).await;
+        }
+        // A script acts for its run, not for the item in whose name it comes: the item's place is neither asked nor changed.
+        if let Action::RunScript(asked) = action {
+            return self.run_script(&scope, asked, context).await;
         }
         let _lock = tokio::select! {
             lock = self.lock(&scope.item) => lock,
@@ -161,6 +171,7 @@ impl Tasks {
             }
             Action::ProbeIsolation { network, targets } => self.probe_isolation(&network, &targets).await,
             Action::RemoveTestNetwork { name } => self.remove_test_network(&name).await,
+            Action::RunScript(asked) => self.run_script(scope, asked, context).await,
         }
     }
 

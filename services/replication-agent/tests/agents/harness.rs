@@ -28,6 +28,7 @@ use understudy_replication_agent::{
     config::{Config, HypervisorConfig},
     facts::FactsHub,
     ledger::{ItemRecord, read_record},
+    scripts::ScriptsConfig,
     scrub::ScrubConfig,
     source::{CycleLimits, Sources},
     tasks::{TaskError, Tasks},
@@ -149,6 +150,8 @@ pub struct Host {
     pub cycles: CycleLimits,
     /// How the next agent here scrubs.
     pub scrub: ScrubConfig,
+    /// The library of the next agent here.
+    pub scripts: Option<ScriptsConfig>,
     tls: TlsFiles,
     outside: Runtime,
     agent: Option<Running>,
@@ -183,6 +186,7 @@ impl Host {
             link: Link::new(),
             cycles: CycleLimits::default(),
             scrub: ScrubConfig::default(),
+            scripts: None,
             tls,
             outside,
             agent: None,
@@ -206,6 +210,7 @@ impl Host {
             shutdown_grace_s: 2,
             cycles: self.cycles,
             scrub: self.scrub,
+            scripts: self.scripts.clone(),
             telemetry: Default::default(),
         }
     }
@@ -297,6 +302,36 @@ impl Host {
             }
         });
         runtime.block_on(tasks.perform(task, &context))
+    }
+
+    /// Begins a task and does not wait for it.
+    pub fn begin(&self, run: Uuid, action: Action) {
+        let Running { runtime, tasks, .. } = self.agent.as_ref().expect("the agent runs");
+        let task = AgentTask { item: item(), generation: Generation::new(1), run, action };
+        let tasks = tasks.clone();
+        runtime.spawn(async move {
+            let (context, _stop, _progress) = TaskContext::detached();
+            tasks.perform(task, &context).await
+        });
+    }
+
+    /// Performs a task that is told to stop as soon as something has happened.
+    pub fn perform_and_stop_when(
+        &self,
+        action: Action,
+        run: Uuid,
+        happened: impl Fn() -> bool + Send + 'static,
+    ) -> Result<AgentTaskResult, TaskError> {
+        let Running { runtime, tasks, .. } = self.agent.as_ref().expect("the agent runs");
+        let task = AgentTask { item: item(), generation: Generation::new(1), run, action };
+        let (context, stop, ..) = TaskContext::detached();
+        let watching = std::thread::spawn(move || {
+            wait("it to be under way", || happened().then_some(()));
+            stop.cancel();
+        });
+        let performed = runtime.block_on(tasks.perform(task, &context));
+        watching.join().unwrap();
+        performed
     }
 
     /// Performs a task twice: it must come to the same end (invariant 3).

@@ -9,6 +9,7 @@ mod harness;
 mod health;
 mod lifecycle;
 mod replication;
+mod scripts;
 mod scrub;
 mod sealed;
 mod seeds;
