@@ -39,7 +39,7 @@ pub enum Talk {
 }
 
 impl Machine {
-    /// The machine with the reserved name `web1` or `db1`.
+    /// The machine with one of the reserved names, such as `web1` or `db1`.
     ///
     /// # Errors
     /// For any other name.

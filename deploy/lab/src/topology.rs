@@ -156,9 +156,15 @@ pub struct Reservation {
 }
 
 /// The reservations of both production networks.
-pub const RESERVATIONS: [Reservation; 2] = [
+pub const RESERVATIONS: [Reservation; 8] = [
     Reservation { name: "web1", mac: "52:54:00:00:50:11", address: Ipv4Addr::new(192, 168, 50, 11) },
     Reservation { name: "db1", mac: "52:54:00:00:50:12", address: Ipv4Addr::new(192, 168, 50, 12) },
+    Reservation { name: "db2", mac: "52:54:00:00:50:13", address: Ipv4Addr::new(192, 168, 50, 13) },
+    Reservation { name: "db3", mac: "52:54:00:00:50:14", address: Ipv4Addr::new(192, 168, 50, 14) },
+    Reservation { name: "app1", mac: "52:54:00:00:50:15", address: Ipv4Addr::new(192, 168, 50, 15) },
+    Reservation { name: "app2", mac: "52:54:00:00:50:16", address: Ipv4Addr::new(192, 168, 50, 16) },
+    Reservation { name: "app3", mac: "52:54:00:00:50:17", address: Ipv4Addr::new(192, 168, 50, 17) },
+    Reservation { name: "web2", mac: "52:54:00:00:50:18", address: Ipv4Addr::new(192, 168, 50, 18) },
 ];
 
 #[cfg(test)]

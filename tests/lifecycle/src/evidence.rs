@@ -72,6 +72,22 @@ pub fn run_is(stack: &Stack, run: &str, state: &str) -> Result<Value> {
     Ok(seen)
 }
 
+/// Waits until the run waits for a person at `step`, and returns it as it is then.
+///
+/// # Errors
+/// When the run does not get there.
+pub fn run_waits_at(stack: &Stack, run: &str, step: &str) -> Result<Value> {
+    let (seen, _) = wait_until(&format!("run {run} to wait at {step}"), RUN_LIMIT, || {
+        let now = stack.cli().json(&["run", "show", run])?;
+        let waits = array(&now["steps"]).iter().any(|s| s["step"] == step && s["state"] == "running");
+        let stopped = !now["end_time"].is_null() || now["state"] == "failed";
+        ensure!(waits || stopped, "the run is as yet: {now:#}");
+        Ok(Some((now, waits)))
+    })?;
+    ensure!(seen.1, "the run is {}, and does not wait at {step}: {}", seen.0["state"], seen.0["problems"]);
+    Ok(seen.0)
+}
+
 /// The item's directory in the store of `host`.
 pub fn item_directory(host: &Host, item: &str) -> PathBuf {
     host.store().join("items").join(item)

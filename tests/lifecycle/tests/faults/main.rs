@@ -10,6 +10,7 @@ mod encrypted;
 mod guest_at_rest;
 mod interrupted_copy;
 mod one_trace;
+mod recovery_plan;
 mod refusals;
 mod rot;
 mod seeds;
