@@ -311,3 +311,36 @@ fn disk_root(agent::DiskRoot { disk, root }: agent::DiskRoot) -> DiskRoot {
     let disk: DiskName = disk;
     DiskRoot { disk, root }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use understudy_ids::Uuid;
+    use understudy_recovery::action::RunScript;
+
+    use super::*;
+
+    /// R-RP-2: the agent is asked for what the plan pinned, and the run is told what the script said.
+    #[test]
+    fn a_script_goes_out_as_planned_and_its_end_comes_back() {
+        let asked = RunScript {
+            script: "move-dns.sh".parse().unwrap(),
+            sha256: "0a".repeat(32),
+            time_out: Duration::from_secs(60),
+            context: r#"{"items":["web1"]}"#.to_owned(),
+        };
+        let (item, run): (ItemName, _) = ("web1".parse().unwrap(), Uuid::from_u128(9));
+        let work = AgentWork::RunScript(Box::new(asked.clone()));
+        let action = Action::Agent { item: item.clone(), generation: Generation::new(2), work };
+        let sent = agent::AgentTask::from_any(&payload(run, &action).unwrap()).unwrap();
+        let RunScript { script, sha256, time_out, context } = asked;
+        let expected = agent::Action::RunScript(agent::RunScript { script, sha256, time_out, context });
+        assert_eq!((sent.item, sent.run, sent.action), (item, run, expected));
+
+        let output = "the zone is locked".to_owned();
+        let told = agent::AgentTaskResult::Script { exit_code: 3, output: output.clone(), truncated: true };
+        let expected = StepResult::Script { exit_code: 3, output, truncated: true };
+        assert_eq!(result(Some(&told.to_any())), Ok(expected));
+    }
+}
