@@ -144,7 +144,7 @@ pub async fn asked(conn: &mut PgConnection, wanted: request::RunSpec) -> Result<
         Err(problems) => return Ok(Asked { spec, notices: Vec::new(), problems }),
     };
     let mut problems = Vec::new();
-    if !named.is_empty() && !(named.len() == items.len() && items.iter().all(|item| named.contains(item))) {
+    if !named.is_empty() && named != items.iter().cloned().collect() {
         let would: Vec<&str> = items.iter().map(ItemName::as_str).collect();
         let message = format!("a run of {} would take {}", name.to_resource(), would.join(", "));
         let remedy = "Leave the items out, or preview again.";
