@@ -523,11 +523,14 @@ pub enum Lease {
 pub struct Failover {
     #[arg(value_enum)]
     pub kind: FailoverKind,
-    #[arg(required_unless_present = "plan")]
+    #[arg(required_unless_present_any = ["plan", "site"])]
     pub items: Vec<ItemName>,
     /// The items of this recovery plan, in its order
     #[arg(long, conflicts_with = "items")]
     pub plan: Option<RecoveryPlanName>,
+    /// Everything that is active at this site: a run for each of its recovery plans, and one for the items that are in none
+    #[arg(long, value_name = "SITE", conflicts_with_all = ["items", "plan", "watch"])]
+    pub site: Option<SiteName>,
     /// From this site, where items of the plan are active at both of its sites
     #[arg(long, value_name = "SITE", requires = "plan")]
     pub from: Option<SiteName>,

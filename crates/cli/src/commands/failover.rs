@@ -1,5 +1,6 @@
 use std::{
-    collections::BTreeMap,
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
     io::{IsTerminal, Write},
     path::Path,
     process::ExitCode,
@@ -7,7 +8,8 @@ use std::{
 };
 
 use anyhow::bail;
-use understudy_ids::{ItemName, PointChoice};
+use understudy_ids::{ItemName, PointChoice, Problem, RecoveryPlanName, SiteName};
+use understudy_recovery::recovery_plan::RecoveryPlan;
 use understudy_recovery_api::{
     DeadlineAction, Operation, RecoveryClient,
     request::{RunDeadline, RunInstant, RunSpec, StartRun},
@@ -16,7 +18,7 @@ use understudy_recovery_api::{
 use understudy_rpc::ApiError;
 
 use super::{
-    request_id,
+    all, request_id,
     unlock::{self, Lender},
 };
 use crate::{
@@ -32,23 +34,28 @@ const FACTS_ARRIVE: Duration = Duration::from_secs(15);
 pub async fn run(connection: &ConnectionArgs, format: Format, wish: Failover) -> anyhow::Result<ExitCode> {
     let client = connection.recovery()?;
     let How { preview: only_preview, yes, watch: follow } = wish.how;
-    let key = wish.decryption_key.clone();
-    let items = match &wish.plan {
-        Some(plan) => client.get_plan(plan).await?.plan.items().cloned().collect(),
-        None => wish.items.clone(),
-    };
-    let spec = spec(wish, &items);
-    if let Some(file) = &key {
-        unlock(connection, &client, file, &spec, &items).await?;
+    let (parts, notices) = parts(&client, &wish).await?;
+    let mut previews = Vec::new();
+    for part in &parts {
+        let spec = spec(&wish, part);
+        if let Some(file) = &wish.decryption_key {
+            unlock(connection, &client, file, &spec, &part.items).await?;
+        }
+        previews.push(preview(&client, spec, wish.decryption_key.is_some()).await?);
     }
-    let preview = preview(&client, spec, key.is_some()).await?;
     if format == Format::Table {
-        show(&preview);
+        previews.iter().for_each(show);
+        notices.iter().for_each(|notice| output::say(&format!("note: {notice}")));
     } else if only_preview {
-        output::say(&serde_json::to_string_pretty(&preview)?);
+        print_one_or_all(&wish, &previews)?;
     }
-    if !preview.problems.is_empty() {
-        return Err(ApiError::refused("PREVIEW_REFUSED", "this cannot be started", preview.problems).into());
+    let (refused, ready): (Vec<RunPreview>, Vec<RunPreview>) =
+        previews.into_iter().partition(|preview| !preview.problems.is_empty());
+    let refused: Vec<Problem> = refused.into_iter().flat_map(|preview| preview.problems).collect();
+    // Where a site is lost, what cannot come up keeps nothing down that can.
+    let goes_on = matches!(wish.kind, FailoverKind::Unplanned) && !ready.is_empty();
+    if !refused.is_empty() && (only_preview || !goes_on) {
+        return Err(ApiError::refused("PREVIEW_REFUSED", "this cannot be started", refused).into());
     }
     if only_preview {
         return Ok(ExitCode::SUCCESS);
@@ -57,9 +64,88 @@ pub async fn run(connection: &ConnectionArgs, format: Format, wish: Failover) ->
         output::say("nothing was done");
         return Ok(ExitCode::SUCCESS);
     }
-    let request = StartRun { spec: preview.spec, plan_digest: preview.digest, request_id: request_id() };
-    let started = client.start_run(request).await?;
-    super::run::show(connection, &client, format, started, follow).await
+    let mut runs = Vec::new();
+    for preview in ready {
+        let request = StartRun { spec: preview.spec, plan_digest: preview.digest, request_id: request_id() };
+        runs.push(client.start_run(request).await?);
+    }
+    if wish.site.is_none()
+        && let Some(run) = runs.pop()
+    {
+        return super::run::show(connection, &client, format, run, follow).await;
+    }
+    super::run::list(format, &runs)?;
+    if !refused.is_empty() {
+        return Err(ApiError::refused("NOT_ALL_STARTED", "the others were started", refused).into());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What becomes one run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Part {
+    plan: Option<RecoveryPlanName>,
+    from: Option<SiteName>,
+    /// That it can take.
+    items: Vec<ItemName>,
+}
+
+/// The runs that are asked for, and what there is to say about how they were found.
+async fn parts(client: &RecoveryClient, wish: &Failover) -> anyhow::Result<(Vec<Part>, Vec<String>)> {
+    let (plan, from) = (wish.plan.clone(), wish.from.clone());
+    if let Some(site) = &wish.site {
+        let items = all(usize::MAX, |page| client.list_items(page)).await?;
+        let here = items.into_iter().filter(|item| item.active_host.site() == site);
+        let plans = all(usize::MAX, |page| client.list_plans(page)).await?;
+        let plans: Vec<RecoveryPlan> = plans.into_iter().map(|kept| kept.plan).collect();
+        let found = of_site(site, here.map(|item| item.name).collect(), plans);
+        if found.0.is_empty() {
+            bail!("no protected item is active at {site}");
+        }
+        return Ok(found);
+    }
+    let items = match &plan {
+        Some(plan) => client.get_plan(plan).await?.plan.items().cloned().collect(),
+        None => wish.items.clone(),
+    };
+    Ok((vec![Part { plan, from, items }], Vec::new()))
+}
+
+/// A part for each plan that has items there, the plans with most of them first, and one for what is left. An item can be in one run
+/// only: a plan that has an item of a larger one is left out.
+fn of_site(site: &SiteName, here: BTreeSet<ItemName>, plans: Vec<RecoveryPlan>) -> (Vec<Part>, Vec<String>) {
+    let items = |plan: &RecoveryPlan| -> Vec<ItemName> {
+        plan.items().filter(|item| here.contains(item)).cloned().collect()
+    };
+    let mut plans: Vec<(RecoveryPlanName, Vec<ItemName>)> = plans
+        .iter()
+        .map(|plan| (plan.name.clone(), items(plan)))
+        .filter(|(_, items)| !items.is_empty())
+        .collect();
+    plans.sort_by_key(|(name, items)| (Reverse(items.len()), name.clone()));
+    let (mut left, mut parts, mut notices) = (here, Vec::new(), Vec::new());
+    for (name, items) in plans {
+        if let Some(taken) = items.iter().find(|item| !left.contains(item)) {
+            notices.push(format!("plan {name} is not followed: {taken} comes up in a larger one"));
+            continue;
+        }
+        left.retain(|item| !items.contains(item));
+        parts.push(Part { plan: Some(name), from: Some(site.clone()), items });
+    }
+    if !left.is_empty() {
+        parts.push(Part { plan: None, from: None, items: left.into_iter().collect() });
+    }
+    (parts, notices)
+}
+
+/// For a site there is always a list, however many runs it takes.
+fn print_one_or_all(wish: &Failover, previews: &[RunPreview]) -> anyhow::Result<()> {
+    let text = match (&wish.site, previews) {
+        (None, [one]) => serde_json::to_string_pretty(one)?,
+        _ => serde_json::to_string_pretty(previews)?,
+    };
+    output::say(&text);
+    Ok(())
 }
 
 /// Unlocks those items of the run that are encrypted where it goes to.
@@ -95,8 +181,7 @@ async fn preview(client: &RecoveryClient, spec: RunSpec, unlocked: bool) -> Resu
     }
 }
 
-/// `all` are the items that the run can take.
-fn spec(wish: Failover, all: &[ItemName]) -> RunSpec {
+fn spec(wish: &Failover, part: &Part) -> RunSpec {
     RunSpec {
         operation: match wish.kind {
             FailoverKind::Test => Operation::TestFailover,
@@ -104,9 +189,10 @@ fn spec(wish: Failover, all: &[ItemName]) -> RunSpec {
             FailoverKind::Unplanned => Operation::UnplannedFailover,
             FailoverKind::Reverse => Operation::ReverseReplicate,
         },
-        points: points(all, wish.point),
-        items: wish.items.into_iter().collect(),
-        primary_down_assertion: wish.assert_primary_down,
+        points: points(&part.items, wish.point.clone()),
+        // Those of a plan are the orchestrator's to say.
+        items: if part.plan.is_some() { BTreeSet::new() } else { part.items.iter().cloned().collect() },
+        primary_down_assertion: wish.assert_primary_down.clone(),
         without_network: wish.without_network,
         no_reverse_replication: wish.no_reverse_replication,
         deadline: deadline(&wish.deadline),
@@ -115,8 +201,8 @@ fn spec(wish: Failover, all: &[ItemName]) -> RunSpec {
             Some(time) => Some(RunInstant::AtOrBefore(time)),
             None => wish.consistent.then_some(RunInstant::LatestOfAll),
         },
-        recovery_plan: wish.plan,
-        from_site: wish.from,
+        recovery_plan: part.plan.clone(),
+        from_site: part.from.clone(),
     }
 }
 
@@ -175,4 +261,46 @@ pub(super) fn confirmed() -> anyhow::Result<bool> {
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(name: &str, items: &[&str]) -> RecoveryPlan {
+        let items = items.iter().map(|item| serde_json::json!({ "item": item })).collect::<Vec<_>>();
+        let groups = serde_json::json!([{ "name": "all", "items": items }]);
+        let plan = serde_json::json!({ "name": name, "source_site": "alpha", "target_site": "bravo", "groups": groups });
+        serde_json::from_value(plan).unwrap()
+    }
+
+    /// R-RP-3: everything of a site comes over once, in the order of the plans that there are.
+    #[test]
+    fn a_site_is_its_plans_and_what_is_left() {
+        let names =
+            |items: &[&str]| items.iter().map(|item| item.parse().unwrap()).collect::<Vec<ItemName>>();
+        let here = names(&["a", "b", "c", "d", "e"]).into_iter().collect();
+        let plans = vec![
+            plan("one", &["d", "x"]),
+            plan("part", &["a"]),
+            plan("shop", &["c", "a", "b"]),
+            plan("far", &["x"]),
+        ];
+        let site: SiteName = "alpha".parse().unwrap();
+        let (parts, notices) = of_site(&site, here, plans);
+        let from = Some(site);
+        assert_eq!(
+            parts,
+            [
+                Part {
+                    plan: Some("shop".parse().unwrap()),
+                    from: from.clone(),
+                    items: names(&["c", "a", "b"])
+                },
+                Part { plan: Some("one".parse().unwrap()), from, items: names(&["d"]) },
+                Part { plan: None, from: None, items: names(&["e"]) },
+            ]
+        );
+        assert_eq!(notices, ["plan part is not followed: a comes up in a larger one"]);
+    }
 }

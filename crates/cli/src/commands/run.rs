@@ -26,8 +26,7 @@ pub async fn run(connection: &ConnectionArgs, format: Format, verb: Run) -> anyh
     let named = |run: RunId| RunVerb { run, request_id: request_id() };
     let (changed, follow) = match verb {
         Run::List { item } => {
-            let runs = all(usize::MAX, |page| client.list_runs(item.as_ref(), page)).await?;
-            output::print(format, &runs, || table(&runs))?;
+            list(format, &all(usize::MAX, |page| client.list_runs(item.as_ref(), page)).await?)?;
             return Ok(ExitCode::SUCCESS);
         }
         Run::Show { run } => (client.get_run(run).await?, false),
@@ -101,6 +100,11 @@ pub(super) async fn show(
     })
 }
 
+/// Several runs, a line each.
+pub(super) fn list(format: Format, runs: &[View]) -> anyhow::Result<()> {
+    output::print(format, &runs, || table(runs))
+}
+
 fn table(runs: &[View]) -> comfy_table::Table {
     output::rows(["RUN", "OPERATION", "STATE", "ITEMS", "STARTED", "ENDED", "BY"], runs, |r: &View| {
         let items: Vec<String> = r.spec.items.iter().map(ToString::to_string).collect();
@@ -140,6 +144,7 @@ fn facts(run: &View) -> comfy_table::Table {
     output::facts(&[
         ("run", run.name.to_string()),
         ("operation", run.operation.to_string()),
+        ("recovery plan", output::maybe(&run.spec.recovery_plan)),
         ("state", format!("{}, {} %", run.state, run.progress_percent)),
         ("phase", run.phase.clone()),
         ("waits for", run.waiting_for.clone()),

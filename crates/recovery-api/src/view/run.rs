@@ -1,10 +1,11 @@
 //! Previews and runs.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use understudy_ids::{
-    Consistency, Generation, HostName, ItemName, PointSeq, Problem, RunId, StepName, UnixMicros,
+    Consistency, Generation, HostName, ItemName, PointSeq, Problem, RecoveryPlanName, RunId, SiteName,
+    StepName, UnixMicros,
 };
 use understudy_types_api::{
     consistency_from_wire, consistency_to_wire, duration_to_wire, problem_to_wire, time_to_wire,
@@ -352,7 +353,7 @@ impl ItemOutcome {
 pub struct Run {
     /// Also the job's.
     pub name: RunId,
-    #[serde(skip)]
+    #[serde(serialize_with = "asked")]
     pub spec: RunSpec,
     pub operation: Operation,
     pub state: RunState,
@@ -371,6 +372,19 @@ pub struct Run {
     /// What was changed about it while it waited for its commit, oldest first.
     pub changes: Vec<MadeRunChange>,
     pub deadline: Option<RunDeadlineState>,
+}
+
+/// What of a request is not shown elsewhere with its run.
+fn asked<S: Serializer>(spec: &RunSpec, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Asked<'a> {
+        items: &'a BTreeSet<ItemName>,
+        recovery_plan: Option<&'a RecoveryPlanName>,
+        from_site: Option<&'a SiteName>,
+    }
+    let RunSpec { items, recovery_plan, from_site, .. } = spec;
+    let (recovery_plan, from_site) = (recovery_plan.as_ref(), from_site.as_ref());
+    Asked { items, recovery_plan, from_site }.serialize(serializer)
 }
 
 /// The deadline of a run as it stands.

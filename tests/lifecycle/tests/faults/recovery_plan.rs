@@ -14,7 +14,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use understudy_lab::{
     HostName, Stack,
@@ -134,10 +134,11 @@ groups:
     /// A person is asked while everything can still be taken back.
     fn asks_before_anything_is_switched(&self) -> Result<String> {
         self.put_script(WRONG)?;
-        let started =
-            self.stack.cli().command(&["failover", "planned", "--plan", "shop", "--yes"]).output()?;
-        ensure!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
-        let run = text(&self.stack.cli().json(&["run", "list"])?[0], "name");
+        // All that runs at alpha is in the plan, so there is one run.
+        let started = self.stack.cli().json(&["failover", "planned", "--site", "alpha", "--yes"])?;
+        let [run] = array(&started) else { bail!("one run was to be started: {started}") };
+        ensure!(run["spec"]["recovery_plan"] == "shop", "{run}");
+        let run = text(run, "name");
         let asking = run_waits_at(self.stack, &run, "group-1.before-1")?;
         ensure!(text(&asking, "waiting_for").starts_with("tell-people: Call the shop."), "{asking}");
         ensure!(asking["allowed_actions"].to_string().contains("cancel"), "it is too late to cancel");
