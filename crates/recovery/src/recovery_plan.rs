@@ -83,7 +83,7 @@ impl Gate {
 #[serde(deny_unknown_fields)]
 pub struct PlanAction {
     pub name: PlanPartName,
-    /// In which failovers it is done. Left out: in all.
+    /// In which failovers it is done. Left out: in all; a script must say.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub operations: BTreeSet<Operation>,
     /// Only towards this site. Left out: in both directions.

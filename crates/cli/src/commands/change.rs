@@ -10,7 +10,7 @@ use understudy_recovery_api::{
 };
 use understudy_rpc::ApiError;
 
-use super::{failover, request_id, run::show};
+use super::{request_id, shown, wish};
 use crate::{
     args::How,
     connection::ConnectionArgs,
@@ -37,14 +37,14 @@ pub async fn run(
     if how.preview {
         return Ok(ExitCode::SUCCESS);
     }
-    if !how.yes && !failover::confirmed()? {
+    if !how.yes && !wish::confirmed()? {
         output::say("nothing was done");
         return Ok(ExitCode::SUCCESS);
     }
     let back = matches!(change, RunChange::RollBack { .. });
     let request = ChangeRun { run, change, plan_digest: preview.digest, request_id: request_id() };
     let changed = client.change_run(request).await?;
-    let code = show(connection, &client, format, changed, how.watch).await?;
+    let code = shown::show(connection, &client, format, changed, how.watch).await?;
     // Whoever wanted it back has got what he wanted.
     let came_back = back && how.watch && client.get_run(run).await?.state == RunState::RolledBack;
     Ok(if came_back { ExitCode::SUCCESS } else { code })
@@ -67,5 +67,5 @@ fn tell(preview: &RunChangePreview) {
         ]
     });
     output::say(&items.to_string());
-    failover::show_steps(&preview.steps);
+    shown::show_steps(&preview.steps);
 }

@@ -1,7 +1,6 @@
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet},
-    io::{IsTerminal, Write},
+    collections::BTreeSet,
     path::Path,
     process::ExitCode,
     time::{Duration, Instant},
@@ -11,18 +10,19 @@ use anyhow::bail;
 use understudy_ids::{ItemName, PointChoice, Problem, RecoveryPlanName, SiteName};
 use understudy_recovery::recovery_plan::RecoveryPlan;
 use understudy_recovery_api::{
-    DeadlineAction, Operation, RecoveryClient,
-    request::{RunDeadline, RunInstant, RunSpec, StartRun},
-    view::{PlannedItem, PlannedStep, RunPreview},
+    Operation, RecoveryClient,
+    request::{RunInstant, RunSpec, StartRun},
+    view::{PlannedItem, RunPreview},
 };
 use understudy_rpc::ApiError;
 
 use super::{
-    all, request_id,
+    all, request_id, shown,
     unlock::{self, Lender},
+    wish::{confirmed, deadline, points},
 };
 use crate::{
-    args::{DeadlineWish, Failover, FailoverKind, How, PointWish},
+    args::{Failover, FailoverKind, How},
     connection::ConnectionArgs,
     output::{self, Format},
 };
@@ -72,9 +72,9 @@ pub async fn run(connection: &ConnectionArgs, format: Format, wish: Failover) ->
     if wish.site.is_none()
         && let Some(run) = runs.pop()
     {
-        return super::run::show(connection, &client, format, run, follow).await;
+        return shown::show(connection, &client, format, run, follow).await;
     }
-    super::run::list(format, &runs)?;
+    shown::list(format, &runs)?;
     if !refused.is_empty() {
         return Err(ApiError::refused("NOT_ALL_STARTED", "the others were started", refused).into());
     }
@@ -206,20 +206,6 @@ fn spec(wish: &Failover, part: &Part) -> RunSpec {
     }
 }
 
-/// At most one of the two is given.
-pub(super) fn deadline(wish: &DeadlineWish) -> Option<RunDeadline> {
-    let commit = wish.commit_after.map(|after| RunDeadline { action: DeadlineAction::Commit, after });
-    commit.or(wish.roll_back_after.map(|after| RunDeadline { action: DeadlineAction::RollBack, after }))
-}
-
-/// A wish for one item goes before one for all.
-pub(super) fn points(items: &[ItemName], wishes: Vec<PointWish>) -> BTreeMap<ItemName, PointChoice> {
-    let (of_one, of_all): (Vec<_>, Vec<_>) = wishes.into_iter().partition(|wish| wish.item.is_some());
-    let of_all = of_all.iter().flat_map(|wish| items.iter().map(|item| (item.clone(), wish.choice)));
-    let of_one = of_one.into_iter().filter_map(|wish| Some((wish.item?, wish.choice)));
-    of_all.chain(of_one).collect()
-}
-
 fn show(preview: &RunPreview) {
     let headings = ["ITEM", "FROM", "TO", "POINT", "CONSISTENCY", "INSTANT", "AT MOST LOST", "CONNECTION"];
     let items = output::rows(headings, &preview.items, |i: &PlannedItem| {
@@ -237,30 +223,10 @@ fn show(preview: &RunPreview) {
         ]
     });
     output::say(&items.to_string());
-    show_steps(&preview.steps);
+    shown::show_steps(&preview.steps);
     for notice in &preview.notices {
         output::say(&format!("note: {notice}"));
     }
-}
-
-pub(super) fn show_steps(steps: &[PlannedStep]) {
-    let steps = output::rows(["PHASE", "STEP", "WHERE", "ON ERROR"], steps, |s: &PlannedStep| {
-        let title =
-            if s.point_of_no_return { format!("{} (point of no return)", s.title) } else { s.title.clone() };
-        [s.phase.clone(), title, s.executor.clone(), s.on_error.clone()]
-    });
-    output::say(&steps.to_string());
-}
-
-pub(super) fn confirmed() -> anyhow::Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        bail!("nobody can be asked here: give --yes to start, or --preview to only look");
-    }
-    print!("Start? [y/N] ");
-    std::io::stdout().flush()?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 #[cfg(test)]

@@ -36,14 +36,14 @@ pub async fn run(connection: &ConnectionArgs, format: Format, verb: Item) -> any
                 validate_only: check,
             };
             match client.protect_machine(request).await?.run {
-                Some(run) => return super::run::show(connection, &client, format, run, watch).await,
+                Some(run) => return super::shown::show(connection, &client, format, run, watch).await,
                 None => output::say("nothing stands against it"),
             }
         }
         Item::Unprotect { item, delete_replica, watch } => {
             let request = Unprotect { item, delete_replica, request_id: request_id() };
             let run = client.unprotect_item(request).await?;
-            return super::run::show(connection, &client, format, run, watch).await;
+            return super::shown::show(connection, &client, format, run, watch).await;
         }
         Item::Scrub { item, point } => {
             let request = ScrubItem { item, point: point.map(PointSeq::new), request_id: request_id() };

@@ -16,9 +16,11 @@ mod plan;
 mod point;
 mod policy;
 mod run;
+mod shown;
 mod site;
 pub mod store;
 mod unlock;
+mod wish;
 
 use std::{future::Future, process::ExitCode};
 

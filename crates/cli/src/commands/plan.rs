@@ -196,6 +196,7 @@ groups:
         instructions: Call them.
   after:
   - name: move-dns
+    operations: [unplanned-failover]
     do:
       script:
         host: bravo/bravo-h1

@@ -338,7 +338,7 @@ mod tests {
                     }],
                     after: vec![PlanAction {
                         name: "move-dns".parse().unwrap(),
-                        operations: BTreeSet::new(),
+                        operations: [understudy_recovery::Operation::UnplannedFailover].into(),
                         towards: None,
                         may_fail: false,
                         what: ActionKind::Script(ScriptAction {

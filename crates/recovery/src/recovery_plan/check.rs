@@ -85,6 +85,13 @@ impl RecoveryPlan {
                 }
             }
             ActionKind::Script(ScriptAction { host: _, name: _, sha256, time_out }) => {
+                // R-NET-12: what moves production would do so in every rehearsal.
+                if action.operations.is_empty() {
+                    let message = "is empty, and a script has to say in which failovers it runs";
+                    let remedy =
+                        "Name them; test-failover only where it is meant to run in a rehearsal, too.";
+                    found.add(format!("{at}.operations"), message, remedy);
+                }
                 let digit = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
                 if sha256.len() != 64 || !sha256.bytes().all(digit) {
                     let message = "is not 64 lower-case hexadecimal digits";

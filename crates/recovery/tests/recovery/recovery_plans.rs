@@ -87,9 +87,7 @@ fn theatre(operation: Operation) -> Theatre {
 
 /// Whether `later` comes after `earlier`, directly or by way of others.
 fn is_behind(plan: &RunPlan, later: &str, earlier: &str) -> bool {
-    let after = |id: &StepName| {
-        plan.step(id).unwrap_or_else(|| panic!("{id} is planned")).after.iter().cloned().collect::<Vec<_>>()
-    };
+    let after = |id: &StepName| plan.step(id).unwrap_or_else(|| panic!("{id} is planned")).after.to_vec();
     let mut left = after(&later.parse().unwrap());
     let mut seen = BTreeSet::new();
     while let Some(id) = left.pop() {
@@ -220,7 +218,7 @@ fn script(host: &str) -> PlanAction {
         sha256: "0f".repeat(32),
         time_out: Duration::from_secs(90),
     };
-    PlanAction { what: ActionKind::Script(script), ..manual("move-dns") }
+    PlanAction { operations: FAILOVERS.into(), what: ActionKind::Script(script), ..manual("move-dns") }
 }
 
 fn with_script(host: &str) -> RecoveryPlan {
@@ -510,6 +508,17 @@ fn a_plan_that_cannot_be_followed_is_refused_with_everything_that_is_wrong() {
         assert!(found.iter().any(|line| line.starts_with(part)), "{part} in {found:#?}");
     }
     assert_eq!(found.len(), 11, "{found:#?}");
+    let mut scripts = with_script("bravo/bravo-h1");
+    assert_eq!(told(&scripts), [""; 0]);
+    let action = &mut scripts.groups[0].after[0];
+    action.operations.clear();
+    let ActionKind::Script(script) = &mut action.what else { unreachable!("it is one") };
+    (script.sha256, script.time_out) = ("0F".repeat(32), Duration::ZERO);
+    let found = told(&scripts);
+    for part in ["operations is empty", "do.script.sha256 is not", "do.script.time_out_seconds is 0 s"] {
+        let part = format!("groups[0].after[0].{part}");
+        assert!(found.iter().any(|line| line.starts_with(&part)), "{part} in {found:#?}");
+    }
     assert_eq!(told(&of(Vec::new())).len(), 2);
 }
 

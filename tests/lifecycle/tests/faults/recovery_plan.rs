@@ -92,6 +92,7 @@ groups:
         instructions: {instructions}
   after:
   - name: move-dns
+    operations: [planned-failover]
     do:
       script:
         host: bravo/bravo-h1
