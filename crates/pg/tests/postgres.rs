@@ -282,11 +282,13 @@ async fn a_notification_hurries_and_the_clock_decides() {
     wakeups.wait().await;
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
 
-    let mut clock = pool.listen("silent_channel", Duration::from_millis(50)).unwrap();
-    clock.wait().await;
     let begin = Instant::now();
-    clock.wait().await;
-    assert!((40..5000).contains(&begin.elapsed().as_millis()), "{:?}", begin.elapsed());
+    let mut clock = pool.listen("silent_channel", Duration::from_millis(50)).unwrap();
+    // One of them says that listening has begun, whenever that is; the others are the clock's.
+    for _ in 0..3 {
+        clock.wait().await;
+    }
+    assert!((100..15_000).contains(&begin.elapsed().as_millis()), "{:?}", begin.elapsed());
 }
 
 #[tokio::test]

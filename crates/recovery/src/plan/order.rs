@@ -101,13 +101,17 @@ impl<'a> Ordering<'a> {
         let mut before = Vec::new();
         let mut is_first = true;
         for (group, number) in self.plan.groups.iter().zip(1..) {
+            let starts = self.starts(group);
+            // All of its items stay where they are (R-FO-3), so there is nothing to do around them.
+            if starts.is_empty() && !group.items.is_empty() {
+                continue;
+            }
             let entry = if before.is_empty() { self.preconditions() } else { before.clone() };
             let actions = self.actions(group, number, "before", &group.before, &entry);
             if let Some(last) = actions.last() {
                 before = vec![last.id.clone()];
             }
             made.extend(actions);
-            let starts = self.starts(group);
             if is_first && !starts.is_empty() {
                 self.hold_back(&before);
                 is_first = false;

@@ -285,6 +285,19 @@ fn a_host_that_is_away_runs_no_script() {
     assert_eq!(plan.notices, [told]);
 }
 
+/// R-FO-3: of a group whose items all stay at the other site, nothing is done; a group without items is there for what it does.
+#[test]
+fn what_surrounds_items_that_stay_is_left_out() {
+    let mut shop = shop();
+    shop.groups.insert(1, PlanGroup { before: vec![manual("look")], ..group("look", &[]) });
+    let all = with(&shop, Operation::PlannedFailover);
+    let spec = RunSpec { items: vec![item("web1")], from_site: Some("alpha".parse().unwrap()), ..all };
+    let plan = plan_of(&spec, &input(Operation::PlannedFailover));
+    let of_plan = plan.steps.iter().map(|step| step.id.as_str()).filter(|id| id.starts_with("group-"));
+    assert_eq!(of_plan.collect::<Vec<_>>(), ["group-2.before-1", "group-3.after-1"]);
+    assert!(is_behind(&plan, "web1.raise-generation", "group-2.before-1"));
+}
+
 /// A whole run, with the people in it.
 #[test]
 fn it_asks_at_each_manual_action_and_keeps_who_confirmed() {

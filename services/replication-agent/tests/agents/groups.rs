@@ -208,8 +208,11 @@ fn points_of_a_group_are_of_one_instant() {
         assert_eq!(north.members, ALL.map(name).into());
         assert!(north.pause > Duration::ZERO && north.pause < Duration::from_secs(5), "{:?}", north.pause);
     }
-    let told = group(&world, NORTH);
-    assert_eq!((told.missed, told.members.len()), (None, ALL.len()));
+    // Rounds go on, and on a busy machine one comes to nothing now and then.
+    let told = wait("a round that was told as complete", || {
+        Some(group(&world, NORTH)).filter(|told| told.missed.is_none())
+    });
+    assert_eq!(told.members.len(), ALL.len());
     assert!(told.last_pause.is_some() && told.last_instant >= instants.last().copied());
 
     // A policy that keeps few: the same ones stay at both, and they stay complete.
