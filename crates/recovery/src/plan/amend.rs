@@ -177,8 +177,7 @@ impl<'a> Amending<'a> {
 
     fn host_not_connected(&self, planned: &PlannedItem) -> Option<Problem> {
         let host = &planned.target_host;
-        let connected = self.input.hosts.get(host).is_some_and(|view| view.connected);
-        (!connected).then(|| {
+        (!self.input.hears(host)).then(|| {
             let message = format!("its agent cannot be heard, and {} runs there", planned.item);
             let remedy = "Start the agent or repair its connection to the control plane.";
             Problem::new("HOST_NOT_CONNECTED", check::host_subject(host), message, remedy)

@@ -10,6 +10,7 @@ use understudy_ids::{HostName, ItemName, PointChoice, PointSeq, Problem};
 use super::{
     HostView, ItemView, Operation, PlanInput, Power, RunSpec,
     draft::{chosen_point, ends, usable_points, uses_connections},
+    order,
 };
 use crate::{
     action::TEST_SUFFIX_CHARS,
@@ -115,12 +116,9 @@ fn names(spec: &RunSpec) -> Vec<Problem> {
 /// Who is to run a script of the plan is there, where its absence would stop the run.
 fn scripts(spec: &RunSpec, input: &PlanInput) -> Vec<Problem> {
     let stops = matches!(spec.operation, Operation::TestFailover | Operation::PlannedFailover);
-    let towards = input.items.first().map(|item| ends(spec.operation, item).1.site());
-    let Some((plan, towards)) = spec.recovery_plan.as_ref().zip(towards).filter(|_| stops) else {
-        return Vec::new();
-    };
+    let Some(plan) = spec.recovery_plan.as_ref().filter(|_| stops) else { return Vec::new() };
     let mut found = Vec::new();
-    for (action, script) in plan.scripts(spec.operation, towards).filter(|(action, _)| !action.may_fail) {
+    for (action, script) in order::scripts(spec, input).filter(|(action, _)| !action.may_fail) {
         let (reason, message, remedy) = match input.hosts.get(&script.host) {
             Some(host) if host.connected => continue,
             Some(_) => (

@@ -29,6 +29,13 @@ pub struct PlanInput {
     pub open_runs: Vec<OpenRun>,
 }
 
+impl PlanInput {
+    /// Whether the host's facts arrive at this moment.
+    pub(crate) fn hears(&self, host: &HostName) -> bool {
+        self.hosts.get(host).is_some_and(|host| host.connected)
+    }
+}
+
 /// One item with all that is known about it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ItemView {

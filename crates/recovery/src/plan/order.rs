@@ -10,10 +10,10 @@
 //! could have used. What is done before the first group comes before the switch, where everything can still be taken back.
 //! Steps keep their names, actions and error policies; what changes is what they come after.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::json;
-use understudy_ids::{HostName, ItemName, SiteName, StepName};
+use understudy_ids::{ItemName, SiteName, StepName};
 
 use super::{
     ErrorPolicy, Executor, Operation, Phase, PlanInput, RunSpec, Stage, Step,
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     action::{Action, AgentWork, Internal, OperatorWait, RunScript},
-    recovery_plan::{ActionKind, Gate, PlanAction, PlanGroup, RecoveryPlan, ScriptAction},
+    recovery_plan::{ActionKind, Gate, GroupItem, PlanAction, PlanGroup, RecoveryPlan, ScriptAction},
 };
 
 /// The steps in the order of the spec's recovery plan, if it has one.
@@ -43,16 +43,20 @@ pub(super) fn ordered(
     }
 }
 
+/// Scripts of the spec's recovery plan that apply to its run.
+pub(super) fn scripts<'a>(
+    spec: &'a RunSpec,
+    input: &'a PlanInput,
+) -> impl Iterator<Item = (&'a PlanAction, &'a ScriptAction)> {
+    let towards = input.items.first().map(|item| ends(spec.operation, item).1.site());
+    let plan = spec.recovery_plan.as_ref().zip(towards);
+    plan.into_iter().flat_map(|(plan, towards)| plan.scripts(spec.operation, towards))
+}
+
 /// Scripts that would hold up an unplanned failover, because nobody is there to run them.
 pub(super) fn left_out(spec: &RunSpec, input: &PlanInput) -> Vec<String> {
-    let Some(plan) = spec.recovery_plan.as_ref().filter(|_| spec.operation == Operation::UnplannedFailover)
-    else {
-        return Vec::new();
-    };
-    let towards = input.items.first().map(|item| ends(spec.operation, item).1.site());
-    let scripts = towards.into_iter().flat_map(|site| plan.scripts(spec.operation, site));
-    let silent = scripts.filter(|(_, script)| !is_heard(input, &script.host));
-    silent
+    scripts(spec, input)
+        .filter(|(_, script)| holds_up(spec.operation, input, script))
         .map(|(action, script)| {
             format!(
                 "{} is not done: {}, which is to run its script, cannot be heard",
@@ -62,8 +66,8 @@ pub(super) fn left_out(spec: &RunSpec, input: &PlanInput) -> Vec<String> {
         .collect()
 }
 
-fn is_heard(input: &PlanInput, host: &HostName) -> bool {
-    input.hosts.get(host).is_some_and(|host| host.connected)
+fn holds_up(operation: Operation, input: &PlanInput, script: &ScriptAction) -> bool {
+    operation == Operation::UnplannedFailover && !input.hears(&script.host)
 }
 
 struct Ordering<'a> {
@@ -73,6 +77,13 @@ struct Ordering<'a> {
     input: &'a PlanInput,
     items: &'a [Subject<'a>],
     steps: Vec<Step>,
+}
+
+/// The steps with which a machine comes up.
+struct ComingUp {
+    start: StepName,
+    /// With its end the machine is up, or will not be: it has answered, or where it is not asked, it was started.
+    ready: StepName,
 }
 
 impl<'a> Ordering<'a> {
@@ -117,7 +128,7 @@ impl<'a> Ordering<'a> {
                 is_first = false;
             }
             self.start_in_order(group, &starts, &before);
-            let ready: Vec<StepName> = starts.iter().map(|(item, _)| self.ready(item)).collect();
+            let ready: Vec<StepName> = starts.iter().map(|(_, machine)| machine.ready.clone()).collect();
             if !ready.is_empty() {
                 before = ready;
             }
@@ -142,12 +153,12 @@ impl<'a> Ordering<'a> {
         group: &PlanGroup,
         number: usize,
         ready: &[StepName],
-        starts: &[(&ItemName, StepName)],
+        starts: &[(&GroupItem, ComingUp)],
     ) -> Vec<Step> {
         let mut steps = Vec::new();
         let mut last = ready.to_vec();
         if group.gate == Gate::Ask && !starts.is_empty() {
-            let watched = starts.iter().flat_map(|(item, start)| [start.clone(), self.ready(item)]);
+            let watched = starts.iter().flat_map(|(_, m)| [m.start.clone(), m.ready.clone()]);
             let watched: BTreeSet<StepName> = watched.collect();
             let wait = OperatorWait::Gate { group: group.name.clone(), watched };
             let title = format!("Go on behind group {} if its machines came up, or ask", group.name);
@@ -189,7 +200,8 @@ impl<'a> Ordering<'a> {
                     let (name, instructions) = (action.name.clone(), instructions.trim().to_owned());
                     wait_for(part(number, &what), title, OperatorWait::Manual { name, instructions })
                 }
-                ActionKind::Script(script) if self.holds_up(script) => continue,
+                // See `left_out`.
+                ActionKind::Script(script) if holds_up(self.operation, self.input, script) => continue,
                 ActionKind::Script(script) => {
                     let context = self.context(group, place, action);
                     self.script(part(number, &what), title, script, context)
@@ -198,11 +210,6 @@ impl<'a> Ordering<'a> {
             steps.push(self.with_policy(step.after(after), action.may_fail));
         }
         steps
-    }
-
-    /// See [`left_out`].
-    fn holds_up(&self, script: &ScriptAction) -> bool {
-        self.operation == Operation::UnplannedFailover && !is_heard(self.input, &script.host)
     }
 
     /// Sent in the name of the run's first item; it changes nothing about it.
@@ -246,8 +253,8 @@ impl<'a> Ordering<'a> {
         step.on_error(if goes_on { ErrorPolicy::GoOn } else { ErrorPolicy::StopRun })
     }
 
-    /// The group's items that the run takes, in an order in which they can be started, with the step that starts each.
-    fn starts(&self, group: &'a PlanGroup) -> Vec<(&'a ItemName, StepName)> {
+    /// The group's items that the run takes, in an order in which they can be started, with what starts each.
+    fn starts(&self, group: &'a PlanGroup) -> Vec<(&'a GroupItem, ComingUp)> {
         let mut left: Vec<_> = group.items.iter().collect();
         let mut starts = Vec::new();
         while !left.is_empty() {
@@ -255,24 +262,18 @@ impl<'a> Ordering<'a> {
             // A plan in which items wait for each other was refused.
             let next = left.iter().position(|entry| !waits(&entry.after)).unwrap_or(0);
             let entry = left.remove(next);
-            starts.extend(self.start(&entry.item).map(|id| (&entry.item, id)));
+            starts.extend(self.coming_up(&entry.item).map(|machine| (entry, machine)));
         }
         starts
     }
 
-    fn start_in_order(&mut self, group: &PlanGroup, starts: &[(&ItemName, StepName)], before: &[StepName]) {
-        let depends: BTreeMap<&ItemName, &BTreeSet<ItemName>> =
-            group.items.iter().map(|entry| (&entry.item, &entry.after)).collect();
+    fn start_in_order(&mut self, group: &PlanGroup, starts: &[(&GroupItem, ComingUp)], before: &[StepName]) {
         let window = group.at_once.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
-        for (index, (item, start)) in starts.iter().enumerate() {
+        for (index, (entry, machine)) in starts.iter().enumerate() {
             let mut after = before.to_vec();
-            let ahead = index.checked_sub(window).map(|ahead| self.ready(starts[ahead].0));
-            after.extend(ahead);
-            let on = depends.get(item).into_iter().flat_map(|items| items.iter());
-            let on: Vec<StepName> =
-                on.filter(|item| self.start(item).is_some()).map(|i| self.ready(i)).collect();
-            after.extend(on);
-            self.comes_after(start, &after);
+            after.extend(index.checked_sub(window).map(|ahead| starts[ahead].1.ready.clone()));
+            after.extend(entry.after.iter().filter_map(|item| self.coming_up(item)).map(|other| other.ready));
+            self.comes_after(&machine.start, &after);
         }
     }
 
@@ -315,18 +316,14 @@ impl<'a> Ordering<'a> {
         found.map(|step| step.id.clone())
     }
 
-    fn start(&self, item: &ItemName) -> Option<StepName> {
-        self.of_item(item, |work| matches!(work, AgentWork::StartMachine { .. }))
+    fn coming_up(&self, item: &ItemName) -> Option<ComingUp> {
+        let start = self.of_item(item, |work| matches!(work, AgentWork::StartMachine { .. }))?;
+        let probe = self.of_item(item, |work| matches!(work, AgentWork::ProbeMachine { .. }));
+        Some(ComingUp { ready: probe.unwrap_or_else(|| start.clone()), start })
     }
 
     fn shut_down(&self, item: &ItemName) -> Option<StepName> {
         self.of_item(item, |work| matches!(work, AgentWork::ShutDownMachine { .. }))
-    }
-
-    /// With its end the machine is up, or will not be: it has answered, or where it is not asked, it was started.
-    fn ready(&self, item: &ItemName) -> StepName {
-        let probe = self.of_item(item, |work| matches!(work, AgentWork::ProbeMachine { .. }));
-        probe.or_else(|| self.start(item)).unwrap_or_else(|| step_name(&format!("{item}.start")))
     }
 
     fn comes_after(&mut self, id: &StepName, after: &[StepName]) {

@@ -70,8 +70,9 @@ pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) ->
 
 /// A side that cannot be heard is not waited for.
 fn is_heard(input: &PlanInput, item: &Subject<'_>) -> bool {
-    let connected = input.hosts.get(item.source).is_some_and(|host| host.connected);
-    connected && item.view.active_host == *item.source && item.view.machine.power != Power::Unknown
+    input.hears(item.source)
+        && item.view.active_host == *item.source
+        && item.view.machine.power != Power::Unknown
 }
 
 /// Half of the time for each: a guest that takes all of it has nothing shipped, which is found out at once.

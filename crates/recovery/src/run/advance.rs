@@ -120,10 +120,7 @@ fn answered(
     at: UnixMicros,
 ) -> Result<(Run, Vec<Effect>), Refusal> {
     let verb = if confirmed { RunVerb::Confirm } else { RunVerb::Reject };
-    let allowed = view::allowed_actions(run);
-    if !allowed.contains(&verb) {
-        return Err(Refusal { verb, reason: view::why_not(run, verb), allowed });
-    }
+    let allowed = view::admitted(run, verb)?;
     let waits = |step: &&Step| step.id == *id && run.step_state(id) == StepState::Running;
     let asked = |step: &Step| match &step.action {
         Action::Operator(wait) if wait.is_confirmed() => Some(wait.clone()),
@@ -158,11 +155,7 @@ fn rejected(step: &Step, wait: &OperatorWait, by: &str) -> Problem {
 }
 
 fn operator(run: &Run, verb: RunVerb, by: &str, at: UnixMicros) -> Result<(Run, Vec<Effect>), Refusal> {
-    let allowed = view::allowed_actions(run);
-    if !allowed.contains(&verb) {
-        let reason = view::why_not(run, verb);
-        return Err(Refusal { verb, reason, allowed });
-    }
+    let allowed = view::admitted(run, verb)?;
     let mut change = Change { run: run.clone(), effects: Vec::new(), now: at };
     match verb {
         RunVerb::ChangePoint | RunVerb::RollBack | RunVerb::SetDeadline => {
@@ -188,13 +181,12 @@ fn changed(
     by: &str,
     at: UnixMicros,
 ) -> Result<(Run, Vec<Effect>), Refusal> {
-    let (verb, allowed) = (amendment.kind.verb(), view::allowed_actions(run));
-    let outdated = amendment.number != run.next_change();
-    if outdated || !allowed.contains(&verb) {
-        let planned = "it was changed after this was planned".to_owned();
-        let reason = if outdated { planned } else { view::why_not(run, verb) };
-        return Err(Refusal { verb, reason, allowed });
+    let verb = amendment.kind.verb();
+    if amendment.number != run.next_change() {
+        let reason = "it was changed after this was planned".to_owned();
+        return Err(Refusal { verb, reason, allowed: view::allowed_actions(run) });
     }
+    view::admitted(run, verb)?;
     let mut change = Change { run: run.clone(), effects: Vec::new(), now: at };
     change.amend(amendment, by);
     Ok(change.settled())

@@ -149,10 +149,7 @@ pub(super) fn set(
     by: &str,
     at: UnixMicros,
 ) -> Result<Change, Refusal> {
-    let (verb, allowed) = (RunVerb::SetDeadline, view::allowed_actions(run));
-    if !allowed.contains(&verb) {
-        return Err(Refusal { verb, reason: view::why_not(run, verb), allowed });
-    }
+    view::admitted(run, RunVerb::SetDeadline)?;
     let mut change = Change { run: run.clone(), effects: Vec::new(), now: at };
     change.run.deadline =
         deadline.map(|deadline| SetDeadline { deadline, by: by.to_owned(), failed: Vec::new() });

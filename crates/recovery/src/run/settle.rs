@@ -32,13 +32,8 @@ pub(super) fn is_forward(step: &Step) -> bool {
 
 /// Whether the step is no work but waiting for somebody or something.
 pub(super) fn is_wait(step: &Step) -> bool {
-    let waits =
-        |internal: &Internal| matches!(internal, Internal::AwaitFirstPoint { .. } | Internal::Delay { .. });
-    match &step.action {
-        Action::Operator(_) => true,
-        Action::Internal(internal) => waits(internal),
-        Action::Agent { .. } | Action::Network(_) => false,
-    }
+    use Internal::{AwaitFirstPoint, Delay};
+    matches!(step.action, Action::Operator(_) | Action::Internal(AwaitFirstPoint { .. } | Delay { .. }))
 }
 
 /// Whether something that cannot be taken back was begun.

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use understudy_ids::{ItemName, PlanPartName, Problem, StepName};
 
 use super::{
-    Course, EndReason, JobState, JobView, Run, RunState, RunVerb, StepState, deadline, report, settle,
+    Course, EndReason, JobState, JobView, Refusal, Run, RunState, RunVerb, StepState, deadline, report,
+    settle,
 };
 use crate::{
     action::{Action, AgentWork, Internal, OperatorWait, StepResult},
@@ -43,6 +44,16 @@ pub(super) fn operator_wait(run: &Run) -> Option<&OperatorWait> {
 /// What an operator may ask of the run now.
 pub fn allowed_actions(run: &Run) -> Vec<RunVerb> {
     RunVerb::ALL.into_iter().filter(|verb| is_allowed(run, *verb)).collect()
+}
+
+/// What the run takes now, if `verb` is of it.
+pub(super) fn admitted(run: &Run, verb: RunVerb) -> Result<Vec<RunVerb>, Refusal> {
+    let allowed = allowed_actions(run);
+    if allowed.contains(&verb) {
+        Ok(allowed)
+    } else {
+        Err(Refusal { verb, reason: why_not(run, verb), allowed })
+    }
 }
 
 fn is_allowed(run: &Run, verb: RunVerb) -> bool {

@@ -54,13 +54,7 @@ fn every_step_may_be_repeated_fail_or_be_unknown_and_the_run_still_ends_in_order
                 for at_error in [RunVerb::Retry, RunVerb::Cancel] {
                     let context = format!("{operation}: {act:?} at {}, then {at_error}", step.id);
                     let mut theatre = theatre(operation);
-                    let mut reached = false;
-                    theatre.play_to_the_end(at_error, |id, key| {
-                        // The first try only: a retry's key is another.
-                        let hit = *id == step.id && key == id.as_str();
-                        reached |= hit;
-                        if hit { act } else { Act::Succeed }
-                    });
+                    let reached = theatre.play_to_the_end_with(&step.id, act, at_error);
                     assert!(reached, "{context}: the step was not reached");
                     assert_in_order(&theatre, operation, &context);
                     assert_end(&theatre, &step, act, at_error, &context);
@@ -114,7 +108,6 @@ fn every_clean_up_step_may_fail_and_is_retried_or_given_up_on_record() {
                 for at_error in [RunVerb::Retry, RunVerb::Cancel] {
                     let context = format!("{operation}: {act:?} at {}, then {at_error}", step.id);
                     let mut theatre = theatre(operation);
-                    let mut reached = false;
                     let mut hit_before = operation == Operation::UnplannedFailover;
                     while !hit_before {
                         hit_before = theatre.queue.front().unwrap().step.as_str() == before;
@@ -123,11 +116,7 @@ fn every_clean_up_step_may_fail_and_is_retried_or_given_up_on_record() {
                     if operation != Operation::TestFailover {
                         theatre.ask(RunVerb::Cancel);
                     }
-                    theatre.play_to_the_end(at_error, |id, key| {
-                        let hit = *id == step.id && key == id.as_str();
-                        reached |= hit;
-                        if hit { act } else { Act::Succeed }
-                    });
+                    let reached = theatre.play_to_the_end_with(&step.id, act, at_error);
                     assert!(reached, "{context}: the step was not reached");
                     cases += 1;
                     let faultless = matches!(act, Act::Succeed | Act::Twice);

@@ -463,12 +463,7 @@ fn every_step_may_be_repeated_fail_or_be_unknown() {
                 for at_error in [RunVerb::Retry, RunVerb::Cancel] {
                     let context = format!("{operation}: {act:?} at {}, then {at_error}", step.id);
                     let mut theatre = theatre(operation);
-                    let mut reached = false;
-                    theatre.play_to_the_end(at_error, |id, key| {
-                        let hit = *id == step.id && key == id.as_str();
-                        reached |= hit;
-                        if hit { act } else { Act::Succeed }
-                    });
+                    let reached = theatre.play_to_the_end_with(&step.id, act, at_error);
                     assert!(reached, "{context}: the step was not reached");
                     theatre.assert_clean();
                     let state = run::state(&theatre.run);

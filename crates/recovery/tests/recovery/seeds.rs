@@ -88,12 +88,7 @@ fn every_step_may_be_repeated_fail_or_be_unknown() {
             for at_error in [RunVerb::Retry, RunVerb::Cancel] {
                 let context = format!("{act:?} at {step}, then {at_error}");
                 let mut theatre = theatre(true);
-                let mut reached = false;
-                theatre.play_to_the_end(at_error, |id, key| {
-                    let hit = *id == step && key == id.as_str();
-                    reached |= hit;
-                    if hit { act } else { Act::Succeed }
-                });
+                let reached = theatre.play_to_the_end_with(&step, act, at_error);
                 assert!(reached, "{context}");
                 let succeeds = act == Act::Twice || at_error == RunVerb::Retry;
                 let expected = if succeeds { RunState::Succeeded } else { RunState::Cancelled };

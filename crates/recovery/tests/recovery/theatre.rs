@@ -485,6 +485,18 @@ impl Theatre {
         panic!("the run does not end: {:#?}", self.run.steps);
     }
 
+    /// The same with `act` at the first try of `step`, and everything else succeeding. Whether the step was reached.
+    pub fn play_to_the_end_with(&mut self, step: &StepName, act: Act, at_error: RunVerb) -> bool {
+        let mut reached = false;
+        self.play_to_the_end(at_error, |id, key| {
+            // A retry's key is another.
+            let hit = id == step && key == id.as_str();
+            reached |= hit;
+            if hit { act } else { Act::Succeed }
+        });
+        reached
+    }
+
     /// Invariant 6: nothing of a test is left, and the run holds nothing.
     pub fn assert_clean(&self) {
         for host in self.hosts.values() {

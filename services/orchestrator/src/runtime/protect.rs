@@ -107,6 +107,9 @@ impl Runtime {
     }
 
     pub async fn unprotect_item(&self, call: &Call, request: request::Unprotect) -> Result<Run, ApiError> {
+        if let Some(run) = self.seen(call).await? {
+            return self.get_run(run_of(&run)?).await;
+        }
         let mut spec = RunSpec::new(Operation::Unprotect, vec![request.item]);
         spec.delete_replica = request.delete_replica;
         self.start_planned(call, spec, None).await

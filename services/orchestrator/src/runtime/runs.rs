@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use sqlx::PgConnection;
-use understudy_ids::{Problem, RunId, Uuid};
+use understudy_ids::{Problem, RunId, UnixMicros, Uuid};
 use understudy_recovery::{Event, RunPlan, RunSpec, conflict, plan, plan::PlanInput, run::RunVerb, start};
 use understudy_recovery_api::{
     Resource,
@@ -73,16 +73,13 @@ impl Runtime {
         self.start_planned(call, asked.spec, Some(request.plan_digest)).await
     }
 
-    /// Plans and starts. With a digest, only if the plan is still that one.
+    /// Plans and starts, for a call that was not seen before. With a digest, only if the plan is still that one.
     pub(super) async fn start_planned(
         &self,
         call: &Call,
         spec: RunSpec,
         digest: Option<String>,
     ) -> Result<Run, ApiError> {
-        if let Some(run) = self.seen(call).await? {
-            return self.get_run(run_of(&run)?).await;
-        }
         let input = gather::input(&mut *self.reader().await?, &spec, now()).await?;
         let answer = connections::ask(&self.0.network, &spec, &input.items).await;
         let asked = Arc::new((spec, answer, digest));
@@ -133,26 +130,26 @@ impl Runtime {
             author: call.caller.who.clone(),
             text: notes,
         });
-        self.steer(call, run, RunVerb::CompleteTest, note).await
+        self.steer(call, run, note, operator(call, RunVerb::CompleteTest)).await
     }
 
     /// Asks a run to do what `verb` says.
     pub async fn verb(&self, call: &Call, run: RunId, verb: RunVerb) -> Result<Run, ApiError> {
-        self.steer(call, run, verb, None).await
+        self.steer(call, run, None, operator(call, verb)).await
     }
 
+    /// Tells the run what `event` says at that moment, once, and keeps the note with its job.
     async fn steer(
         &self,
         call: &Call,
         run: RunId,
-        verb: RunVerb,
         note: Option<Message>,
+        event: impl Fn(UnixMicros) -> Event + Send + Sync + 'static,
     ) -> Result<Run, ApiError> {
-        let (by, note) = (call.caller.who.clone(), Arc::new(note));
+        let note = Arc::new(note);
         self.once(call, move |tx| {
-            let (by, note) = (by.clone(), note.clone());
+            let (event, note) = (event(now()), note.clone());
             Box::pin(async move {
-                let event = Event::Operator { verb, by, at: now() };
                 if apply::deliver(&mut *tx, run, &event).await?.is_none() {
                     return Err(not_found("RUN_NOT_FOUND", &run.to_resource()).into());
                 }
@@ -175,18 +172,8 @@ impl Runtime {
     ) -> Result<Run, ApiError> {
         let request::AnswerRun { run, step, request_id: _ } = answer;
         let by = call.caller.who.clone();
-        self.once(call, move |tx| {
-            let (step, by) = (step.clone(), by.clone());
-            Box::pin(async move {
-                let event = Event::Answered { step, confirmed, by, at: now() };
-                match apply::deliver(tx, run, &event).await? {
-                    Some(_) => Ok(run.to_resource()),
-                    None => Err(not_found("RUN_NOT_FOUND", &run.to_resource()).into()),
-                }
-            })
-        })
-        .await?;
-        self.get_run(run).await
+        let event = move |at| Event::Answered { step: step.clone(), confirmed, by: by.clone(), at };
+        self.steer(call, run, None, event).await
     }
 
     /// Another deadline for a run that waits for its commit, or none (R-FO-4).
@@ -197,18 +184,7 @@ impl Runtime {
     ) -> Result<Run, ApiError> {
         let request::SetRunDeadline { run, deadline, request_id: _ } = request;
         let (by, deadline) = (call.caller.who.clone(), deadline.map(view::domain_deadline));
-        self.once(call, move |tx| {
-            let by = by.clone();
-            Box::pin(async move {
-                let event = Event::DeadlineSet { deadline, by, at: now() };
-                match apply::deliver(tx, run, &event).await? {
-                    Some(_) => Ok(run.to_resource()),
-                    None => Err(not_found("RUN_NOT_FOUND", &run.to_resource()).into()),
-                }
-            })
-        })
-        .await?;
-        self.get_run(run).await
+        self.steer(call, run, None, move |at| Event::DeadlineSet { deadline, by: by.clone(), at }).await
     }
 
     /// Tells a run what happened, in a transaction of its own.
@@ -220,6 +196,12 @@ impl Runtime {
         })
         .await
     }
+}
+
+/// What the caller asks for by a verb alone.
+fn operator(call: &Call, verb: RunVerb) -> impl Fn(UnixMicros) -> Event + Send + Sync + 'static {
+    let by = call.caller.who.clone();
+    move |at| Event::Operator { verb, by: by.clone(), at }
 }
 
 /// Plans with the items locked, so that nobody else decides about them before this transaction has ended.
