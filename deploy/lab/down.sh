@@ -90,14 +90,14 @@ stop_postgres() {
     while [[ -d /proc/$pid && $SECONDS -lt $deadline ]]; do sleep 0.05; done
 }
 
-# A test network's namespace does not carry the lab's id. With processes killed and the hosts' namespaces gone, it is left without
-# a process and without a cable; one of another lab, or of a real agent, has both.
-delete_orphaned_test_namespaces() {
-    local name links
-    for name in $(ip netns list 2>/dev/null | awk 'index($1, "understudy-ut-") == 1 {print $1}'); do
-        [[ -z $(ip netns pids "$name" 2>/dev/null) ]] || continue
-        links=$(ip -n "$name" -o link show type veth 2>/dev/null) || continue
-        [[ -n $links ]] || ip netns delete "$name"
+# Where an agent of the lab keeps what its driver knows is the last part of the names of its test networks' namespaces, as the beginning
+# of a UUID of version 5 (name space OID).
+test_namespaces() {
+    local id=$1 state oid='\x6b\xa7\xb8\x12\x9d\xad\x11\xd1\x80\xb4\x00\xc0\x4f\xd4\x30\xc8' digest
+    for state in "$base/$id"/*/agent; do
+        [[ -d $state ]] || continue
+        digest=$({ printf '%b' "$oid" && printf '%s' "$state/hypervisor"; } | sha1sum | cut -c 1-8)
+        ip netns list 2>/dev/null | awk -v host="$digest" '$1 ~ "^understudy-ut-[0-9a-f]*-" host "$" {print $1}'
     done
 }
 
@@ -105,8 +105,7 @@ down() {
     local id=$1 name failed=0
     stop_postgres "$id"
     kill_processes "$id" || failed=1
-    for name in $(lab_namespaces "$id"); do ip netns delete "$name" || failed=1; done
-    delete_orphaned_test_namespaces
+    for name in $(lab_namespaces "$id") $(test_namespaces "$id"); do ip netns delete "$name" || failed=1; done
     unmount_below "$base/$id"
     rm -rf --one-file-system "${base:?}/$id" || failed=1
     return $failed

@@ -1,9 +1,10 @@
 //! The lab itself, of real parts: what every other test on it takes for granted. Needs root and what `install.sh` installs,
 //! and says so when it is missing.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
+use understudy_ids::Uuid;
 use understudy_lab::{
     Host, HostName, Lab, Site, Visitor,
     journal::read_journal,
@@ -73,11 +74,31 @@ fn sites_are_apart_can_be_cut_and_leave_nothing() -> Result<()> {
     alpha.virsh(["net-destroy", "prod"])?;
     ensure!(witness.exists(), "libvirtd did not run the hook");
 
+    // What an agent has just made for a test network, and has not given a cable yet: this lab's goes with it, another one's stays.
+    let another = lab.directory().with_file_name("another").join("alpha-h1/agent");
+    let [ours, theirs] = [alpha.agent_state(), another].map(|state| test_namespace(&state.join("hypervisor")));
+    fs::create_dir_all(alpha.agent_state())?;
+    netns("add", &ours)?;
+    netns("add", &theirs)?;
+
     let (id, directory) = (lab.id().clone(), lab.directory());
     drop(lab);
     ensure!(!directory.exists());
+    ensure!(!Path::new("/run/netns").join(ours).exists(), "a test network's namespace is left");
+    netns("delete", &theirs).context("another lab's test network lost its namespace")?;
     ensure!(!Path::new(&format!("/run/netns/uslab-{id}-alpha-h1")).exists());
     ensure!(!mentioned_by_processes(&directory)?, "a process of the lab is left");
+    Ok(())
+}
+
+/// The name of a test network's namespace, as the driver that keeps its records in `state` makes it.
+fn test_namespace(state: &Path) -> String {
+    let host = Uuid::new_v5(&Uuid::NAMESPACE_OID, state.as_os_str().as_encoded_bytes()).simple().to_string();
+    format!("understudy-ut-0123456789ab-{}", &host[..8])
+}
+
+fn netns(verb: &str, name: &str) -> Result<()> {
+    ensure!(Command::new("ip").args(["netns", verb, name]).status()?.success(), "ip netns {verb} {name}");
     Ok(())
 }
 

@@ -48,7 +48,7 @@ pub fn stand(uri: &str, machine: &MachineName, limit: Duration) -> Result<(), St
     let begun = Instant::now();
     stand_ready(uri, machine)?;
     let thaw = || for_certain(uri, machine, "thawed", |domain| thaw(domain).map(|thawed| thawed > 0));
-    unless_dismissed(&Parent::listen(), limit, begun, thaw)
+    unless_dismissed(&Parent::listen(), limit, begun, &thaw, &thaw)
 }
 
 /// Before anything is done to the guest: what is not reachable now would not be then.
@@ -59,12 +59,14 @@ fn stand_ready(uri: &str, machine: &MachineName) -> Result<(), String> {
     io::stdout().flush().map_err(|e| e.to_string())
 }
 
-/// Lets the guest go on when the parent is gone, or has taken longer than the limit, counted from `begun` on.
+/// Lets the guest go on when the parent is gone, or has taken longer than the limit, counted from `begun` on; for a parent that is gone,
+/// `once_more` at the limit.
 fn unless_dismissed(
     parent: &Parent,
     limit: Duration,
     begun: Instant,
     let_go: impl Fn() -> Result<(), String>,
+    once_more: impl Fn() -> Result<(), String>,
 ) -> Result<(), String> {
     match parent.dismisses(limit.saturating_sub(begun.elapsed())) {
         Answer::Dismisses => Ok(()),
@@ -73,7 +75,7 @@ fn unless_dismissed(
             let_go()?;
             // What the parent had asked for may take effect only after that; nothing does after the limit.
             thread::sleep(limit.saturating_sub(begun.elapsed()));
-            let_go()
+            once_more()
         }
     }
 }
@@ -97,7 +99,9 @@ pub fn stand_by_held(uri: &str, machine: &MachineName, note: &Path) -> Result<()
             _ => Ok(()),
         }
     };
-    unless_dismissed(&parent, limit, begun, let_go)
+    // Our note is gone by then. One that is there is that of the next snapshot, whose own guard stands by the guest.
+    let once_more = || if note.exists() { Ok(()) } else { let_go() };
+    unless_dismissed(&parent, limit, begun, &let_go, once_more)
 }
 
 /// Out of reach of the parent's terminal and of the signals that a whole group gets.
