@@ -190,6 +190,9 @@ pub enum Policy {
         /// After that, power it off (otherwise a planned failover stops)
         #[arg(long)]
         power_off: bool,
+        /// Stop a machine whose host has not heard from the control plane for so long, so that a failover can rest on that: 60s
+        #[arg(long, value_parser = span)]
+        activation_lease: Option<Duration>,
         #[command(flatten)]
         replication: ReplicationArgs,
     },
@@ -258,6 +261,11 @@ pub struct PolicyChanges {
     /// After that, power it off (true), or stop a planned failover (false)
     #[arg(long)]
     pub power_off: Option<bool>,
+    /// Stop a machine whose host has not heard from the control plane for so long: 60s
+    #[arg(long, value_parser = span, conflicts_with = "no_activation_lease")]
+    pub activation_lease: Option<Duration>,
+    #[arg(long)]
+    pub no_activation_lease: bool,
     /// On the wire: auto or off
     #[arg(long)]
     pub compression: Option<Compression>,

@@ -20,7 +20,7 @@ pub mod simulated;
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use async_trait::async_trait;
-use understudy_ids::{ByteRange, Consistency, DiskName, MachineName, NetworkName, UnixMicros};
+use understudy_ids::{ByteRange, Consistency, DiskName, MachineName, NetworkName, UnixMicros, Uuid};
 use understudy_sealing::Passphrase;
 
 pub use joint::{PreparedSnapshot, Still};
@@ -95,6 +95,13 @@ pub trait Hypervisor: Send + Sync + 'static {
 
     /// The machine does not run. Its disks are flushed by the hypervisor, its guest is not asked.
     async fn power_off(&self, name: &MachineName) -> Result<(), Error>;
+
+    /// The machine with this name and UUID does not run any more, and before that none of its NICs has a link, whatever else on the host hangs:
+    /// for a host whose time as the active side is over (R-FO-7). Whether it was running.
+    async fn cut_off(&self, name: &MachineName, uuid: Uuid) -> Result<bool, Error>;
+
+    /// Whether [`Self::cut_off`] can be relied upon.
+    fn can_cut_off(&self) -> bool;
 
     /// The machine is not defined, with all metadata that belongs to it. Its disk files stay. A running one is refused.
     async fn undefine(&self, name: &MachineName) -> Result<(), Error>;

@@ -96,6 +96,11 @@ pub enum AgentWork {
         point: PointRef,
         nics: Vec<NetworkRef>,
     },
+    /// As [`Self::StartMachine`], in this boot of the host only.
+    StartInBoot {
+        machine: MachineRef,
+        boot_id: String,
+    },
     StartMachine {
         machine: MachineRef,
     },
@@ -282,6 +287,9 @@ pub enum Internal {
     CompareDigests { item: ItemName, source: StepName, target: StepName },
     /// Ends with [`Event::FirstPoint`](crate::run::Event::FirstPoint).
     AwaitFirstPoint { item: ItemName, standby: HostName, generation: Generation },
+    /// The item's activation lease at this generation, which its active side holds, has certainly ended. Nothing is granted meanwhile. Ends with
+    /// [`Event::LeaseOver`](crate::run::Event::LeaseOver).
+    AwaitLease { item: ItemName, generation: Generation },
     /// Only the step's records: see [`Step::records`](crate::plan::Step::records).
     Record { item: ItemName },
     /// Nothing, for so long from when it begins. By the clock that all share, whose jumps make it shorter or longer.

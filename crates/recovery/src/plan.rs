@@ -101,6 +101,9 @@ pub struct Estimate {
     pub expected_loss: Option<Duration>,
     /// The highest number that a point of the item has at either side.
     pub highest_point: Option<PointSeq>,
+    /// For how long the run waits until the item's activation lease has certainly ended; `None` where it does not wait for that.
+    #[serde(default)]
+    pub lease_over_in: Option<Duration>,
 }
 
 /// One step: one idempotent thing done to one object by one executor.

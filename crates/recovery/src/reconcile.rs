@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use understudy_ids::{
-    DiskName, Generation, GroupName, HostName, ItemName, MachineName, NetworkName, PointSeq, RunId, Uuid,
+    DiskName, Generation, GroupName, HostName, ItemName, MachineName, NetworkName, PointSeq, RunId,
+    UnixMicros, Uuid,
 };
 use understudy_replication::RetentionPolicy;
 
@@ -77,6 +78,8 @@ pub struct ItemFact {
     /// As target: how points are kept; `None` where the agent does not say.
     pub retention: Option<RetentionPolicy>,
     pub latest_point: Option<PointSeq>,
+    /// As source: when the host stopped the machine because its activation lease had ended. Not before that is renewed may it run again.
+    pub stopped_by_lease: Option<UnixMicros>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -186,21 +189,31 @@ impl AtHost<'_> {
         powers.any(|power| matches!(power, Power::Running | Power::Paused))
     }
 
-    /// Protected machines never start by themselves after a boot of their host, because the host cannot know whether they may.
+    /// Protected machines never start by themselves after a boot of their host, because the host cannot know whether they may; nor after it
+    /// has stopped them because it was not heard.
     fn start(&self) -> Option<Correction> {
         let fact = self.fact?;
         let restarted = self.host.settled_boot_id.as_ref().is_some_and(|boot| *boot != self.host.boot_id);
+        let (why, detail) = match fact.stopped_by_lease {
+            Some(at) => {
+                ("had stopped it while it was cut off", format!("{}.{}", self.host.boot_id, at.get()))
+            }
+            None if restarted => ("was started anew", self.host.boot_id.clone()),
+            None => return None,
+        };
         let proven = fact.generation == self.item.generation && fact.role == Role::Source;
-        if !self.is_active() || !restarted || !proven || !runs_in(self.item.state) {
+        if !self.is_active() || !proven || !runs_in(self.item.state) {
             return None;
         }
         let machine = self.host.machines.iter().find(|machine| machine.name == self.item.machine)?;
         if machine.power != Power::ShutOff {
             return None;
         }
-        let work = AgentWork::StartMachine { machine: MachineRef::Named(machine.name.clone()) };
-        let reason = format!("{} was started anew, and {} belongs to it", self.host.host, self.item.name);
-        Some(self.correction(CorrectionKind::StartMachine, &self.host.boot_id, work, reason))
+        // Lying in a queue until the host has booted once more, it would start what may be active elsewhere by then.
+        let boot_id = self.host.boot_id.clone();
+        let work = AgentWork::StartInBoot { machine: MachineRef::Named(machine.name.clone()), boot_id };
+        let reason = format!("{} {why}, and {} belongs to it", self.host.host, self.item.name);
+        Some(self.correction(CorrectionKind::StartMachine, &detail, work, reason))
     }
 
     fn replicate(&self) -> Option<Correction> {

@@ -30,15 +30,16 @@ mod view;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-pub use advance::{advance, delays_over, overdue, start};
+pub use advance::{advance, awaited_leases, delays_over, ends_lease, overdue, start};
 pub use change::change_in_words;
-pub use deadline::{Deadline, DeadlineAction, Due, SetDeadline, Waited, time_left};
+pub use deadline::{Deadline, DeadlineAction, Due, SetDeadline, time_left};
 pub use effect::{Effect, ItemChange, JobState, JobView};
 pub use event::{Event, Refusal, RunVerb};
 pub use outcome::{DiskComparison, ItemOutcome, lost_until, outcomes, runs_since};
 pub use report::{Report, StepReport, report};
 use serde::{Deserialize, Serialize};
 use understudy_ids::{ItemName, PointSeq, Problem, RunId, StepName, UnixMicros};
+use understudy_replication::watched::Watched;
 pub(crate) use view::why_not;
 pub use view::{
     allowed_actions, job_view, phase, problems, progress_percent, state, step_outcome, step_output,
@@ -79,7 +80,7 @@ pub struct Run {
     pub superseded: BTreeMap<StepName, u32>,
     /// Since a wait for a person began.
     #[serde(default)]
-    pub waited: Option<Waited>,
+    pub waited: Option<Watched>,
     /// What happens when it has waited for its commit for too long.
     #[serde(default)]
     pub deadline: Option<SetDeadline>,

@@ -9,13 +9,14 @@ use understudy_rpc::{
 
 use crate::{
     FILE_DESCRIPTOR_SET,
+    activation::{Pulse, Renewal, Renewed},
     facts::Facts,
     field::Invalid,
     keys::{self, GetSeal, PointSeal, Unlock},
     sink::{Answer, Begin, DigestRun, Negotiate, Negotiated, Part, ReadDigests, body::WithBody},
     v1::{
-        self, facts_service_client::FactsServiceClient, key_service_client::KeyServiceClient,
-        sink_service_client::SinkServiceClient,
+        self, activation_service_client::ActivationServiceClient, facts_service_client::FactsServiceClient,
+        key_service_client::KeyServiceClient, sink_service_client::SinkServiceClient,
     },
 };
 
@@ -55,6 +56,33 @@ impl FactsClient {
     pub async fn watch(&self) -> Result<BoxStream<'static, Result<Facts, ApiError>>, ApiError> {
         let stream = self.inner.clone().watch_facts(v1::WatchFactsRequest {}).await?.into_inner();
         Ok(stream.map(|facts| Facts::try_from(facts?).map_err(|e| broken("the agent", &e))).boxed())
+    }
+}
+
+/// Renews the activation leases of one host.
+#[derive(Debug, Clone)]
+pub struct ActivationClient {
+    inner: ActivationServiceClient<Channel>,
+}
+
+impl ActivationClient {
+    /// As [`FactsClient::new`].
+    pub fn new(endpoint: &str, tls: TlsFiles, host: &HostName) -> Result<Self, ConnectError> {
+        let expect = ExpectedPeer::Agent(host.clone());
+        let channel = connect(ClientConfig::new(endpoint, tls, expect, FILE_DESCRIPTOR_SET))?;
+        Ok(Self { inner: ActivationServiceClient::new(channel) })
+    }
+
+    /// The host's clock now.
+    pub async fn pulse(&self) -> Result<Pulse, ApiError> {
+        let answer = self.inner.clone().get_pulse(v1::GetPulseRequest {}).await?;
+        Pulse::try_from(answer.into_inner()).map_err(|e| broken("the agent", &e))
+    }
+
+    /// What the host is bound by then.
+    pub async fn renew(&self, renewal: Renewal) -> Result<Renewed, ApiError> {
+        let answer = self.inner.clone().renew_leases(v1::RenewLeasesRequest::from(renewal)).await?;
+        Renewed::try_from(answer.into_inner()).map_err(|e| broken("the agent", &e))
     }
 }
 

@@ -5,6 +5,7 @@
 //!   AgentTask        ◀──────────▶ AgentTask, Action        orchestrator → agent, through job-tracker
 //!   AgentTaskResult  ◀──────────▶ AgentTaskResult          agent → orchestrator, through job-tracker
 //!   Facts            ◀──────────▶ Facts                    FactsClient ◀─ facts_service
+//!   RenewLeases      ◀──────────▶ activation::Renewal      ActivationClient ─▶ activation_service
 //!   Unlock           ◀──────────▶ keys::Unlock             KeyClient ─▶ key_service
 //!   PushPoint …      ◀──────────▶ sink::Begin, Part …      SinkClient ─▶ sink_service
 //! ```
@@ -12,6 +13,7 @@
 //! Every way in is checked against the bounds of the contract and names the field that breaks one; every way out cannot
 //! fail. Generated types do not leave this crate.
 
+pub mod activation;
 mod facts;
 mod field;
 pub mod keys;
@@ -40,6 +42,8 @@ pub const GENERATION_KEY: &str = "generation";
 pub mod method {
     pub const GET_FACTS: &str = "/understudy.replication.v1.FactsService/GetFacts";
     pub const WATCH_FACTS: &str = "/understudy.replication.v1.FactsService/WatchFacts";
+    pub const GET_PULSE: &str = "/understudy.replication.v1.ActivationService/GetPulse";
+    pub const RENEW_LEASES: &str = "/understudy.replication.v1.ActivationService/RenewLeases";
     pub const GET_SEAL: &str = "/understudy.replication.v1.KeyService/GetSeal";
     pub const UNLOCK: &str = "/understudy.replication.v1.KeyService/Unlock";
     pub const LOCK: &str = "/understudy.replication.v1.KeyService/Lock";
@@ -52,6 +56,8 @@ pub mod method {
 pub const MAX_DISKS: usize = 64;
 /// The most NICs of one machine.
 pub const MAX_NICS: usize = 64;
+/// The longest name of a host's boot, in bytes.
+pub const MAX_BOOT_ID: usize = 64;
 /// The longest name of an assignment, in bytes.
 pub const MAX_REVISION: usize = 64;
 /// The longest context of a script, in bytes.
@@ -59,14 +65,15 @@ pub const MAX_SCRIPT_CONTEXT: usize = 64 << 10;
 /// The most that is kept of a script's output, in bytes.
 pub const MAX_SCRIPT_OUTPUT: usize = 64 << 10;
 
-pub use client::{FactsClient, KeyClient, SinkClient};
+pub use client::{ActivationClient, FactsClient, KeyClient, SinkClient};
 pub use facts::{
-    Disk, Facts, GroupFacts, ItemFacts, ItemRole, Machine, Nic, PointDisk, PowerState, RecoveryPoint,
-    ReplicationFacts, ReplicationState, ScrubFacts,
+    Disk, Facts, GroupFacts, ItemFacts, ItemRole, LeaseFacts, Machine, Nic, PointDisk, PowerState,
+    RecoveryPoint, ReplicationFacts, ReplicationState, ScrubFacts,
 };
 pub use field::Invalid;
 pub use result::{AgentTaskResult, DiskRoot, IsolationResult};
 pub use server::{
-    FactsSource, KeyHandler, PartStream, SinkHandler, facts_service, key_service, sink_service,
+    ActivationHandler, FactsSource, KeyHandler, PartStream, SinkHandler, activation_service, facts_service,
+    key_service, sink_service,
 };
 pub use task::{Action, AgentTask, DhcpReservation, DiskSize, RunScript, StartReplication};

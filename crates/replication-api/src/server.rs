@@ -11,6 +11,7 @@ use understudy_ids::{HostName, ItemName, UnixMicros};
 use understudy_rpc::{ApiError, Identity};
 
 use crate::{
+    activation::{Pulse, Renewal, Renewed},
     facts::Facts,
     keys::{self, GetSeal, PointSeal, Unlock},
     sink::{
@@ -18,7 +19,7 @@ use crate::{
         Watermark,
         frames::{Messages, RawBody},
     },
-    v1::{self, facts_service_server, key_service_server, sink_service_server},
+    v1::{self, activation_service_server, facts_service_server, key_service_server, sink_service_server},
 };
 
 /// How long a push stream may stay without its head.
@@ -56,6 +57,37 @@ impl<S: FactsSource> facts_service_server::FactsService for FactsAdapter<S> {
         _: Request<v1::WatchFactsRequest>,
     ) -> Result<Response<Self::WatchFactsStream>, Status> {
         Ok(Response::new(self.0.watch().map(|facts| Ok(facts.into())).boxed()))
+    }
+}
+
+/// Bound by activation leases.
+#[async_trait]
+pub trait ActivationHandler: Send + Sync + 'static {
+    async fn pulse(&self) -> Result<Pulse, ApiError>;
+    async fn renew(&self, renewal: Renewal) -> Result<Renewed, ApiError>;
+}
+
+/// The tonic service over an [`ActivationHandler`].
+pub fn activation_service<H: ActivationHandler>(
+    handler: Arc<H>,
+) -> activation_service_server::ActivationServiceServer<impl activation_service_server::ActivationService> {
+    activation_service_server::ActivationServiceServer::new(ActivationAdapter(handler))
+}
+
+struct ActivationAdapter<H>(Arc<H>);
+
+#[async_trait]
+impl<H: ActivationHandler> activation_service_server::ActivationService for ActivationAdapter<H> {
+    async fn get_pulse(&self, _: Request<v1::GetPulseRequest>) -> Result<Response<v1::Pulse>, Status> {
+        Ok(Response::new(self.0.pulse().await?.into()))
+    }
+
+    async fn renew_leases(
+        &self,
+        request: Request<v1::RenewLeasesRequest>,
+    ) -> Result<Response<v1::RenewLeasesResponse>, Status> {
+        let renewal = Renewal::try_from(request.into_inner()).map_err(ApiError::from)?;
+        Ok(Response::new(self.0.renew(renewal).await?.into()))
     }
 }
 

@@ -11,6 +11,7 @@
 //!   rate of a stream ──▶ encoding::Chooser ──▶ what blocks travel as
 //!   clock + last point ──▶ rpo::assess ──▶ health and its reasons ──▶ alert::Alerts ──▶ what is raised, without flapping
 //!   clock + last freeze ──▶ at_rest::due_in ──▶ when the guest is brought to rest next
+//!   silence of a host ──▶ activation::Granted ──▶ when its machine has certainly stopped
 //!   receipts ──▶ history::RpoHistory ──▶ percentiles of the last hour and day
 //!   policy ──▶ settings::ReplicationSettings ──▶ how each cycle is made and sent; bandwidth::Bucket ──▶ when
 //! ```
@@ -19,6 +20,7 @@
 //! matters most is [`cycle`]'s: whatever is interrupted when, the point that is finally complete equals the source at
 //! one instant.
 
+pub mod activation;
 pub mod admission;
 pub mod alert;
 pub mod at_rest;
@@ -34,6 +36,7 @@ pub mod retention;
 pub mod rpo;
 pub mod scrub;
 pub mod settings;
+pub mod watched;
 
 pub use bandwidth::Bandwidth;
 pub use cycle::{CheckpointName, CycleKind, CyclePlan, DiskPlan};

@@ -76,7 +76,8 @@ fn sites_are_apart_can_be_cut_and_leave_nothing() -> Result<()> {
 
     // What an agent has just made for a test network, and has not given a cable yet: this lab's goes with it, another one's stays.
     let another = lab.directory().with_file_name("another").join("alpha-h1/agent");
-    let [ours, theirs] = [alpha.agent_state(), another].map(|state| test_namespace(&state.join("hypervisor")));
+    let [ours, theirs] =
+        [alpha.agent_state(), another].map(|state| test_namespace(&state.join("hypervisor")));
     fs::create_dir_all(alpha.agent_state())?;
     netns("add", &ours)?;
     netns("add", &theirs)?;

@@ -14,12 +14,15 @@ use understudy_hypervisor::{
 };
 use understudy_jobs_api::{Queue, Worker};
 use understudy_replica_store::Store;
-use understudy_replication_api::{FILE_DESCRIPTOR_SET, facts_service, key_service, method, sink_service};
+use understudy_replication_api::{
+    FILE_DESCRIPTOR_SET, activation_service, facts_service, key_service, method, sink_service,
+};
 use understudy_rpc::{
     AccessRule, ClientConfig, ExpectedPeer, PeerKind, Profile, Server, ServerConfig, ServiceKind, connect,
 };
 
 use crate::{
+    activation::Activation,
     config::{Config, HypervisorConfig},
     facts::{FactsHub, Origins},
     keyring::Keyring,
@@ -37,6 +40,12 @@ use crate::{
 pub const CONTROL_RULES: &[AccessRule] = &[
     AccessRule::new(method::GET_FACTS, &[PeerKind::Orchestrator, PeerKind::User]),
     AccessRule::new(method::WATCH_FACTS, &[PeerKind::Orchestrator, PeerKind::User]),
+];
+
+/// Who may let machines run on: the control plane alone.
+pub const ACTIVATION_RULES: &[AccessRule] = &[
+    AccessRule::new(method::GET_PULSE, &[PeerKind::Orchestrator]),
+    AccessRule::new(method::RENEW_LEASES, &[PeerKind::Orchestrator]),
 ];
 
 /// Who may lend keys: people. The control plane has no part in it.
@@ -62,6 +71,7 @@ pub struct Agent {
     sources: Sources,
     ledger: Ledger,
     scrubber: Scrubber,
+    activation: Activation,
     control: Server,
     bulk: Server,
     shutdown: CancellationToken,
@@ -88,6 +98,7 @@ impl Agent {
         let sources =
             Sources::new(hypervisor.clone(), ledger.clone(), keys, config.tls.clone(), config.cycles);
         let keyring = Keyring::new(replica.clone(), hypervisor.clone());
+        let activation = Activation::new(ledger.clone(), hypervisor.clone());
         let origins = Origins {
             host,
             hypervisor: hypervisor.clone(),
@@ -97,11 +108,13 @@ impl Agent {
             sink: sink.clone(),
             scrubber: scrubber.clone(),
             keyring: keyring.clone(),
+            activation: activation.clone(),
         };
         let facts = FactsHub::new(origins, shutdown.clone());
         let control = Server::bind(ServerConfig::new(config.control_listen, config.tls.clone()))
             .await?
             .add_service(facts_service(Arc::new(facts.clone())), CONTROL_RULES)
+            .add_service(activation_service(Arc::new(activation.clone())), ACTIVATION_RULES)
             .add_service(key_service(Arc::new(keyring.clone())), KEY_RULES)
             .descriptors(FILE_DESCRIPTOR_SET);
         let bulk = ServerConfig {
@@ -124,8 +137,21 @@ impl Agent {
             media: Media::new(config.seed_dir.clone()),
             scripts: Scripts::new(config.scripts.clone()),
             locks: Locks::default(),
+            activation: activation.clone(),
         };
-        Ok(Self { config, tasks, facts, hypervisor, sources, ledger, scrubber, control, bulk, shutdown })
+        Ok(Self {
+            config,
+            tasks,
+            facts,
+            hypervisor,
+            sources,
+            ledger,
+            scrubber,
+            activation,
+            control,
+            bulk,
+            shutdown,
+        })
     }
 
     /// Serves `/metrics` of the process on the control port.
@@ -156,8 +182,19 @@ impl Agent {
 
     /// Runs until the shutdown that was given to [`Self::open`].
     pub async fn run(self) -> anyhow::Result<()> {
-        let Self { config, tasks, facts, hypervisor, sources, ledger, scrubber, control, bulk, shutdown } =
-            self;
+        let Self {
+            config,
+            tasks,
+            facts,
+            hypervisor,
+            sources,
+            ledger,
+            scrubber,
+            activation,
+            control,
+            bulk,
+            shutdown,
+        } = self;
         let tracker = ClientConfig::new(
             &config.job_tracker,
             config.tls.clone(),
@@ -183,11 +220,12 @@ impl Agent {
                 );
             }
         };
-        let (control, bulk, (), (), ()) = tokio::join!(
+        let (control, bulk, (), (), (), ()) = tokio::join!(
             last(control.serve(shutdown.clone()), &shutdown),
             last(bulk.serve(shutdown.clone()), &shutdown),
             working,
             scrubber.run(shutdown.clone()),
+            activation.run(&config.hypervisor, shutdown.clone()),
             ending
         );
         gathering.await?;
@@ -235,10 +273,9 @@ mod tests {
     /// R-OPS-1: no method is reachable without a rule.
     #[test]
     fn every_method_has_a_rule() {
-        let rules: Vec<AccessRule> =
-            CONTROL_RULES.iter().chain(KEY_RULES).chain(BULK_RULES).copied().collect();
-        let services =
-            ["FactsService", "KeyService", "SinkService"].map(|s| format!("understudy.replication.v1.{s}"));
+        let rules: Vec<AccessRule> = [CONTROL_RULES, ACTIVATION_RULES, KEY_RULES, BULK_RULES].concat();
+        let services = ["FactsService", "ActivationService", "KeyService", "SinkService"]
+            .map(|s| format!("understudy.replication.v1.{s}"));
         let services: Vec<&str> = services.iter().map(String::as_str).collect();
         let gaps = methods_without_rule(FILE_DESCRIPTOR_SET, &services, &rules).unwrap();
         assert_eq!(gaps, Vec::<String>::new());

@@ -1,4 +1,4 @@
-//! The commands beside the service: `guard`, `install-hook`, `thaw-guard`, `hold-guard` and `keep-script`.
+//! The commands beside the service: `guard`, `install-hook`, `thaw-guard`, `hold-guard`, `lease-guard` and `keep-script`.
 //!
 //! They are short-lived processes that must not fail for lack of anything but their own files, so they share nothing with
 //! the service but its configuration.
@@ -15,7 +15,7 @@ use understudy_hypervisor::libvirt;
 use understudy_ids::MachineName;
 use understudy_service::{Sources, load};
 
-use crate::{config::Config, guard, scripts};
+use crate::{activation, config::Config, guard, scripts};
 
 #[derive(Parser)]
 #[command(name = "understudy-replication-agent")]
@@ -65,6 +65,12 @@ enum Command {
         #[arg(long)]
         note: PathBuf,
     },
+    /// Stands by while machines run here by activation leases, and stops them when the agent cannot. The agent calls it.
+    #[command(hide = true)]
+    LeaseGuard {
+        #[command(flatten)]
+        charge: activation::guard::Charge,
+    },
     /// Runs a script that comes on standard input, as another user. The agent calls it.
     #[command(hide = true)]
     KeepScript,
@@ -91,6 +97,7 @@ pub fn run() -> Option<ExitCode> {
         }
         Command::InstallHook { dir } => install(&config, &dir),
         Command::KeepScript => scripts::keep(),
+        Command::LeaseGuard { charge } => activation::guard::stand(charge),
         Command::HoldGuard { uri, machine, note } => libvirt::hold_guard(&uri, &machine, &note),
         Command::ThawGuard { uri, machine, limit_ms } => {
             libvirt::thaw_guard(&uri, &machine, Duration::from_millis(limit_ms))
@@ -105,7 +112,8 @@ pub fn run() -> Option<ExitCode> {
     })
 }
 
-const COMMANDS: [&str; 5] = ["guard", "install-hook", "thaw-guard", "hold-guard", "keep-script"];
+const COMMANDS: [&str; 6] =
+    ["guard", "install-hook", "thaw-guard", "hold-guard", activation::guard::COMMAND, "keep-script"];
 
 /// Whether the first argument that is neither `--config` nor its value is one of the commands.
 fn names_a_command(arguments: &[String]) -> bool {

@@ -6,13 +6,15 @@
 //!                                   ├─▶ replica    points, branches, promotions on disk ◀══ sink/ ◀══ peer agent
 //!                                   ├─▶ hypervisor machines, snapshots, test networks
 //!                                   └─▶ scripts/   programs of the host's library, for recovery plans
+//!   orchestrator ──leases──▶ activation/ ── its guard process, for when this one cannot ──▶ machines stopped
 //!   orchestrator ◀──facts── facts/ ◀── all of them
-//!   libvirtd ──may it start?──▶ guard/ ◀── ledger's files
+//!   libvirtd ──may it start?──▶ guard/ ◀── ledger's and leases' files
 //! ```
 //!
 //! Promises: goes on replicating, fenced and correct, when the control plane is gone (invariant 13); does nothing at a
 //! generation lower than one it has seen (invariant 4); every task may be done again at any time (invariant 3).
 
+pub mod activation;
 pub mod agent;
 mod codec;
 pub mod command;

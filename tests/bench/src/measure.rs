@@ -45,15 +45,26 @@ fn usage(who: UsageWho) -> Duration {
 
 /// The middle of each figure, each by itself.
 pub fn median(samples: &[Sample]) -> Sample {
-    let middle = |mut values: Vec<u128>| {
+    each(samples, |values| values.get(values.len() / 2))
+}
+
+/// The least of each figure, each by itself: what a thing costs when nothing comes in between, such as memory that the machine has given
+/// back and that is touched for the first time.
+pub fn least(samples: &[Sample]) -> Sample {
+    each(samples, |values| values.first())
+}
+
+/// `of` picks from the values of one figure, in ascending order.
+fn each(samples: &[Sample], of: fn(&[u128]) -> Option<&u128>) -> Sample {
+    let picked = |mut values: Vec<u128>| {
         values.sort_unstable();
-        values.get(values.len() / 2).copied().unwrap_or(0)
+        of(&values).copied().unwrap_or(0)
     };
     let nanos = |f: fn(&Sample) -> Duration| {
-        let value = middle(samples.iter().map(|s| f(s).as_nanos()).collect());
+        let value = picked(samples.iter().map(|s| f(s).as_nanos()).collect());
         Duration::from_nanos(u64::try_from(value).unwrap_or(u64::MAX))
     };
-    let wire = middle(samples.iter().map(|s| u128::from(s.wire)).collect());
+    let wire = picked(samples.iter().map(|s| u128::from(s.wire)).collect());
     Sample { wall: nanos(|s| s.wall), cpu: nanos(|s| s.cpu), wire: u64::try_from(wire).unwrap_or(u64::MAX) }
 }
 
@@ -62,6 +73,11 @@ pub type Contender<'a> = (&'static str, Box<dyn FnMut() -> anyhow::Result<Sample
 
 /// Lets the contenders run in turn, `rounds` times after one round that does not count, and returns their medians in order.
 pub fn in_turn(contenders: &mut [Contender<'_>], rounds: usize) -> anyhow::Result<Vec<Sample>> {
+    Ok(all_in_turn(contenders, rounds)?.iter().map(|samples| median(samples)).collect())
+}
+
+/// As [`in_turn`]; returns everything that was measured, per contender.
+pub fn all_in_turn(contenders: &mut [Contender<'_>], rounds: usize) -> anyhow::Result<Vec<Vec<Sample>>> {
     let mut all: Vec<Vec<Sample>> = vec![Vec::new(); contenders.len()];
     for round in 0..=rounds {
         for (index, (name, contender)) in contenders.iter_mut().enumerate() {
@@ -78,5 +94,5 @@ pub fn in_turn(contenders: &mut [Contender<'_>], rounds: usize) -> anyhow::Resul
             }
         }
     }
-    Ok(all.iter().map(|samples| median(samples)).collect())
+    Ok(all)
 }

@@ -230,6 +230,12 @@ impl Hypervisor for Tracked {
     async fn power_off(&self, name: &MachineName) -> Result<(), Error> {
         self.host().power_off(name).await
     }
+    async fn cut_off(&self, name: &MachineName, uuid: Uuid) -> Result<bool, Error> {
+        self.host().cut_off(name, uuid).await
+    }
+    fn can_cut_off(&self) -> bool {
+        self.host().can_cut_off()
+    }
     async fn undefine(&self, name: &MachineName) -> Result<(), Error> {
         self.host().undefine(name).await
     }

@@ -224,6 +224,12 @@ fn show(preview: &RunPreview) {
     });
     output::say(&items.to_string());
     shown::show_steps(&preview.steps);
+    for (item, wait) in preview.items.iter().filter_map(|i| Some((&i.item, i.lease_over_in?))) {
+        let wait = output::span(wait);
+        output::say(&format!(
+            "note: {item}: waits up to {wait} until its activation lease has certainly ended"
+        ));
+    }
     for notice in &preview.notices {
         output::say(&format!("note: {notice}"));
     }

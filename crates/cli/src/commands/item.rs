@@ -4,7 +4,7 @@ use understudy_ids::{ItemName, PointSeq};
 use understudy_recovery_api::{
     RecoveryClient,
     request::{ChangeDisks, ProtectMachine, ScrubItem, Seed, SetItemPolicy, Steer, Unprotect},
-    view::{Alert, Pause, ProtectedItem, ReplicationHealth, RpoPercentiles, Scrub},
+    view::{ActivationLease, Alert, Pause, ProtectedItem, ReplicationHealth, RpoPercentiles, Scrub},
 };
 use understudy_rpc::retry;
 
@@ -255,12 +255,25 @@ fn details(item: &ProtectedItem) -> comfy_table::Table {
     facts.extend(health_facts(&item.health));
     facts.extend([
         ("paused", item.pause.as_ref().map(pause).unwrap_or_default()),
+        ("activation lease", item.activation_lease.as_ref().map(lease).unwrap_or_default()),
         ("held by run", output::maybe(&item.run)),
         ("test run", output::maybe(&item.test_run)),
         ("last scrub", scrub(&item.scrub)),
         ("allowed now", item.allowed_actions.join(", ")),
     ]);
     output::facts(&facts)
+}
+
+fn lease(lease: &ActivationLease) -> String {
+    let ActivationLease { length, held, over_in, stopped } = lease;
+    let length = output::span(*length);
+    match stopped {
+        Some(at) => format!("{length}; had ended, the machine was stopped at {}", output::time(*at)),
+        None if *held => {
+            format!("{length}; has certainly ended {} after the last renewal", output::span(*over_in))
+        }
+        None => format!("{length}; its host does not hold it yet"),
+    }
 }
 
 fn pause(Pause { since, by, reason }: &Pause) -> String {

@@ -26,6 +26,7 @@ pub async fn run(client: &RecoveryClient, format: Format, verb: Policy) -> anyho
             keep_tier,
             shutdown_grace,
             power_off,
+            activation_lease,
             replication,
         } => {
             let settings = PolicySettings {
@@ -36,6 +37,7 @@ pub async fn run(client: &RecoveryClient, format: Format, verb: Policy) -> anyho
                 keep_tiers: keep_tier,
                 shutdown_grace,
                 power_off_after_grace: power_off,
+                activation_lease,
                 replication: settings(replication)?,
             };
             client.create_policy(CreatePolicy { policy, settings, request_id: request_id() }).await?
@@ -86,6 +88,8 @@ fn changed(before: PolicySettings, changes: PolicyChanges) -> anyhow::Result<Pol
         no_keep_tier,
         shutdown_grace,
         power_off,
+        activation_lease,
+        no_activation_lease,
         compression,
         app_consistent_every,
         no_app_consistency,
@@ -121,6 +125,7 @@ fn changed(before: PolicySettings, changes: PolicyChanges) -> anyhow::Result<Pol
         keep_tiers: replaced(before.keep_tiers, keep_tier, no_keep_tier),
         shutdown_grace: shutdown_grace.unwrap_or(before.shutdown_grace),
         power_off_after_grace: power_off.unwrap_or(before.power_off_after_grace),
+        activation_lease: activation_lease.or(before.activation_lease).filter(|_| !no_activation_lease),
         replication: ReplicationSettings {
             compression: compression.unwrap_or(old.compression),
             app_consistency,
@@ -185,6 +190,7 @@ fn details(policy: &View) -> comfy_table::Table {
         ("encrypted for", readers(&s.replication)),
         ("shutdown grace", output::span(s.shutdown_grace)),
         ("after grace", after_grace(s).to_owned()),
+        ("activation lease", s.activation_lease.map_or_else(|| "none".to_owned(), output::span)),
         ("created", output::time(policy.create_time)),
     ])
 }

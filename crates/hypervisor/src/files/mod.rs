@@ -19,7 +19,7 @@ mod raw;
 use std::{collections::BTreeSet, net::IpAddr, path::Path, sync::Arc, time::Duration, time::SystemTime};
 
 use async_trait::async_trait;
-use understudy_ids::{DiskName, MachineName, NetworkName, UnixMicros};
+use understudy_ids::{DiskName, MachineName, NetworkName, UnixMicros, Uuid};
 use understudy_sealing::Passphrase;
 
 pub use config::{Config, DiskFormat, FileDisk, FileMachine};
@@ -275,6 +275,15 @@ impl Hypervisor for FilesHypervisor {
 
     async fn power_off(&self, name: &MachineName) -> Result<(), Error> {
         self.find(name).map(drop)
+    }
+
+    async fn cut_off(&self, name: &MachineName, _: Uuid) -> Result<bool, Error> {
+        Err(not_here(format!("cutting off machine {name}")))
+    }
+
+    /// Who runs the machine is not known here.
+    fn can_cut_off(&self) -> bool {
+        false
     }
 
     async fn undefine(&self, name: &MachineName) -> Result<(), Error> {

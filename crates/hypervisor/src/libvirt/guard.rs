@@ -48,7 +48,7 @@ pub fn stand(uri: &str, machine: &MachineName, limit: Duration) -> Result<(), St
     let begun = Instant::now();
     stand_ready(uri, machine)?;
     let thaw = || for_certain(uri, machine, "thawed", |domain| thaw(domain).map(|thawed| thawed > 0));
-    unless_dismissed(&Parent::listen(), limit, begun, &thaw, &thaw)
+    unless_dismissed(&Parent::listen(), limit, begun, thaw, thaw)
 }
 
 /// Before anything is done to the guest: what is not reachable now would not be then.
@@ -101,11 +101,14 @@ pub fn stand_by_held(uri: &str, machine: &MachineName, note: &Path) -> Result<()
     };
     // Our note is gone by then. One that is there is that of the next snapshot, whose own guard stands by the guest.
     let once_more = || if note.exists() { Ok(()) } else { let_go() };
-    unless_dismissed(&parent, limit, begun, &let_go, once_more)
+    unless_dismissed(&parent, limit, begun, let_go, once_more)
 }
 
-/// Out of reach of the parent's terminal and of the signals that a whole group gets.
-fn stay_alive() -> Result<(), String> {
+/// Puts a guard process out of reach of its parent's terminal and of the signals that a whole group gets.
+///
+/// # Errors
+/// When signals cannot be held back.
+pub fn stay_alive() -> Result<(), String> {
     // Whoever leads a group already keeps it.
     let _ = setsid();
     let asked_to_end: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();

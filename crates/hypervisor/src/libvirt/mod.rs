@@ -14,6 +14,7 @@
 
 mod command;
 mod config;
+mod cut_off;
 mod describe;
 mod disk_key;
 mod domain_xml;
@@ -36,7 +37,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use understudy_ids::{MachineName, NetworkName};
+use understudy_ids::{MachineName, NetworkName, Uuid};
 use understudy_sealing::Passphrase;
 
 use crate::{
@@ -44,7 +45,7 @@ use crate::{
     MachineTag, PreparedSnapshot, Snapshot, SnapshotRequest, TestNetworkDefinition,
 };
 pub use config::{Config, Emulation};
-pub use guard::{stand as thaw_guard, stand_by_held as hold_guard};
+pub use guard::{stand as thaw_guard, stand_by_held as hold_guard, stay_alive};
 use session::Session;
 // Image files are served and read in one way, whatever driver they belong to.
 pub(crate) use snapshot::{Place, TrackedDisk, end_server, open_reader, serve};
@@ -130,6 +131,14 @@ impl Hypervisor for LibvirtHypervisor {
 
     async fn power_off(&self, name: &MachineName) -> Result<(), Error> {
         self.power_off_machine(name).await
+    }
+
+    async fn cut_off(&self, name: &MachineName, uuid: Uuid) -> Result<bool, Error> {
+        self.cut_off_machine(name, uuid).await
+    }
+
+    fn can_cut_off(&self) -> bool {
+        true
     }
 
     async fn undefine(&self, name: &MachineName) -> Result<(), Error> {

@@ -33,7 +33,7 @@ use std::{
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use understudy_ids::{DiskName, MachineName, NetworkName};
+use understudy_ids::{DiskName, MachineName, NetworkName, Uuid};
 use understudy_sealing::Passphrase;
 
 use crate::{
@@ -318,6 +318,22 @@ impl Hypervisor for SimulatedHypervisor {
     async fn power_off(&self, name: &MachineName) -> Result<(), Error> {
         let name = name.clone();
         self.act(move |host, _| host.machine_mut(&name)?.stop(false)).await
+    }
+
+    async fn cut_off(&self, name: &MachineName, uuid: Uuid) -> Result<bool, Error> {
+        let name = name.clone();
+        let cut = self.act(move |host, _| match host.machine_mut(&name) {
+            Ok(machine) if machine.record.uuid == uuid && machine.is_running() => {
+                machine.stop(false).map(|()| true)
+            }
+            Ok(_) | Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        });
+        cut.await
+    }
+
+    fn can_cut_off(&self) -> bool {
+        true
     }
 
     async fn undefine(&self, name: &MachineName) -> Result<(), Error> {

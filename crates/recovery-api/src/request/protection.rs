@@ -5,7 +5,9 @@ use std::{collections::BTreeSet, time::Duration};
 use prost::Message as _;
 use serde::Serialize;
 use understudy_ids::{DiskName, HostName, ItemName, PointSeq, PolicyName, SeedName};
-use understudy_replication::{BlockDigest, ReplicationSettings, RetentionPolicy, Tier, settings::BadSetting};
+use understudy_replication::{
+    BlockDigest, ReplicationSettings, RetentionPolicy, Tier, activation::LENGTHS, settings::BadSetting,
+};
 use understudy_types_api::{
     duration_to_wire, settings_from_wire, settings_to_wire, tiers_from_wire, tiers_to_wire,
 };
@@ -45,6 +47,10 @@ pub struct PolicySettings {
     #[serde(serialize_with = "encode::seconds")]
     pub shutdown_grace: Duration,
     pub power_off_after_grace: bool,
+    /// A machine that is not heard by the control plane for so long is stopped by its host, and may then be failed over without anybody's word;
+    /// 15 s to 1 h.
+    #[serde(serialize_with = "encode::maybe_seconds")]
+    pub activation_lease: Option<Duration>,
     /// How points are made and sent.
     pub replication: ReplicationSettings,
 }
@@ -146,6 +152,7 @@ pub(crate) fn policy_to_wire(settings: &PolicySettings) -> v1::Policy {
         keep_tiers,
         shutdown_grace,
         power_off_after_grace,
+        activation_lease,
         replication,
     } = settings;
     v1::Policy {
@@ -160,6 +167,7 @@ pub(crate) fn policy_to_wire(settings: &PolicySettings) -> v1::Policy {
         replication: Some(settings_to_wire(replication)),
         keep_tiers: tiers_to_wire(keep_tiers),
         etag: String::new(),
+        activation_lease: activation_lease.map(duration_to_wire),
     }
 }
 
@@ -173,6 +181,10 @@ pub(crate) fn settings(checks: &mut Checks, policy: v1::Policy) -> Option<Policy
     }
     let retention = retention(checks, &policy);
     let shutdown_grace = checks.span("policy.shutdown_grace", policy.shutdown_grace, Duration::ZERO..=DAY);
+    let activation_lease = match policy.activation_lease {
+        None => Some(None),
+        some => checks.span("policy.activation_lease", some, LENGTHS).map(Some),
+    };
     let replication = replication(checks, policy.replication, interval);
     Some(PolicySettings {
         interval: interval?,
@@ -182,6 +194,7 @@ pub(crate) fn settings(checks: &mut Checks, policy: v1::Policy) -> Option<Policy
         keep_tiers: retention?.tiers,
         shutdown_grace: shutdown_grace?,
         power_off_after_grace: policy.power_off_after_grace,
+        activation_lease: activation_lease?,
         replication: replication?,
     })
 }
@@ -454,6 +467,7 @@ mod tests {
             keep_tiers: vec![Tier { every: Duration::from_secs(3600), age: 7 * DAY }],
             shutdown_grace: Duration::from_secs(60),
             power_off_after_grace: true,
+            activation_lease: Some(Duration::from_secs(30)),
             replication: ReplicationSettings {
                 compression: Compression::Off,
                 app_consistency: Some(app_consistency(60)),
@@ -525,6 +539,7 @@ mod tests {
             PolicySettings { keep_tiers: vec![Tier { every: DAY, age: SECOND }], ..policy() },
             PolicySettings { keep_tiers: vec![Tier { every: SECOND, age: DAY }], ..policy() },
             PolicySettings { shutdown_grace: 2 * DAY, ..policy() },
+            PolicySettings { activation_lease: Some(Duration::from_secs(14)), ..policy() },
         ];
         for settings in bad {
             let error = CreatePolicy::from_wire(create(settings.clone()).into_wire()).unwrap_err();

@@ -13,7 +13,8 @@ mod site;
 pub use audit::AuditRecord;
 pub use group::ConsistencyGroup;
 pub use protection::{
-    Alert, Pause, Policy, ProtectedItem, Protection, RecoveryPoint, ReplicationHealth, RpoPercentiles, Scrub,
+    ActivationLease, Alert, Pause, Policy, ProtectedItem, Protection, RecoveryPoint, ReplicationHealth,
+    RpoPercentiles, Scrub,
 };
 pub use recovery_plan::RecoveryPlan;
 pub use run::{

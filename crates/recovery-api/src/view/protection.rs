@@ -301,6 +301,45 @@ pub struct ProtectedItem {
     pub pause: Option<Pause>,
     /// The consistency group that it belongs to.
     pub group: Option<GroupName>,
+    /// Where the policy has one.
+    pub activation_lease: Option<ActivationLease>,
+}
+
+/// For how long the active host may run the machine without being heard (R-FO-7).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ActivationLease {
+    #[serde(serialize_with = "encode::seconds")]
+    pub length: Duration,
+    /// The host has told that it holds the lease: not before that may a failover rest on it.
+    pub held: bool,
+    /// How long it takes until it has certainly ended, if it is not renewed any more.
+    #[serde(serialize_with = "encode::seconds")]
+    pub over_in: Duration,
+    /// When the host stopped the machine because the lease had ended; until the machine runs again.
+    #[serde(serialize_with = "encode::maybe_when")]
+    pub stopped: Option<UnixMicros>,
+}
+
+impl ActivationLease {
+    fn into_wire(self) -> v1::ActivationLease {
+        let Self { length, held, over_in, stopped } = self;
+        v1::ActivationLease {
+            length: Some(duration_to_wire(length)),
+            held,
+            over_in: Some(duration_to_wire(over_in)),
+            stopped: stopped.map(time_to_wire),
+        }
+    }
+
+    fn from_wire(checks: &mut Checks, wire: v1::ActivationLease) -> Option<Self> {
+        let v1::ActivationLease { length, held, over_in, stopped } = wire;
+        Some(Self {
+            length: checks.span("activation_lease.length", length, Duration::ZERO..=Duration::MAX)?,
+            held,
+            over_in: checks.span("activation_lease.over_in", over_in, Duration::ZERO..=Duration::MAX)?,
+            stopped: checks.optional_time("activation_lease.stopped", stopped),
+        })
+    }
 }
 
 /// Who paused replication of an item, when and why.
@@ -376,6 +415,7 @@ impl ProtectedItem {
             scrub,
             pause,
             group,
+            activation_lease,
         } = self;
         v1::ProtectedItem {
             name: name.to_resource(),
@@ -396,6 +436,7 @@ impl ProtectedItem {
             scrub: Some(scrub.into_wire()),
             pause: pause.map(Pause::into_wire),
             group: group.map(|group| group.to_resource()).unwrap_or_default(),
+            activation_lease: activation_lease.map(ActivationLease::into_wire),
         }
     }
 
@@ -421,6 +462,7 @@ impl ProtectedItem {
             scrub,
             pause,
             group,
+            activation_lease,
         } = wire;
         let mut checks = Checks::default();
         let name = checks.resource("name", &name);
@@ -439,6 +481,7 @@ impl ProtectedItem {
         let scrub = scrub.map(|s| Scrub::from_wire(&mut checks, s)).unwrap_or_default();
         let pause = pause.and_then(|p| Pause::from_wire(&mut checks, p));
         let group = checks.optional_resource("group", &group);
+        let activation_lease = activation_lease.and_then(|l| ActivationLease::from_wire(&mut checks, l));
         let whole = (|| {
             Some(Self {
                 name: name?,
@@ -459,6 +502,7 @@ impl ProtectedItem {
                 scrub,
                 pause,
                 group: group?,
+                activation_lease,
             })
         })();
         checks.finish(whole)

@@ -109,6 +109,9 @@ pub struct PlannedItem {
     #[serde(serialize_with = "encode::maybe_seconds")]
     pub expected_loss: Option<Duration>,
     pub connections: Vec<PlannedConnection>,
+    /// For how long the run waits until the item's activation lease has certainly ended.
+    #[serde(serialize_with = "encode::maybe_seconds")]
+    pub lease_over_in: Option<Duration>,
 }
 
 impl PlannedItem {
@@ -124,6 +127,7 @@ impl PlannedItem {
             point_consistency,
             expected_loss,
             connections,
+            lease_over_in,
         } = self;
         v1::PlannedItem {
             item: item.to_resource(),
@@ -136,6 +140,7 @@ impl PlannedItem {
             point_consistency: point_consistency.map_or(0, consistency_to_wire),
             expected_loss: expected_loss.map(duration_to_wire),
             connections: connections.into_iter().map(PlannedConnection::into_wire).collect(),
+            lease_over_in: lease_over_in.map(duration_to_wire),
         }
     }
 
@@ -151,6 +156,7 @@ impl PlannedItem {
             point_consistency,
             expected_loss,
             connections,
+            lease_over_in,
         } = wire;
         Some(Self {
             item: checks.resource("items.item", &item)?,
@@ -163,6 +169,7 @@ impl PlannedItem {
             point_consistency: (point_consistency != 0).then(|| consistency_from_wire(point_consistency)),
             expected_loss: checks.optional_span("items.expected_loss", expected_loss),
             connections: connections.into_iter().map(PlannedConnection::from_wire).collect(),
+            lease_over_in: checks.optional_span("items.lease_over_in", lease_over_in),
         })
     }
 }

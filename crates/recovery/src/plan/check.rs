@@ -11,6 +11,7 @@ use super::{
     HostView, ItemView, Operation, PlanInput, Power, RunSpec,
     draft::{chosen_point, ends, usable_points, uses_connections},
     order,
+    unplanned::{self, Certainty},
 };
 use crate::{
     action::TEST_SUFFIX_CHARS,
@@ -400,18 +401,15 @@ impl<'a> ItemCheck<'a> {
         Some(self.problem("REPLICATION_PAUSED", "replication of the item is paused", remedy))
     }
 
-    /// Nobody may take silence for *off* (invariant 16): either it is known, or a person says so on record.
+    /// Nobody may take silence for *off* (invariant 16): either it is known, or a person says so on record, or its activation lease ends.
     fn primary_down(&self) -> Option<Problem> {
-        if !self.is(&[Operation::UnplannedFailover]) || self.spec.primary_down_assertion.is_some() {
-            return None;
-        }
-        let heard = self.host(self.source).is_some_and(|host| host.connected);
-        let speaks_of_source = self.item.active_host == *self.source;
-        if heard && speaks_of_source && self.item.machine.power == Power::ShutOff {
+        if !self.is(&[Operation::UnplannedFailover])
+            || unplanned::certainty(self.spec, self.input, self.item) != Certainty::None
+        {
             return None;
         }
         let message = format!("it is not known that {} is off at {}", self.item.machine.name, self.source);
-        let remedy = "Make sure that the primary side is down and stays so, and state that with the request.";
+        let remedy = "Make sure that the primary side is down and stays so, and state that with the request. With an activation lease in its policy a machine that is cut off stops by itself.";
         Some(self.problem("PRIMARY_DOWN_ASSERTION_REQUIRED", message, remedy))
     }
 

@@ -253,6 +253,10 @@ impl<'a> Subject<'a> {
             point_instant: point.map(|p| p.instant),
             point_consistency: point.map(|p| p.consistency),
             expected_loss: point.filter(|_| loses).map(|p| input.now.since(p.instant)),
+            lease_over_in: self
+                .view
+                .lease_over_in
+                .filter(|_| loses && unplanned::rests_on_lease(spec, input, self.view)),
             ..estimate
         }
     }
@@ -421,7 +425,7 @@ fn title(work: &AgentWork, machine: &str) -> String {
         AgentWork::VerifyPoint { .. } => format!("Verify the recovery point of {machine}"),
         AgentWork::CreateTestMachine { .. } => format!("Make a test machine of {machine}"),
         AgentWork::PromotePoint { .. } => format!("Define {machine} from its recovery point"),
-        AgentWork::StartMachine { .. } => format!("Start {machine}"),
+        AgentWork::StartMachine { .. } | AgentWork::StartInBoot { .. } => format!("Start {machine}"),
         AgentWork::ProbeMachine { address, .. } => format!("Ask {machine} to answer at {address}"),
         AgentWork::RemoveTestMachine { .. } => format!("Remove the test machine of {machine}"),
         AgentWork::EnsureTestNetwork { .. } => "Make a test network".to_owned(),

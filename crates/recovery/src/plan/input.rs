@@ -62,6 +62,9 @@ pub struct ItemView {
     pub group: Option<Membership>,
     /// The point at the newest instant that the items of its group that are asked for share. Found when it is planned.
     pub common_point: Option<PointSeq>,
+    /// Its active side holds an activation lease at this generation: how long it takes until that has certainly ended, if it is not renewed
+    /// from now on (R-FO-7).
+    pub lease_over_in: Option<Duration>,
 }
 
 /// A side that is not the active one.

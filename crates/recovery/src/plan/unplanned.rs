@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   (for a limited time, where the other side is heard: per item: shut down ─▶ last changes, and fence behind the switch)
+//!   (where nobody knows or states that the machine is off: per item: its activation lease has certainly ended)
 //!   reserve ─▶ per item: raise generation (point of no return) ─▶ promote ─▶ start ─▶ probe
 //!   commit ─▶ per item: commit                                                            always: release
 //! ```
@@ -14,17 +15,47 @@ use std::time::Duration;
 use understudy_ids::StepName;
 
 use super::{
-    ErrorPolicy, Phase, PlanInput, Power, RunSpec, Stage, Step,
+    ErrorPolicy, ItemView, Phase, PlanInput, Power, RunSpec, Stage, Step,
     draft::{self, Subject},
     planned,
 };
 use crate::{
-    action::{AgentWork, MachineRef, PointRef},
+    action::{AgentWork, Internal, MachineRef, PointRef},
     item::Verb,
 };
 
 /// How long a side that was spoken to is waited for until it is known to be fenced.
 const FENCE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why it is certain that the machine does not run at the other side any more (R-UF-1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Certainty {
+    /// A person has stated so, on record.
+    Asserted,
+    /// Its host says so at this moment.
+    KnownOff,
+    /// It stops by itself, and the run waits for that.
+    Lease,
+    None,
+}
+
+pub(super) fn certainty(spec: &RunSpec, input: &PlanInput, item: &ItemView) -> Certainty {
+    if spec.primary_down_assertion.is_some() {
+        return Certainty::Asserted;
+    }
+    // What is told, and what is held, is so of the active side.
+    if draft::ends(spec.operation, item).0 != &item.active_host {
+        return Certainty::None;
+    }
+    if input.hears(&item.active_host) && item.machine.power == Power::ShutOff {
+        return Certainty::KnownOff;
+    }
+    if item.lease_over_in.is_some() { Certainty::Lease } else { Certainty::None }
+}
+
+pub(super) fn rests_on_lease(spec: &RunSpec, input: &PlanInput, item: &ItemView) -> bool {
+    certainty(spec, input, item) == Certainty::Lease
+}
 
 pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) -> Vec<Step> {
     // An address that cannot be had is no reason to leave machines off.
@@ -43,7 +74,11 @@ pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) ->
         }
         let synchronised = tried.last().map(|step| step.id.clone());
         steps.extend(tried);
-        let switch = switch(input, item, &reserved, synchronised);
+        let waits = rests_on_lease(spec, input, item.view).then(|| await_lease(item, &reserved));
+        let awaited: Vec<StepName> =
+            reserved.iter().chain(waits.iter().map(|wait| &wait.id)).cloned().collect();
+        steps.extend(waits);
+        let switch = switch(input, item, &awaited, synchronised);
         running.extend(switch.iter().map(|step| step.id.clone()));
         steps.extend(switch);
     }
@@ -66,6 +101,14 @@ pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) ->
     steps.extend(undo);
     steps.extend(reserved.first().map(|reserve| draft::release(reserve, Vec::new())));
     steps
+}
+
+/// Also while the other side is spoken to: its answers are no proof that it stays off.
+fn await_lease(item: &Subject<'_>, reserved: &[StepName]) -> Step {
+    let (name, generation) = (item.name(), item.view.generation);
+    let title = format!("Wait until the activation lease of {name} at {} has ended", item.source);
+    let wait = Internal::AwaitLease { item: name.clone(), generation };
+    item.internal("lease-over", title, Phase::Switch, wait).after(reserved.iter().cloned())
 }
 
 /// A side that cannot be heard is not waited for.
@@ -96,11 +139,11 @@ fn synchronise(item: &Subject<'_>, limit: Duration, reserved: &[StepName]) -> Ve
 fn switch(
     input: &PlanInput,
     item: &Subject<'_>,
-    reserved: &[StepName],
+    awaited: &[StepName],
     synchronised: Option<StepName>,
 ) -> Vec<Step> {
     let generation = item.view.generation.next();
-    let raise = item.raise_generation().after(reserved.iter().chain(&synchronised).cloned());
+    let raise = item.raise_generation().after(awaited.iter().chain(&synchronised).cloned());
     // A side that was spoken to, and may not have shut down, is told its place before another machine is started (R-FO-7).
     let fence = synchronised.as_ref().map(|_| {
         let work = AgentWork::Fence { power_off: true };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use understudy_ids::{ItemName, Problem, RunId, StepName, UnixMicros};
+use understudy_ids::{Generation, ItemName, Problem, RunId, StepName, UnixMicros};
 
 use super::{
     Approval, Course, Effect, EndReason, Event, ItemChange, ItemProgress, Refusal, Run, RunVerb, SetDeadline,
@@ -82,6 +82,7 @@ pub fn advance(run: &Run, event: &Event) -> Result<(Run, Vec<Effect>), Refusal> 
         Event::StepTimedOut { step, .. } => change.timed_out(step),
         Event::FirstPoint { .. } => change.first_point(event),
         Event::DelayOver { step, .. } => change.delay_over(step),
+        Event::LeaseOver { item, generation, .. } => change.lease_over(item, *generation),
     };
     match told {
         Some(()) => Ok(change.settled()),
@@ -109,6 +110,25 @@ pub fn delays_over(run: &Run, now: UnixMicros) -> Vec<StepName> {
         status.state == StepState::Running && status.started.is_some_and(|began| began.plus(span) <= now)
     };
     run.plan.steps.iter().filter(is_over).map(|step| step.id.clone()).collect()
+}
+
+/// Items whose activation lease the run waits for; each is to be told with [`Event::LeaseOver`] when that has certainly ended.
+pub fn awaited_leases(run: &Run) -> Vec<(ItemName, Generation)> {
+    let awaited = run.plan.steps.iter().filter(|step| run.step_state(&step.id) == StepState::Running);
+    awaited.filter_map(lease_of).map(|(item, generation)| (item.clone(), generation)).collect()
+}
+
+/// Whether the run relies on the end of the item's lease at this generation, so that it must not be granted any more.
+pub fn ends_lease(run: &Run, item: &ItemName, generation: Generation) -> bool {
+    let relied_on = |step: &Step| lease_of(step) == Some((item, generation));
+    run.is_open() && run.plan.steps.iter().any(relied_on)
+}
+
+fn lease_of(step: &Step) -> Option<(&ItemName, Generation)> {
+    match &step.action {
+        Action::Internal(Internal::AwaitLease { item, generation }) => Some((item, *generation)),
+        _ => None,
+    }
 }
 
 /// An answer is to one question: whoever answers late does not answer the next one unseen.
@@ -385,6 +405,15 @@ impl Change {
             return None;
         }
         let step = self.plan_step(id)?;
+        self.succeeded(&step, StepResult::Done);
+        Some(())
+    }
+
+    fn lease_over(&mut self, item: &ItemName, generation: Generation) -> Option<()> {
+        let awaited = |step: &&Step| {
+            lease_of(step) == Some((item, generation)) && self.run.step_state(&step.id) == StepState::Running
+        };
+        let step = self.run.plan.steps.iter().find(awaited).cloned()?;
         self.succeeded(&step, StepResult::Done);
         Some(())
     }

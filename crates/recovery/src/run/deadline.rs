@@ -5,9 +5,7 @@
 //!   a wait begins ─▶ waited 0 ── time passed, as somebody watched it pass ─▶ waited n ── limit reached ─▶ due
 //! ```
 //!
-//! Counted is time that was observed to pass, by a clock that cannot jump, and never more than lies between two observations by the
-//! clock that all share. So no jump of a clock and no second observer brings a deadline forward. Time that nobody watched is not counted:
-//! a deadline comes later, never earlier.
+//! Counted is time that was watched, so that no jump of a clock and no second observer brings a deadline forward.
 
 use std::time::Duration;
 
@@ -49,26 +47,6 @@ pub struct SetDeadline {
     pub by: String,
     /// It was due, and could not be done for these reasons. It is not tried again by itself.
     pub failed: Vec<Problem>,
-}
-
-/// For how long the run has waited for a person, as far as somebody watched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Waited {
-    pub span: Duration,
-    /// When it was looked at last, by the clock that all observers share.
-    pub seen: UnixMicros,
-}
-
-impl Waited {
-    pub const fn since(now: UnixMicros) -> Self {
-        Self { span: Duration::ZERO, seen: now }
-    }
-
-    /// `elapsed` has passed for an observer since he looked last, and `at` is the time by the shared clock.
-    #[must_use]
-    pub fn and(self, elapsed: Duration, at: UnixMicros) -> Self {
-        Self { span: self.span + elapsed.min(at.since(self.seen)), seen: at }
-    }
 }
 
 /// What is to be done now because the run has waited for too long.
@@ -160,27 +138,6 @@ pub(super) fn set(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-    const DAY: Duration = Duration::from_secs(86_400);
-
-    /// R-FO-4, R-TF-6: clocks that jump, observers that are many or come back late, never bring a deadline forward.
-    #[test]
-    fn only_time_that_was_watched_counts() {
-        let t = UnixMicros::new(1_000_000_000);
-        let waited = Waited::since(t).and(SECOND, t.plus(SECOND));
-        assert_eq!(waited.span, SECOND);
-        let jumped = waited.and(SECOND, t.plus(DAY));
-        assert_eq!(jumped.span, 2 * SECOND, "the shared clock has jumped forward");
-        let back = jumped.and(SECOND, t);
-        assert_eq!(back.span, 2 * SECOND, "and back, which counts for nothing");
-        assert_eq!(back.and(SECOND, t.plus(SECOND)).span, 3 * SECOND, "from there on it goes on");
-        let two = waited.and(SECOND, t.plus(2 * SECOND)).and(SECOND, t.plus(2 * SECOND));
-        assert_eq!(two.span, 2 * SECOND, "two observers saw the same second");
-        let late = waited.and(Duration::ZERO, t.plus(DAY)).and(SECOND, t.plus(DAY + SECOND));
-        assert_eq!(late.span, 2 * SECOND, "nobody watched for a day");
-        assert_eq!(waited.and(DAY, t.plus(2 * SECOND)).span, 2 * SECOND, "an observer that slept");
-    }
 
     #[test]
     fn spans_are_spelt_for_people() {

@@ -54,6 +54,12 @@ pub enum Event {
         step: StepName,
         at: UnixMicros,
     },
+    /// The item's activation lease at this generation has certainly ended, and its machine has stopped.
+    LeaseOver {
+        item: ItemName,
+        generation: Generation,
+        at: UnixMicros,
+    },
     /// An observer has looked at the run, and `elapsed` has passed since he looked last, by a clock that cannot jump.
     TimePassed {
         elapsed: Duration,
@@ -88,6 +94,7 @@ impl Event {
             | Self::FirstPoint { at, .. }
             | Self::Answered { at, .. }
             | Self::DelayOver { at, .. }
+            | Self::LeaseOver { at, .. }
             | Self::Operator { at, .. }
             | Self::TimePassed { at, .. }
             | Self::DeadlineSet { at, .. }

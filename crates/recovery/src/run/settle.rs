@@ -9,10 +9,10 @@
 //! ```
 
 use understudy_ids::{Problem, StepName};
+use understudy_replication::watched::Watched;
 
 use super::{
-    Course, Effect, EndReason, Ended, ItemChange, Run, RunState, StepError, StepState, Waited,
-    advance::Change,
+    Course, Effect, EndReason, Ended, ItemChange, Run, RunState, StepError, StepState, advance::Change,
 };
 use crate::{
     action::{Action, AgentWork, DiskRoot, Internal, KnownPoints, OperatorWait, StepResult, resolve},
@@ -32,8 +32,14 @@ pub(super) fn is_forward(step: &Step) -> bool {
 
 /// Whether the step is no work but waiting for somebody or something.
 pub(super) fn is_wait(step: &Step) -> bool {
-    use Internal::{AwaitFirstPoint, Delay};
-    matches!(step.action, Action::Operator(_) | Action::Internal(AwaitFirstPoint { .. } | Delay { .. }))
+    use Internal::{AwaitFirstPoint, AwaitLease, Delay};
+    let internal =
+        |internal: &Internal| matches!(internal, AwaitFirstPoint { .. } | AwaitLease { .. } | Delay { .. });
+    match &step.action {
+        Action::Operator(_) => true,
+        Action::Internal(work) => internal(work),
+        Action::Agent { .. } | Action::Network(_) => false,
+    }
 }
 
 /// Whether something that cannot be taken back was begun.
@@ -233,7 +239,7 @@ fn begin_waiting(change: &mut Change, step: &Step, wait: &OperatorWait) {
         (status.state, status.ended) = (StepState::Skipped, Some(now));
         return;
     }
-    change.run.waited = Some(Waited::since(change.now));
+    change.run.waited = Some(Watched::since(change.now));
 }
 
 fn do_internal(change: &mut Change, step: &Step, internal: &Internal) {
@@ -256,8 +262,8 @@ fn do_internal(change: &mut Change, step: &Step, internal: &Internal) {
             });
         }
         Internal::Record { .. } => change.succeeded(step, StepResult::Done),
-        // Ends with `Event::DelayOver`.
-        Internal::Delay { .. } => {}
+        // Each ends with an event.
+        Internal::AwaitLease { .. } | Internal::Delay { .. } => {}
     }
 }
 
@@ -353,7 +359,9 @@ fn is_expected(action: &Action, result: &StepResult) -> bool {
         AgentWork::CreateTestMachine { .. } | AgentWork::PromotePoint { .. } => {
             matches!(result, StepResult::MachineCreated { .. })
         }
-        AgentWork::StartMachine { .. } => matches!(result, StepResult::MachineStarted { .. }),
+        AgentWork::StartMachine { .. } | AgentWork::StartInBoot { .. } => {
+            matches!(result, StepResult::MachineStarted { .. })
+        }
         AgentWork::ProbeMachine { .. } => matches!(result, StepResult::Probe { .. }),
         AgentWork::ProbeIsolation { .. } => matches!(result, StepResult::Isolation { .. }),
         AgentWork::AdoptDisks { .. } => matches!(result, StepResult::Adopted { .. }),

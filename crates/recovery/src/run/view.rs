@@ -172,11 +172,12 @@ pub fn waiting_for(run: &Run) -> String {
         Some(OperatorWait::Gate { group, watched }) => return at_gate(run, group, watched),
         None => {}
     }
-    let delay = |step: &&Step| {
-        let waits = matches!(step.action, Action::Internal(Internal::Delay { .. }));
+    let lasts = |step: &&Step| {
+        use Internal::{AwaitLease, Delay};
+        let waits = matches!(step.action, Action::Internal(AwaitLease { .. } | Delay { .. }));
         waits && run.step_state(&step.id) == StepState::Running
     };
-    if let Some(step) = run.plan.steps.iter().find(delay) {
+    if let Some(step) = run.plan.steps.iter().find(lasts) {
         return format!("{}.", step.title);
     }
     let awaited = run.plan.steps.iter().find_map(|step| match &step.action {

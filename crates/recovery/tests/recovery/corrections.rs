@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::world::{RUN, alpha, bravo, input, item};
+use crate::world::{NOW, RUN, alpha, bravo, input, item};
 use understudy_ids::{Generation, RunId};
 use understudy_recovery::{
     Operation,
-    action::{Action, AgentWork, DiskSize, StartReplication, test_network_name},
+    action::{Action, AgentWork, DiskSize, MachineRef, StartReplication, test_network_name},
     conflict::OpenRun,
     item::ItemState,
     plan::Power,
@@ -34,6 +34,7 @@ fn scene() -> Scene {
         revision: None,
         retention: None,
         latest_point: None,
+        stopped_by_lease: None,
     };
     let facts = |host, machines, fact| HostFacts {
         host,
@@ -345,4 +346,43 @@ fn a_target_that_keeps_points_otherwise_is_told_how_to_keep_them() {
     assert_eq!(scene.kinds(), [], "an agent that does not say is left alone");
     scene.alpha.items[0].retention = Some(scene.record.policy.retention.clone());
     assert_eq!(scene.kinds(), []);
+}
+
+/// R-FO-7: a host that was cut off has stopped its machine; it runs again when the host may, which is when it has its lease, and once.
+#[test]
+fn a_machine_that_was_stopped_because_its_lease_had_ended_is_started_again() {
+    let stopped = |at| {
+        let mut scene = scene();
+        scene.bravo.machines[0].power = Power::ShutOff;
+        scene.bravo.items[0].stopped_by_lease = at;
+        scene
+    };
+    let at = Some(NOW);
+    assert_eq!(stopped(None).kinds(), [], "somebody has shut it down");
+    let found = stopped(at).corrections();
+    let machine = MachineRef::Named("web1".parse().unwrap());
+    let start = AgentWork::StartInBoot { machine, boot_id: "boot-1".to_owned() };
+    assert_eq!(found.len(), 1);
+    assert_eq!(
+        found[0].action,
+        Action::Agent { item: item("web1"), generation: Generation::new(2), work: start }
+    );
+    assert_eq!(stopped(at).corrections()[0].key, found[0].key);
+    let again = stopped(Some(NOW.plus(std::time::Duration::from_secs(1)))).corrections();
+    assert_ne!(again[0].key, found[0].key, "another time is another correction");
+    type Change = fn(&mut Scene);
+    let cases: [(&str, Change); 5] = [
+        ("it runs already", |scene| scene.bravo.machines[0].power = Power::Running),
+        ("nobody knows whether it runs", |scene| scene.bravo.machines[0].power = Power::Unknown),
+        ("it is active elsewhere", |scene| scene.record.active_host = alpha()),
+        ("it is being failed over", |scene| scene.record.state = ItemState::UnplannedFailover),
+        ("the host has seen another generation", |scene| {
+            scene.bravo.items[0].generation = Generation::new(1)
+        }),
+    ];
+    for (why, change) in cases {
+        let mut scene = stopped(at);
+        change(&mut scene);
+        assert!(!scene.kinds().contains(&CorrectionKind::StartMachine), "{why}");
+    }
 }

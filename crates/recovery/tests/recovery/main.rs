@@ -4,6 +4,7 @@ mod changes;
 mod corrections;
 mod deadlines;
 mod faults;
+mod leases;
 mod plans;
 mod random;
 mod recovery_plans;

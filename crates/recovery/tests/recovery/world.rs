@@ -130,6 +130,7 @@ fn view(name: &str, disks: &[&str], last_octet: u8) -> ItemView {
         health: HealthLevel::Ok,
         group: None,
         common_point: None,
+        lease_over_in: None,
     }
 }
 

@@ -100,6 +100,18 @@ pub struct ItemFacts {
     pub scrub: ScrubFacts,
     /// As target: how points are kept; `None` from versions that do not say.
     pub retention: Option<RetentionPolicy>,
+    /// By which activation lease its machine runs here; `None` where it is bound by none.
+    pub lease: Option<LeaseFacts>,
+}
+
+/// An activation lease, as its holder counts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseFacts {
+    pub length: Duration,
+    /// It was not renewed in time: the machine must not run here until it is.
+    pub ended: bool,
+    /// When the machine was stopped for that; `None` again when it runs.
+    pub stopped: Option<UnixMicros>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

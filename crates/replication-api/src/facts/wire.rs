@@ -10,8 +10,8 @@ use understudy_types_api::{
 };
 
 use super::{
-    Disk, Facts, GroupFacts, ItemFacts, ItemRole, Machine, Nic, PointDisk, PowerState, RecoveryPoint,
-    ReplicationFacts, ReplicationState, ScrubFacts,
+    Disk, Facts, GroupFacts, ItemFacts, ItemRole, LeaseFacts, Machine, Nic, PointDisk, PowerState,
+    RecoveryPoint, ReplicationFacts, ReplicationState, ScrubFacts,
 };
 use crate::{
     MAX_DISKS, MAX_NICS, MAX_REVISION,
@@ -135,7 +135,7 @@ impl TryFrom<v1::ItemFacts> for ItemFacts {
                 return Err(Invalid::new("role", "is not a role that this version knows"));
             }
         };
-        let v1::ItemFacts { item, generation, role: _, replication, points, scrub, retention } = wire;
+        let v1::ItemFacts { item, generation, role: _, replication, points, scrub, retention, lease } = wire;
         Ok(Self {
             item: parse("item", &item)?,
             generation: Generation::new(generation),
@@ -147,7 +147,22 @@ impl TryFrom<v1::ItemFacts> for ItemFacts {
             // An agent that does not tell has not scrubbed.
             scrub: scrub.map(ScrubFacts::try_from).transpose()?.unwrap_or_default(),
             retention: retention.map(|r| retention_of(r).map_err(|e| e.within("retention"))).transpose()?,
+            lease: lease.map(LeaseFacts::try_from).transpose()?,
         })
+    }
+}
+
+impl TryFrom<v1::LeaseFacts> for LeaseFacts {
+    type Error = Invalid;
+    fn try_from(v1::LeaseFacts { length, ended, stopped }: v1::LeaseFacts) -> Result<Self, Invalid> {
+        let stopped = time_optional("lease.stopped", stopped)?;
+        Ok(Self { length: span("lease.length", length)?, ended, stopped })
+    }
+}
+
+impl From<LeaseFacts> for v1::LeaseFacts {
+    fn from(LeaseFacts { length, ended, stopped }: LeaseFacts) -> Self {
+        Self { length: Some(duration_to_wire(length)), ended, stopped: stopped.map(time_to_wire) }
     }
 }
 
@@ -399,7 +414,7 @@ impl From<Machine> for v1::Machine {
 
 impl From<ItemFacts> for v1::ItemFacts {
     fn from(facts: ItemFacts) -> Self {
-        let ItemFacts { item, generation, role, replication, points, scrub, retention } = facts;
+        let ItemFacts { item, generation, role, replication, points, scrub, retention, lease } = facts;
         let role = match role {
             ItemRole::Source => v1::ItemRole::Source,
             ItemRole::Target => v1::ItemRole::Target,
@@ -413,6 +428,7 @@ impl From<ItemFacts> for v1::ItemFacts {
             points: points.into_iter().map(Into::into).collect(),
             scrub: Some(scrub.into()),
             retention: retention.as_ref().map(retention_to_wire),
+            lease: lease.map(Into::into),
         }
     }
 }
@@ -637,6 +653,7 @@ mod tests {
                 }],
                 scrub: ScrubFacts { last_end: Some(time), checked_blocks: 9, under_way_since: Some(time) },
                 retention: Some(RetentionPolicy { keep_count: Some(3), ..RetentionPolicy::default() }),
+                lease: Some(LeaseFacts { length: Duration::from_secs(30), ended: true, stopped: Some(time) }),
             }],
             test_networks: Vec::new(),
             boot_id: "b".to_owned(),

@@ -77,6 +77,11 @@ pub enum Action {
         seq: PointSeq,
         nics: Vec<Option<NetworkName>>,
     },
+    /// As [`Self::StartMachine`], in this boot of the host only.
+    StartInBoot {
+        machine: MachineName,
+        boot_id: String,
+    },
     StartMachine {
         machine: MachineName,
     },
@@ -153,6 +158,7 @@ impl Action {
             Self::VerifyPoint { .. } => "verify-point",
             Self::CreateTestMachine { .. } => "create-test-machine",
             Self::PromotePoint { .. } => "promote-point",
+            Self::StartInBoot { .. } => "start-in-boot",
             Self::StartMachine { .. } => "start-machine",
             Self::ProbeMachine { .. } => "probe-machine",
             Self::RemoveTestMachine { .. } => "remove-test-machine",

@@ -85,6 +85,7 @@ fn all() -> Vec<Action> {
         Action::DropAside,
         Action::DiscardPromotion { machine: machine.clone(), generation: Generation::new(2) },
         Action::StartMachine { machine: machine.clone() },
+        Action::StartInBoot { machine: machine.clone(), boot_id: "boot-1".to_owned() },
         Action::ProbeMachine {
             machine: machine.clone(),
             network: network.clone(),

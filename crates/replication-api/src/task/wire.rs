@@ -15,7 +15,7 @@ use understudy_types_api::{
 
 use super::{Action, AgentTask, DhcpReservation, DiskSize, RunScript, StartReplication};
 use crate::{
-    MAX_DISKS, MAX_NICS, MAX_REVISION, MAX_SCRIPT_CONTEXT,
+    MAX_BOOT_ID, MAX_DISKS, MAX_NICS, MAX_REVISION, MAX_SCRIPT_CONTEXT,
     field::{
         Invalid, host, host_to_wire, list, names, parse, parse_optional, required, span, span_optional, text,
         uuid,
@@ -91,6 +91,10 @@ impl TryFrom<WireAction> for Action {
             WireAction::PromotePoint(v1::PromotePoint { seq, nics }) => Ok(Self::PromotePoint {
                 seq: point("promote_point.seq", seq)?,
                 nics: connections(nics).map_err(|e| e.within("promote_point"))?,
+            }),
+            WireAction::StartInBoot(v1::StartInBoot { machine, boot_id }) => Ok(Self::StartInBoot {
+                machine: parse("start_in_boot.machine", &machine)?,
+                boot_id: text("start_in_boot.boot_id", boot_id, MAX_BOOT_ID)?,
             }),
             WireAction::StartMachine(v1::StartMachine { machine }) => {
                 Ok(Self::StartMachine { machine: parse("start_machine.machine", &machine)? })
@@ -390,6 +394,9 @@ impl From<Action> for WireAction {
             }),
             Action::PromotePoint { seq, nics } => {
                 Self::PromotePoint(v1::PromotePoint { seq: seq.get(), nics: connections_to_wire(nics) })
+            }
+            Action::StartInBoot { machine, boot_id } => {
+                Self::StartInBoot(v1::StartInBoot { machine: machine.into(), boot_id })
             }
             Action::StartMachine { machine } => {
                 Self::StartMachine(v1::StartMachine { machine: machine.into() })

@@ -6,11 +6,10 @@
 //!                         └── back off ◀─────┘ marked as not connected
 //! ```
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures::StreamExt;
 use sqlx::PgConnection;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use understudy_ids::{HostName, UnixMicros};
 use understudy_recovery::Event;
@@ -20,47 +19,15 @@ use understudy_rpc::{
     retry::{BackOff, jitter},
 };
 
-use super::{Runtime, apply, gather::SILENCE, inventory::Inventory, now};
+use super::{Runtime, apply, gather::SILENCE, inventory::Inventory, now, per_host};
 use crate::store::{
     Failure, awaited,
     hosts::{self, HostRecord},
     items,
 };
 
-/// Without a notification, new hosts are looked for this often.
-const POLL: Duration = Duration::from_secs(5);
-
 pub async fn run(runtime: Runtime, shutdown: CancellationToken) {
-    let mut wake = match runtime.pool().listen(hosts::CHANNEL, POLL) {
-        Ok(wake) => wake,
-        Err(error) => {
-            tracing::error!(%error, "new hosts cannot be listened for");
-            return;
-        }
-    };
-    let mut readers: BTreeMap<HostName, JoinHandle<()>> = BTreeMap::new();
-    while !shutdown.is_cancelled() {
-        match known(&runtime).await {
-            Ok(known) => {
-                metrics::gauge!("understudy_orchestrator_hosts").set(known.len() as f64);
-                for host in known {
-                    readers.entry(host.name.clone()).or_insert_with(|| {
-                        tokio::spawn(read_for_ever(runtime.clone(), host, shutdown.clone()))
-                    });
-                }
-            }
-            Err(failure) => tracing::warn!(%failure, "the hosts cannot be read; trying again"),
-        }
-        tokio::select! {
-            () = wake.wait() => {}
-            () = shutdown.cancelled() => {}
-        }
-    }
-    futures::future::join_all(readers.into_values()).await;
-}
-
-async fn known(runtime: &Runtime) -> Result<Vec<HostRecord>, Failure> {
-    hosts::list(&mut *runtime.reader().await?, "", "", i64::MAX).await
+    per_host::run(&runtime, &shutdown, |host| read_for_ever(runtime.clone(), host, shutdown.clone())).await;
 }
 
 async fn read_for_ever(runtime: Runtime, host: HostRecord, shutdown: CancellationToken) {

@@ -15,7 +15,7 @@ use understudy_recovery::{
     },
 };
 use understudy_recovery_api::{SiteKind, view::Policy};
-use understudy_replication::{Membership, RetentionPolicy};
+use understudy_replication::{Membership, RetentionPolicy, activation::Granted};
 
 use super::{
     health::{self, Observed},
@@ -134,6 +134,7 @@ fn item_view(
             Membership { group, members }
         }),
         common_point: None,
+        lease_over_in: record.binding_lease().map(Granted::over_in),
     }
 }
 

@@ -129,6 +129,12 @@ pub fn alerts(kept: &Alerts, observed: &Observed<'_>, now: UnixMicros) -> Vec<Al
     kept.raised().map(told).collect()
 }
 
+/// When the active host stopped the machine because its lease had ended; until it runs again.
+pub fn stopped_by_lease(observed: &Observed<'_>) -> Option<UnixMicros> {
+    let inventory = &observed.active?.heard.as_ref()?.inventory;
+    inventory.item(&observed.record.name)?.lease?.stopped
+}
+
 fn wire_level(health: Health) -> HealthLevel {
     match health {
         Health::Ok => HealthLevel::Ok,

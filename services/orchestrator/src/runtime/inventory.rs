@@ -80,6 +80,17 @@ pub struct ItemFacts {
     /// How a target keeps points.
     #[serde(default)]
     pub retention: Option<RetentionPolicy>,
+    /// By which activation lease its machine runs here.
+    #[serde(default)]
+    pub lease: Option<Lease>,
+}
+
+/// An activation lease, as its holder counts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    pub ended: bool,
+    /// When the machine was stopped for that; until it runs again.
+    pub stopped: Option<UnixMicros>,
 }
 
 /// How a replica was read again (R-REP-5).
@@ -264,7 +275,7 @@ impl From<facts::Machine> for Machine {
 
 impl From<facts::ItemFacts> for ItemFacts {
     fn from(told: facts::ItemFacts) -> Self {
-        let facts::ItemFacts { item, generation, role, replication, points, scrub, retention } = told;
+        let facts::ItemFacts { item, generation, role, replication, points, scrub, retention, lease } = told;
         let facts::ScrubFacts { last_end, checked_blocks, under_way_since } = scrub;
         let role = match role {
             facts::ItemRole::Source => Role::Source,
@@ -279,6 +290,7 @@ impl From<facts::ItemFacts> for ItemFacts {
             points: points.into_iter().map(Point::from).collect(),
             scrub: Scrub { last_end, checked_blocks, under_way_since },
             retention,
+            lease: lease.map(|facts::LeaseFacts { length: _, ended, stopped }| Lease { ended, stopped }),
         }
     }
 }

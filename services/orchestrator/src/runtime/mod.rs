@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   rpc ─▶ sites · protect · runs ──┐                      ┌─▶ outbox ─▶ job-tracker
-//!   agents ─▶ facts ────────────────┤  decide (pure), one  │
+//!   agents ─▶ facts, activation ────┤  decide (pure), one  │
 //!   job-tracker ─▶ events ──────────┼─▶ transaction: state ┤
 //!   the clock ─▶ timers ────────────┤  + audit + outbox    └─▶ (facts, events) ─▶ …
 //!   facts ─▶ reconcile ─────────────┘
@@ -11,6 +11,7 @@
 //! Any number of instances may run: what must happen once is decided under row locks and compare-and-set, and the background workers
 //! claim their work in the database. Nothing is kept in memory that the database does not have.
 
+pub mod activation;
 pub mod alerts;
 pub mod apply;
 pub mod call;
@@ -24,6 +25,7 @@ pub mod health;
 pub mod inventory;
 pub mod message;
 pub mod outbox;
+mod per_host;
 pub mod protect;
 pub mod reconcile;
 mod recovery_plans;
@@ -83,6 +85,7 @@ impl Runtime {
         workers.spawn(outbox::run(self.clone(), shutdown.clone()));
         workers.spawn(events::run(self.clone(), shutdown.clone()));
         workers.spawn(facts::run(self.clone(), shutdown.clone()));
+        workers.spawn(activation::run(self.clone(), shutdown.clone()));
         workers.spawn(timers::run(self.clone(), shutdown));
         workers.join_all().await;
     }

@@ -391,6 +391,7 @@ async fn check(
         hold: None,
         paused: None,
         group: None,
+        lease: None,
     };
     let input = gather::of_items(conn, &[(draft.clone(), policy.clone())], &[], now).await?;
     Ok(Checked { draft: policy_known.then_some(draft), policy, input, problems })
@@ -493,6 +494,7 @@ fn stand_in(name: &PolicyName) -> Policy {
             keep_age: second,
             keep_tiers: Vec::new(),
             shutdown_grace: second,
+            activation_lease: None,
             power_off_after_grace: false,
             replication: Default::default(),
         },

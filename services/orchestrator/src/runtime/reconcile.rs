@@ -168,5 +168,6 @@ fn item_fact(facts: &ItemFacts) -> ItemFact {
         revision: facts.replication.as_ref().and_then(|r| r.revision.clone()),
         retention: facts.retention.clone(),
         latest_point: facts.points.iter().map(|p| p.seq).max(),
+        stopped_by_lease: facts.lease.filter(|lease| !lease.ended).and_then(|lease| lease.stopped),
     }
 }

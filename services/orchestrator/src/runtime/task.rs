@@ -116,6 +116,9 @@ fn agent_action(work: &AgentWork) -> Result<agent::Action, Unsendable> {
             Wire::PromotePoint { seq: seq(&point)?, nics: networks(&nics)? }
         }
         AgentWork::StartMachine { machine: name } => Wire::StartMachine { machine: machine(&name)? },
+        AgentWork::StartInBoot { machine: name, boot_id } => {
+            Wire::StartInBoot { machine: machine(&name)?, boot_id }
+        }
         AgentWork::ProbeMachine { machine: name, network: on, address, port, limit } => Wire::ProbeMachine {
             machine: machine(&name)?,
             network: network(&on)?.ok_or_else(|| Unsendable("a probe needs a network".to_owned()))?,

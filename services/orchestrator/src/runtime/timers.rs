@@ -18,7 +18,7 @@ use understudy_recovery::{
 };
 use understudy_recovery_api::{Decision, Resource};
 
-use super::{Runtime, alerts, apply, changes, events, message::Message, now, reconcile};
+use super::{Runtime, activation, alerts, apply, changes, events, message::Message, now, reconcile};
 use crate::store::{Failure, audit, outbox, runs};
 
 /// Who completes a test whose time is over.
@@ -36,6 +36,7 @@ pub async fn run(runtime: Runtime, shutdown: CancellationToken) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut shown = alerts::Shown::default();
     let mut looked = Looked::new();
+    let mut silent = activation::Looked::new();
     loop {
         tokio::select! {
             _ = tick.tick() => {}
@@ -43,6 +44,9 @@ pub async fn run(runtime: Runtime, shutdown: CancellationToken) {
         }
         if let Err(failure) = round(&runtime, &mut looked, now()).await {
             tracing::warn!(%failure, "what is due could not be looked at; trying again");
+        }
+        if let Err(failure) = activation::count(&runtime, &mut silent).await {
+            tracing::warn!(%failure, "activation leases could not be counted; trying again");
         }
         if let Err(failure) = alerts::round(&runtime, &mut shown, now()).await {
             tracing::warn!(%failure, "the health of the items could not be looked at; trying again");

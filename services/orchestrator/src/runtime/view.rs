@@ -109,6 +109,12 @@ pub fn item(observed: &Observed<'_>, alerts: &Alerts, now: UnixMicros) -> view::
         },
         create_time: record.created,
         group: record.group.clone(),
+        activation_lease: record.lease.as_ref().map(|lease| view::ActivationLease {
+            length: lease.granted.length(),
+            held: record.binding_lease().is_some(),
+            over_in: lease.granted.over_in(),
+            stopped: health::stopped_by_lease(observed),
+        }),
         pause: record.paused.clone().map(|Pause { since, by, why }| view::Pause { since, by, reason: why }),
     }
 }
@@ -249,6 +255,7 @@ fn planned_item(plan: &RunPlan, item: &plan::PlannedItem) -> view::PlannedItem {
         point_instant: estimate.point_instant,
         point_consistency: estimate.point_consistency,
         expected_loss: estimate.expected_loss,
+        lease_over_in: estimate.lease_over_in,
         connections: item
             .connections
             .iter()

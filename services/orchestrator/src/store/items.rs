@@ -6,7 +6,7 @@ use understudy_ids::{
     DiskName, Generation, GroupName, HostName, ItemName, PolicyName, RunId, UnixMicros, Uuid,
 };
 use understudy_recovery::{ItemState, item::HeldBy};
-use understudy_replication::rpo::Pause;
+use understudy_replication::{activation::Granted, rpo::Pause};
 
 use super::{Failure, micros, read, signed, unsigned};
 use crate::runtime::inventory::Machine;
@@ -31,6 +31,15 @@ pub struct ItemRecord {
     pub paused: Option<Pause>,
     /// The consistency group that it belongs to.
     pub group: Option<GroupName>,
+    pub lease: Option<Lease>,
+}
+
+/// The activation lease of an item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// To whom it was granted.
+    pub host: HostName,
+    pub granted: Granted,
 }
 
 /// The run that has an item in its hands.
@@ -41,6 +50,12 @@ pub struct Hold {
 }
 
 impl ItemRecord {
+    /// What the active side is bound by at this moment, from whose end something follows.
+    pub fn binding_lease(&self) -> Option<&Granted> {
+        let lease = self.lease.as_ref().filter(|lease| lease.host == self.active_host)?;
+        Some(&lease.granted).filter(|granted| granted.held && granted.generation == self.generation)
+    }
+
     pub fn held_by(&self) -> Option<HeldBy> {
         self.hold.map(|hold| if hold.test { HeldBy::Test } else { HeldBy::Run })
     }
@@ -64,13 +79,22 @@ struct Row {
     paused_by: Option<String>,
     paused_why: Option<String>,
     consistency_group: Option<String>,
+    lease_host: Option<String>,
+    granted: Option<Json<Granted>>,
 }
 
 impl TryFrom<Row> for ItemRecord {
     type Error = Failure;
     fn try_from(row: Row) -> Result<Self, Failure> {
         let disks = row.disks.iter().map(|d| d.parse());
+        let lease = match (row.lease_host, row.granted) {
+            (Some(host), Some(Json(granted))) => {
+                Some(Lease { host: read("activation_leases", host.parse())?, granted })
+            }
+            _ => None,
+        };
         Ok(Self {
+            lease,
             name: read("items", row.name.parse())?,
             active_host: read("items", row.active_host.parse())?,
             standby_host: read("items", row.standby_host.parse())?,
@@ -159,8 +183,9 @@ pub async fn get(conn: &mut PgConnection, names: &[ItemName]) -> Result<Vec<Item
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT i.name, i.active_host, i.standby_host, i.machine, i.disks, i.excluded, i.policy, i.state,
                 i.generation, i.created, i.paused_at, i.paused_by, i.paused_why, i.consistency_group,
-                h.run, h.test
-         FROM items i LEFT JOIN holds h ON h.item = i.name WHERE i.name = ANY($1) ORDER BY i.name",
+                h.run, h.test, l.host AS lease_host, l.granted
+         FROM items i LEFT JOIN holds h ON h.item = i.name LEFT JOIN activation_leases l ON l.item = i.name
+         WHERE i.name = ANY($1) ORDER BY i.name",
     )
     .bind(names)
     .fetch_all(conn)
@@ -173,8 +198,9 @@ pub async fn list(conn: &mut PgConnection, after: &str, limit: i64) -> Result<Ve
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT i.name, i.active_host, i.standby_host, i.machine, i.disks, i.excluded, i.policy, i.state,
                 i.generation, i.created, i.paused_at, i.paused_by, i.paused_why, i.consistency_group,
-                h.run, h.test
-         FROM items i LEFT JOIN holds h ON h.item = i.name WHERE i.name > $1 ORDER BY i.name LIMIT $2",
+                h.run, h.test, l.host AS lease_host, l.granted
+         FROM items i LEFT JOIN holds h ON h.item = i.name LEFT JOIN activation_leases l ON l.item = i.name
+         WHERE i.name > $1 ORDER BY i.name LIMIT $2",
     )
     .bind(after)
     .bind(limit)

@@ -11,6 +11,7 @@ pub mod cursor;
 pub mod groups;
 pub mod hosts;
 pub mod items;
+pub mod leases;
 pub mod outbox;
 pub mod policies;
 pub mod recovery_plans;

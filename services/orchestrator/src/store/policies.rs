@@ -20,6 +20,7 @@ struct Row {
     keep_tiers: Json<Vec<Tier>>,
     shutdown_grace_ms: i64,
     power_off_after_grace: bool,
+    activation_lease_ms: Option<i64>,
     replication: Json<ReplicationSettings>,
     created: OffsetDateTime,
 }
@@ -46,6 +47,7 @@ impl TryFrom<Row> for Policy {
                 keep_tiers: row.keep_tiers.0,
                 shutdown_grace: from_ms(row.shutdown_grace_ms)?,
                 power_off_after_grace: row.power_off_after_grace,
+                activation_lease: row.activation_lease_ms.map(from_ms).transpose()?,
                 replication: row.replication.0,
             },
             create_time: micros(row.created),
@@ -60,8 +62,8 @@ pub async fn insert(
     settings: &PolicySettings,
 ) -> Result<bool, Failure> {
     const SQL: &str = "INSERT INTO policies (name, interval_ms, rpo_objective_ms, keep_count, keep_age_ms, shutdown_grace_ms,
-                               power_off_after_grace, replication, keep_tiers)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
+                               power_off_after_grace, replication, keep_tiers, activation_lease_ms)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING";
     write(tx, SQL, name, settings).await
 }
 
@@ -72,7 +74,8 @@ pub async fn update(
     settings: &PolicySettings,
 ) -> Result<bool, Failure> {
     const SQL: &str = "UPDATE policies SET interval_ms = $2, rpo_objective_ms = $3, keep_count = $4, keep_age_ms = $5,
-                             shutdown_grace_ms = $6, power_off_after_grace = $7, replication = $8, keep_tiers = $9
+                             shutdown_grace_ms = $6, power_off_after_grace = $7, replication = $8, keep_tiers = $9,
+                             activation_lease_ms = $10
          WHERE name = $1";
     write(tx, SQL, name, settings).await
 }
@@ -94,6 +97,7 @@ async fn write(
         .bind(settings.power_off_after_grace)
         .bind(Json(&settings.replication))
         .bind(Json(&settings.keep_tiers))
+        .bind(settings.activation_lease.map(to_ms))
         .execute(tx)
         .await?;
     Ok(done.rows_affected() == 1)
@@ -101,7 +105,7 @@ async fn write(
 
 const COLUMNS_BY_NAME: &str =
     "SELECT name, interval_ms, rpo_objective_ms, keep_count, keep_age_ms, shutdown_grace_ms,
-    power_off_after_grace, replication, keep_tiers, created FROM policies WHERE name = $1";
+    power_off_after_grace, replication, keep_tiers, activation_lease_ms, created FROM policies WHERE name = $1";
 
 pub async fn get(conn: &mut PgConnection, name: &PolicyName) -> Result<Option<Policy>, Failure> {
     let row: Option<Row> = sqlx::query_as(COLUMNS_BY_NAME).bind(name.as_str()).fetch_optional(conn).await?;
@@ -121,7 +125,7 @@ pub async fn lock(tx: &mut PgConnection, name: &PolicyName) -> Result<bool, Fail
 pub async fn list(conn: &mut PgConnection, after: &str, limit: i64) -> Result<Vec<Policy>, Failure> {
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT name, interval_ms, rpo_objective_ms, keep_count, keep_age_ms, shutdown_grace_ms,
-                power_off_after_grace, replication, keep_tiers, created
+                power_off_after_grace, replication, keep_tiers, activation_lease_ms, created
          FROM policies WHERE name > $1 ORDER BY name LIMIT $2",
     )
     .bind(after)

@@ -452,7 +452,7 @@ impl Model {
                 facts.machines.push(machine);
                 return Ok(AgentTaskResult::MachineCreated { machine: name, seq, instant });
             }
-            Action::StartMachine { machine } => {
+            Action::StartMachine { machine } | Action::StartInBoot { machine, .. } => {
                 let started = self.machine(host, &machine);
                 started.power = PowerState::Running;
                 if started.test_run.is_none() {

@@ -299,6 +299,7 @@ pub fn gold() -> CreatePolicy {
             keep_age: Duration::from_secs(3600),
             keep_tiers: vec![Tier { every: Duration::from_secs(3600), age: Duration::from_secs(86_400) }],
             shutdown_grace: Duration::from_secs(30),
+            activation_lease: None,
             power_off_after_grace: true,
             replication: ReplicationSettings {
                 compression: Compression::Off,

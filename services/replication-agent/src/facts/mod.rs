@@ -29,6 +29,7 @@ use understudy_replication_api::{Facts, FactsSource, ItemFacts, ItemRole, PowerS
 use understudy_rpc::ApiError;
 
 use crate::{
+    activation::Activation,
     keyring::Keyring,
     ledger::{ItemRecord, Ledger, Role},
     replica::Replica,
@@ -59,6 +60,7 @@ struct Inner {
     sink: Sink,
     scrubber: Scrubber,
     keyring: Keyring,
+    activation: Activation,
     shutdown: CancellationToken,
     told: watch::Sender<Option<Arc<Facts>>>,
     /// Raised by tasks that changed something that nobody else announces.
@@ -75,11 +77,13 @@ pub struct Origins {
     pub sink: Sink,
     pub scrubber: Scrubber,
     pub keyring: Keyring,
+    pub activation: Activation,
 }
 
 impl FactsHub {
     pub fn new(origins: Origins, shutdown: CancellationToken) -> Self {
-        let Origins { host, hypervisor, replica, ledger, sources, sink, scrubber, keyring } = origins;
+        let Origins { host, hypervisor, replica, ledger, sources, sink, scrubber, keyring, activation } =
+            origins;
         let (told, nudge) = (watch::Sender::new(None), watch::Sender::new(0));
         Self {
             inner: Arc::new(Inner {
@@ -91,6 +95,7 @@ impl FactsHub {
                 sink,
                 scrubber,
                 keyring,
+                activation,
                 shutdown,
                 told,
                 nudge,
@@ -114,6 +119,7 @@ impl FactsHub {
             inner.sink.changes(),
             inner.scrubber.changes(),
             inner.keyring.changes(),
+            inner.activation.changes(),
         ];
         let mut tick = tokio::time::interval(REFRESH);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -243,6 +249,7 @@ impl Inner {
             points: replica.points.iter().map(|p| p.told(&record.item, &self.keyring)).collect(),
             scrub: replica.scrub,
             retention: (record.role == Role::Target).then_some(record.retention),
+            lease: self.activation.facts(&record.item),
             item: record.item,
         }
     }

@@ -8,6 +8,7 @@
 //! | active | not source | – | no |
 //! | active | source at another generation | – | no |
 //! | active | source, not confirmed at it since the boot | – | no |
+//! | active | source, confirmed, its activation lease has ended | – | no |
 //! | active | source, confirmed | higher generation, or stand-by | no |
 //! | active | source, confirmed | agrees, or nothing | yes |
 
@@ -22,6 +23,8 @@ pub struct Facts {
     pub record: Option<ItemRecord>,
     pub store: Option<GenerationRecord>,
     pub boot_id: String,
+    /// The machine is bound by an activation lease at the tag's generation, and that has ended.
+    pub lease_ended: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +47,12 @@ fn active(tag: &MachineTag, facts: &Facts) -> Result<(), String> {
     let record =
         facts.record.as_ref().ok_or_else(|| format!("this host's agent knows nothing of {}", tag.item))?;
     record.may_run(tag.generation, &facts.boot_id)?;
+    if facts.lease_ended {
+        return Err(format!(
+            "the activation lease of {} has ended: the control plane has not been heard for too long, and the other side may have taken over",
+            tag.item
+        ));
+    }
     match facts.store {
         Some(store) if store.highest > tag.generation => {
             Err(format!("the replica store has seen generation {} of {}", store.highest, tag.item))
@@ -90,6 +99,15 @@ mod tests {
     #[test]
     fn the_table_is_what_the_rule_does() {
         let now = Some((3, "boot-2"));
+        let ended = Facts {
+            record: record(Role::Source, 3, now),
+            store: None,
+            boot_id: "boot-2".to_owned(),
+            lease_ended: true,
+        };
+        assert!(
+            matches!(decide(Some(&tag(TagRole::Active)), || Ok(ended)), Verdict::Refused(why) if why.contains("lease"))
+        );
         let rows = [
             ("confirmed", record(Role::Source, 3, now), None, true),
             ("the store agrees", record(Role::Source, 3, now), store(3, StoreRole::Active), true),
@@ -106,7 +124,7 @@ mod tests {
             ("the store says stand-by", record(Role::Source, 3, now), store(3, StoreRole::Standby), false),
         ];
         for (name, record, store, may) in rows {
-            let facts = Facts { record, store, boot_id: "boot-2".to_owned() };
+            let facts = Facts { record, store, boot_id: "boot-2".to_owned(), lease_ended: false };
             let verdict = decide(Some(&tag(TagRole::Active)), || Ok(facts));
             assert_eq!(verdict == Verdict::MayStart, may, "{name}: {verdict:?}");
         }

@@ -194,8 +194,11 @@ impl Ledger {
     }
 }
 
-/// What the record of an item becomes when a task of `generation` with `verb` is admitted.
-fn admitted(
+/// What the record of an item becomes when a task of `generation` with `verb` is admitted. `Ok(None)`: it stays unknown.
+///
+/// # Errors
+/// As [`Ledger::admit`].
+pub fn admitted(
     now: Option<&ItemRecord>,
     item: &ItemName,
     generation: Generation,

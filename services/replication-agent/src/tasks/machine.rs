@@ -8,7 +8,7 @@ use understudy_ids::{MachineName, NetworkName};
 use understudy_jobs_api::TaskContext;
 use understudy_replication_api::AgentTaskResult;
 
-use super::{Result, Scope, TaskError, Tasks, no_machine, not_ours, now, stopped};
+use super::{Result, Scope, TaskError, Tasks, no_machine, not_ours, now, stopped, unreadable};
 
 /// One question to an address takes at most this long, so that progress is told and a stop is heard.
 const QUESTION: Duration = Duration::from_secs(2);
@@ -57,6 +57,14 @@ impl Tasks {
                 self.hypervisor.set_tag(name, Some(&tag)).await?;
             }
             self.ledger.confirm(&scope.item, scope.generation).await?;
+            if self.activation.forbids(&scope.item, scope.generation).map_err(unreadable)? {
+                let message = format!("the activation lease of {} has ended and was not renewed", scope.item);
+                return Err(TaskError::retry(
+                    "LEASE_ENDED",
+                    message,
+                    "It is started when the lease is renewed.",
+                ));
+            }
         }
         self.unlock_machine(scope, &machine).await?;
         let started = self.hypervisor.start(name).await.map_err(TaskError::from);

@@ -33,6 +33,7 @@ use understudy_replica_store as store;
 use understudy_replication_api::{Action, AgentTask, AgentTaskResult};
 
 use crate::{
+    activation::Activation,
     facts::FactsHub,
     keyring::Keyring,
     ledger::{ItemRecord, Ledger, LedgerError, Role, Verb},
@@ -60,6 +61,7 @@ pub struct Tasks {
     pub media: Media,
     pub scripts: Scripts,
     pub locks: Locks,
+    pub activation: Activation,
 }
 
 /// One for each item, so that its tasks come one after the other.
@@ -119,6 +121,17 @@ impl Tasks {
         if let Action::RunScript(asked) = action {
             return self.run_script(&scope, asked, context).await;
         }
+        if let Action::StartInBoot { boot_id, .. } = &action
+            && boot_id != self.ledger.boot_id()
+        {
+            let message =
+                "the host was started anew since this was asked for; the other side may have taken over";
+            return Err(TaskError::failed(
+                "OTHER_BOOT",
+                message,
+                "It is asked for again if it is still wanted.",
+            ));
+        }
         let _lock = tokio::select! {
             lock = self.lock(&scope.item) => lock,
             () = context.stopped().cancelled() => return Err(stopped()),
@@ -148,7 +161,9 @@ impl Tasks {
             Action::ShutDownMachine { machine, grace, then_power_off } => {
                 self.shut_down_machine(scope, &machine, grace, then_power_off).await
             }
-            Action::StartMachine { machine } => self.start_machine(scope, &machine).await,
+            Action::StartMachine { machine } | Action::StartInBoot { machine, .. } => {
+                self.start_machine(scope, &machine).await
+            }
             Action::ProbeMachine { machine, network, address, port, limit } => {
                 self.probe_machine(&machine, network, address, port, limit, context).await
             }
@@ -188,7 +203,7 @@ impl Tasks {
             }
             Action::StartReplication(_) | Action::PromotePoint { .. } => Verb::Activate,
             Action::Fence { .. } => Verb::Fence,
-            Action::StartMachine { machine } => {
+            Action::StartMachine { machine } | Action::StartInBoot { machine, .. } => {
                 let is_test = |m: Machine| m.tag.is_some_and(|t| t.role != TagRole::Active);
                 if self.machine(machine).await?.is_some_and(is_test) { Verb::Keep } else { Verb::Activate }
             }
@@ -246,6 +261,11 @@ fn no_machine(name: &MachineName) -> TaskError {
 fn not_ours(machine: &Machine, item: &ItemName) -> TaskError {
     let message = format!("machine {} does not belong to {item}", machine.name);
     TaskError::failed("NOT_OURS", message, "Rename the machine that is in the way, or remove it.")
+}
+
+fn unreadable(error: std::io::Error) -> TaskError {
+    let message = format!("the activation leases of this host cannot be read or written: {error}");
+    TaskError::failed("LEASES_UNREADABLE", message, "Repair the agent's state directory.")
 }
 
 fn stopped() -> TaskError {

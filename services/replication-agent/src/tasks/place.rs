@@ -4,7 +4,7 @@ use understudy_hypervisor::{PowerState, TagRole};
 use understudy_replication::RetentionPolicy;
 use understudy_replication_api::{AgentTaskResult, DiskSize};
 
-use super::{Result, Scope, TaskError, Tasks};
+use super::{Result, Scope, TaskError, Tasks, unreadable};
 use crate::ledger::Role;
 
 impl Tasks {
@@ -49,6 +49,7 @@ impl Tasks {
         }
         let item = scope.item.clone();
         self.replica.call(move |store| store.remove_item(&item)).await?;
+        self.activation.release(&scope.item).map_err(unreadable)?;
         self.ledger.remove(&scope.item).await?;
         Ok(AgentTaskResult::Done)
     }

@@ -7,7 +7,7 @@ use understudy_replica_store::StoreError;
 use understudy_replication::change::Change;
 use understudy_replication_api::{AgentTaskResult, StartReplication};
 
-use super::{Result, Scope, TaskError, Tasks, no_machine, not_ours, stopped};
+use super::{Result, Scope, TaskError, Tasks, no_machine, not_ours, stopped, unreadable};
 use crate::{
     ledger::{Assignment, Role, Stream, Terms},
     source::{CycleError, measure},
@@ -95,6 +95,7 @@ impl Tasks {
                 Ok(()) | Err(StoreError::Pinned { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
+            self.activation.release(&scope.item).map_err(unreadable)?;
             self.ledger.remove(&scope.item).await?;
             self.sources.forget(&scope.item);
             self.sources.forget_keys(&scope.item).await;

@@ -96,10 +96,38 @@ fn a_machine_starts_only_where_it_was_confirmed_to_be_active_since_the_boot() {
     guard(&alpha, &active(1)).unwrap();
     assert!(guard(&bravo, &active(1)).unwrap_err().contains("not the active side"));
 
+    // R-FO-7: cut off for longer than its lease.
+    let lease = |length| world.alpha.renew(1, Duration::from_secs(length)).unwrap();
+    lease(60);
+    guard(&alpha, &active(1)).unwrap();
+    lease(1);
+    let refused = wait("the lease to end", || guard(&alpha, &active(1)).err());
+    assert!(refused.contains("activation lease"), "{refused}");
+    lease(60);
+    guard(&alpha, &active(1)).unwrap();
+
     // Alpha's host dies and boots with its control link cut: nothing is told to its agent.
     world.alpha.kill_agent();
     std::fs::write(world.alpha.dir.join("boot"), "boot-2\n").unwrap();
     assert!(guard(&alpha, &active(1)).unwrap_err().contains("booted since"));
+    // R-FO-7: confirmed or not, it is bound by a lease still, for whose end somebody may wait.
+    world.alpha.start_agent();
+    let start = |world: &World, boot: &str| {
+        let action = Action::StartInBoot { machine: machine(), boot_id: boot.to_owned() };
+        world.alpha.perform(1, world.run, action).map_err(|error| format!("{error:?}"))
+    };
+    assert!(start(&world, "boot-2").unwrap_err().contains("LEASE_ENDED"));
+    assert!(guard(&alpha, &active(1)).unwrap_err().contains("activation lease"));
+    world.alpha.renew(1, Duration::from_secs(60)).unwrap();
+    start(&world, "boot-2").unwrap();
+    guard(&alpha, &active(1)).unwrap();
+    world.alpha.kill_agent();
+    std::fs::write(world.alpha.dir.join("boot"), "boot-3\n").unwrap();
+    // What was asked for before it booted once more confirms nothing and starts nothing: the other side may have taken over.
+    world.alpha.start_agent();
+    assert!(start(&world, "boot-2").unwrap_err().contains("OTHER_BOOT"));
+    assert!(guard(&alpha, &active(1)).unwrap_err().contains("booted since"));
+    world.alpha.kill_agent();
 
     world.bravo.twice(2, world.run, Action::PromotePoint { seq: World::seq(seq), nics: vec![None] });
     world.bravo.twice(2, world.run, Action::StartMachine { machine: machine() });

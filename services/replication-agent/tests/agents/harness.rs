@@ -34,10 +34,11 @@ use understudy_replication_agent::{
     tasks::{TaskError, Tasks},
 };
 use understudy_replication_api::{
-    Action, AgentTask, AgentTaskResult, DiskSize, Facts, FactsSource, ItemFacts, KeyClient, SinkClient,
-    StartReplication,
+    Action, ActivationHandler, AgentTask, AgentTaskResult, DiskSize, Facts, FactsSource, ItemFacts,
+    KeyClient, SinkClient, StartReplication,
+    activation::{Lease, Pulse, Renewal, Renewed},
 };
-use understudy_rpc::TlsFiles;
+use understudy_rpc::{ApiError, TlsFiles};
 
 pub const BLOCK: u64 = 65_536;
 /// Long enough for a slow machine, short enough to notice a hang.
@@ -341,6 +342,41 @@ impl Host {
         let second = self.perform(generation, run, action).unwrap_or_else(|e| panic!("{name} again: {e:?}"));
         assert_eq!(std::mem::discriminant(&first), std::mem::discriminant(&second), "{name}");
         first
+    }
+
+    /// Answers a pulse of the host: `length` for the machine, counted from now.
+    pub fn renew(&self, generation: u64, length: Duration) -> Result<Renewed, ApiError> {
+        let answers = self.pulse();
+        self.renew_by(answers, generation, length)
+    }
+
+    pub fn renew_by(&self, answers: Pulse, generation: u64, length: Duration) -> Result<Renewed, ApiError> {
+        let machine_uuid = self.block_on(self.hypervisor.machine(&machine())).unwrap().map(|m| m.uuid);
+        let lease = Lease {
+            item: item(),
+            generation: Generation::new(generation),
+            length,
+            machine: machine(),
+            machine_uuid: machine_uuid.unwrap_or_default(),
+        };
+        let Running { runtime, tasks, .. } = self.agent.as_ref().expect("the agent runs");
+        runtime.block_on(tasks.activation.renew(Renewal {
+            answers,
+            leases: vec![lease],
+            released: Vec::new(),
+        }))
+    }
+
+    pub fn pulse(&self) -> Pulse {
+        let Running { runtime, tasks, .. } = self.agent.as_ref().expect("the agent runs");
+        runtime.block_on(tasks.activation.pulse()).unwrap()
+    }
+
+    /// The item is to be bound by a lease no longer.
+    pub fn release(&self) -> Renewed {
+        let Running { runtime, tasks, .. } = self.agent.as_ref().expect("the agent runs");
+        let renewal = Renewal { answers: self.pulse(), leases: Vec::new(), released: vec![item()] };
+        runtime.block_on(tasks.activation.renew(renewal)).unwrap()
     }
 
     pub fn sources(&self) -> Sources {
