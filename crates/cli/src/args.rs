@@ -194,7 +194,7 @@ pub enum Policy {
         #[arg(long, value_parser = span)]
         activation_lease: Option<Duration>,
         #[command(flatten)]
-        replication: ReplicationArgs,
+        replication: Box<ReplicationArgs>,
     },
     /// Changes what is named and leaves the rest; all items of the policy follow from their next cycle on
     Update {

@@ -38,7 +38,7 @@ pub async fn run(client: &RecoveryClient, format: Format, verb: Policy) -> anyho
                 shutdown_grace,
                 power_off_after_grace: power_off,
                 activation_lease,
-                replication: settings(replication)?,
+                replication: settings(*replication)?,
             };
             client.create_policy(CreatePolicy { policy, settings, request_id: request_id() }).await?
         }

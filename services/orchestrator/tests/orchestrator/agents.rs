@@ -19,9 +19,10 @@ use understudy_jobs_api::{Handler, LeasedTask, Outcome, TaskContext};
 use understudy_network_api::{NetworkAction, NetworkTask, NetworkTaskResult};
 use understudy_replication::{BlockDigest, RetentionPolicy};
 use understudy_replication_api::{
-    Action, AgentTask, AgentTaskResult, Disk, DiskRoot, Facts, FactsSource, IsolationResult, ItemFacts,
-    ItemRole, Machine, Nic, PointDisk, PowerState, RecoveryPoint, ReplicationFacts, ReplicationState,
-    StartReplication,
+    Action, ActivationHandler, AgentTask, AgentTaskResult, Disk, DiskRoot, Facts, FactsSource,
+    IsolationResult, ItemFacts, ItemRole, Machine, Nic, PointDisk, PowerState, RecoveryPoint,
+    ReplicationFacts, ReplicationState, StartReplication,
+    activation::{HeldLease, Lease, Pulse, Renewal, Renewed},
 };
 use understudy_rpc::ApiError;
 
@@ -52,6 +53,8 @@ struct Model {
     waiting: BTreeSet<&'static str>,
     /// Actions that fail, and how often still.
     failing: BTreeMap<&'static str, u32>,
+    /// Activation leases that hosts are bound by, and how often each was renewed.
+    leases: BTreeMap<(HostName, ItemName), (HeldLease, u32)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,6 +91,12 @@ impl Estate {
 
     fn told(&self, host: &HostName) -> Facts {
         Facts { time: now(), ..self.model.lock().unwrap().hosts[host].clone() }
+    }
+
+    /// What a host is bound by for an item, and how often that was renewed.
+    pub fn lease(&self, host: &str, item: &ItemName) -> Option<(HeldLease, u32)> {
+        let key = (host.parse().unwrap(), item.clone());
+        self.model.lock().unwrap().leases.get(&key).cloned()
     }
 
     pub fn add_machine(&self, host: &str, machine: &str, disks: &[&str], nic: u8) {
@@ -200,6 +209,28 @@ pub struct Teller {
 }
 
 #[async_trait]
+impl ActivationHandler for Teller {
+    async fn pulse(&self) -> Result<Pulse, ApiError> {
+        let boot_id = self.estate.told(&self.host).boot_id;
+        Ok(Pulse { boot_id, since_boot: Duration::from_secs(60) })
+    }
+
+    async fn renew(&self, renewal: Renewal) -> Result<Renewed, ApiError> {
+        let mut model = self.estate.model.lock().unwrap();
+        for item in renewal.released {
+            model.leases.remove(&(self.host.clone(), item));
+        }
+        for Lease { item, generation, length, .. } in renewal.leases {
+            let held = HeldLease { item: item.clone(), generation, length };
+            let known = model.leases.entry((self.host.clone(), item)).or_insert((held.clone(), 0));
+            *known = (held, known.1 + 1);
+        }
+        let here = model.leases.iter().filter(|((host, _), _)| *host == self.host);
+        Ok(Renewed { held: here.map(|(_, (held, _))| held.clone()).collect(), refused: Vec::new() })
+    }
+}
+
+#[async_trait]
 impl FactsSource for Teller {
     async fn facts(&self) -> Result<Facts, ApiError> {
         Ok(self.estate.told(&self.host))
@@ -304,6 +335,7 @@ impl Model {
                 points: Vec::new(),
                 scrub: Default::default(),
                 retention: None,
+                lease: None,
             });
             facts.items.len() - 1
         });

@@ -1,5 +1,6 @@
 //! The orchestrator with a real Postgres and a real job-tracker; agents and network-mapper are played by the tests.
 
+mod activation;
 mod agents;
 mod bad_input;
 mod changes;

@@ -33,6 +33,9 @@ use crate::{
     mapper::{Mapper, shared},
 };
 
+/// Long enough for a machine that does much else, such as a lab's guests.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 pub const ALPHA: &str = "alpha/h1";
 pub const BRAVO: &str = "bravo/h1";
 const ANY_PORT: &str = "127.0.0.1:0";
@@ -222,15 +225,19 @@ async fn play_agent(
     tracker: SocketAddr,
     props: &CancellationToken,
 ) -> SocketAddr {
-    use understudy_replication_api::{FILE_DESCRIPTOR_SET, facts_service, method};
+    use understudy_replication_api::{FILE_DESCRIPTOR_SET, activation_service, facts_service, method};
     let identity = format!("agent/{host}");
     let server =
         Server::bind(ServerConfig::new(ANY_PORT.parse().unwrap(), pki.files(&identity))).await.unwrap();
     let address = server.local_addr();
-    let rules = [method::GET_FACTS, method::WATCH_FACTS]
-        .map(|method| AccessRule::new(method, &[PeerKind::Orchestrator]));
+    let rule = |method| AccessRule::new(method, &[PeerKind::Orchestrator]);
+    let facts = [method::GET_FACTS, method::WATCH_FACTS].map(rule);
+    let activation = [method::GET_PULSE, method::RENEW_LEASES].map(rule);
     let teller = Arc::new(Teller { estate: estate.clone(), host: host.clone() });
-    let server = server.add_service(facts_service(teller), &rules).descriptors(FILE_DESCRIPTOR_SET);
+    let server = server
+        .add_service(facts_service(teller.clone()), &facts)
+        .add_service(activation_service(teller), &activation)
+        .descriptors(FILE_DESCRIPTOR_SET);
     let stop = props.clone();
     tokio::spawn(async move { server.serve(stop).await.unwrap() });
     let hand = Arc::new(Hand { estate: estate.clone(), host: host.clone() });
@@ -370,7 +377,7 @@ pub async fn start(client: &RecoveryClient, spec: RunSpec) -> Result<Run, ApiErr
 }
 
 pub async fn until(client: &RecoveryClient, run: RunId, state: RunState) -> Run {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         // An orchestrator that is just starting answers a moment later.
         if let Ok(seen) = client.get_run(run).await {
@@ -398,7 +405,7 @@ pub fn reasons(error: &ApiError) -> Vec<String> {
 
 /// Awaits a condition that no notification tells of.
 pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    let deadline = tokio::time::Instant::now() + PATIENCE;
     while !holds().await {
         assert!(tokio::time::Instant::now() < deadline, "{what} did not come about");
         tokio::time::sleep(Duration::from_millis(20)).await;
