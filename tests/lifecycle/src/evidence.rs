@@ -167,6 +167,15 @@ pub fn nothing_of_a_test_is_left(stack: &Stack, host: &Host, item: &str) -> Resu
     Ok(())
 }
 
+/// How many processes stand by at the host to end activation leases.
+///
+/// # Errors
+/// When processes cannot be listed.
+pub fn lease_guards(host: &Host) -> Result<usize> {
+    let lines = processes_about(&host.agent_state())?;
+    Ok(lines.iter().filter(|line| line.contains("lease-guard")).count())
+}
+
 /// Name spaces of test networks are in one directory for all hosts of all labs; their names end with a digest of the host's own
 /// directory.
 fn test_namespaces(host: &Host) -> Result<Vec<String>> {

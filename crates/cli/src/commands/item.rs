@@ -270,7 +270,7 @@ fn lease(lease: &ActivationLease) -> String {
     match stopped {
         Some(at) => format!("{length}; had ended, the machine was stopped at {}", output::time(*at)),
         None if *held => {
-            format!("{length}; has certainly ended {} after the last renewal", output::span(*over_in))
+            format!("{length}; not renewed from now on, it has certainly ended in {}", output::span(*over_in))
         }
         None => format!("{length}; its host does not hold it yet"),
     }

@@ -19,7 +19,7 @@ use std::{
 
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt as _, BufReader},
-    process::{Child, Command},
+    process::{Child, ChildStdin, Command},
     sync::watch,
     time::timeout,
 };
@@ -106,7 +106,8 @@ fn is_the_last(named: &Path) -> bool {
 pub async fn have_one(charge: Charge, ready: &watch::Sender<bool>, shutdown: CancellationToken) {
     loop {
         match start(&charge).await {
-            Ok(mut guard) => {
+            // The line is kept: waiting for a process closes what it holds of it, and the guard takes that for our end.
+            Ok((mut guard, _line)) => {
                 ready.send_replace(true);
                 tokio::select! {
                     ended = guard.wait() => tracing::error!(?ended, "the guard of the activation leases has ended"),
@@ -125,7 +126,7 @@ pub async fn have_one(charge: Charge, ready: &watch::Sender<bool>, shutdown: Can
     }
 }
 
-async fn start(charge: &Charge) -> Result<Child, String> {
+async fn start(charge: &Charge) -> Result<(Child, ChildStdin), String> {
     let program = std::env::current_exe().map_err(|e| format!("this program's path is not known: {e}"))?;
     let mut guard = Command::new(&program)
         .args([COMMAND, "--uri", &charge.uri, "--boot-id", &charge.boot_id, "--state-dir"])
@@ -134,11 +135,13 @@ async fn start(charge: &Charge) -> Result<Child, String> {
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|e| format!("{} cannot be started: {e}", program.display()))?;
-    let said = guard.stdout.take().ok_or("it has no standard output")?;
+    let (Some(line), Some(said)) = (guard.stdin.take(), guard.stdout.take()) else {
+        return Err("it has no standard input and output".to_owned());
+    };
     let mut said = BufReader::new(said).lines();
     match timeout(START, said.next_line()).await {
-        Ok(Ok(Some(line))) if line == READY => Ok(guard),
-        Ok(Ok(Some(line))) => Err(line),
+        Ok(Ok(Some(said))) if said == READY => Ok((guard, line)),
+        Ok(Ok(Some(said))) => Err(said),
         Ok(Ok(None)) => Err("it ended before it was ready".to_owned()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("it was not ready within {START:?}")),

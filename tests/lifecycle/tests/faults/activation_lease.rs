@@ -6,7 +6,10 @@
 //!   alpha ──╳── all, its agent killed ─▶ failover, nobody states anything ─▶ alpha's stops, then bravo's starts ─▶ healed: fenced
 //! ```
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, bail, ensure};
 use understudy_lab::{
@@ -18,7 +21,7 @@ use understudy_lab::{
 };
 use understudy_lifecycle_tests::{
     Scene,
-    evidence::{FIVE_SECONDS, RUN_LIMIT, protect, run_is, start_run},
+    evidence::{FIVE_SECONDS, RUN_LIMIT, lease_guards, protect, run_is, start_run},
 };
 
 const ALPHA: HostName = HostName::AlphaH1;
@@ -83,7 +86,10 @@ fn is_failed_over_on_nobodys_word(stack: &Stack, web1: &Machine) -> Result<Strin
     lease_is_held(stack)?;
     let (alpha, bravo) = (stack.lab().host(ALPHA), stack.lab().host(BRAVO));
     stack.lab().wan().cut(Cut::Both)?;
+    let log = fs::read_to_string(&stack.agent(ALPHA)?.spec().log)?;
+    ensure!(!log.contains("the guard of the activation leases has ended"), "a guard did not stand by");
     stack.agent(ALPHA)?.kill_9()?;
+    ensure!(lease_guards(&alpha)? == 1, "nothing is left that could stop the machine");
     let began = Instant::now();
     let run = start_run(stack, "unplanned", "web1", &[])?;
     let (mut stopped, mut both) = (None, false);
@@ -126,6 +132,9 @@ fn stays_off_at_the_old_side(stack: &Stack, web1: &Machine) -> Result<()> {
         Ok(refusal.filter(|text| text.contains("not the active side")).map(drop))
     })?;
     ensure!(!started, "the old copy was started");
+    wait_until("the guard of the agent before to go", Duration::from_secs(20), || {
+        Ok((lease_guards(&alpha)? == 1).then_some(()))
+    })?;
     ensure!(is_silent(stack, ALPHA, web1)?, "alpha's copy answers");
     item_is(stack, "web1", "commit-pending", BRAVO).map(drop)
 }
