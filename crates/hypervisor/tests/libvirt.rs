@@ -42,6 +42,49 @@ fn a_guest_that_cannot_be_brought_to_rest() {
     );
 }
 
+/// R-FO-7
+#[test]
+fn a_machine_is_cut_off() {
+    with_libvirtd("cut", |host| async move { conformance::cut_off::a_machine_is_cut_off(&host).await });
+}
+
+/// R-FO-7: with a libvirtd that does not answer the machine loses its network, and then its process.
+#[test]
+fn a_hung_libvirtd_keeps_no_machine_running() {
+    with_libvirtd("cuthung", |host| async move {
+        let db1 = name("db1");
+        host.driver.ensure_test_network(&network("test-lan", 5)).await.unwrap();
+        let mut wanted = definition(&host, "db1").await;
+        wanted.nic_networks = vec![Some("test-lan".parse().unwrap())];
+        host.driver.define(&wanted).await.unwrap();
+        host.driver.start(&db1).await.unwrap();
+        let links = host.path("links");
+        let mut monitor = std::process::Command::new("ip")
+            .args(["monitor", "link"])
+            .stdout(std::fs::File::create(&links).unwrap())
+            .spawn()
+            .unwrap();
+        let pid = std::fs::read_to_string(host.path("libvirtd.pid")).unwrap();
+        run("kill", &["-STOP", pid.trim()]);
+        let begun = std::time::Instant::now();
+        let cut = host.driver.cut_off(&db1, wanted.uuid).await;
+        run("kill", &["-CONT", pid.trim()]);
+        monitor.kill().unwrap();
+        monitor.wait().unwrap();
+        assert!(cut.unwrap(), "it ran");
+        assert!(begun.elapsed() < Duration::from_secs(10), "took {:?}", begun.elapsed());
+        assert_eq!(host.driver.machine(&db1).await.unwrap().unwrap().power, PowerState::ShutOff);
+        let seen = std::fs::read_to_string(&links).unwrap();
+        let of_tap: Vec<&str> = seen.lines().filter(|line| line.contains("vnet")).collect();
+        let down = of_tap.iter().position(|line| !line.contains("Deleted") && line.contains("state DOWN"));
+        let gone = of_tap.iter().position(|line| line.contains("Deleted"));
+        assert!(down.is_some() && down < gone, "the cable was not pulled first: {of_tap:#?}");
+        host.driver.remove_test_network(&"test-lan".parse().unwrap()).await.unwrap_err();
+        host.driver.undefine(&db1).await.unwrap();
+        host.driver.remove_test_network(&"test-lan".parse().unwrap()).await.unwrap();
+    });
+}
+
 /// R-REP-12
 #[test]
 fn machines_are_cut_at_one_instant() {

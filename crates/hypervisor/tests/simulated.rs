@@ -100,6 +100,12 @@ async fn a_guest_is_brought_to_rest() {
     at_rest::a_guest_is_brought_to_rest(&host.driver, "db1").await;
 }
 
+/// R-FO-7
+#[tokio::test]
+async fn a_machine_is_cut_off() {
+    conformance::cut_off::a_machine_is_cut_off(&SimulatedHost::new(|_| {})).await;
+}
+
 /// R-REP-12
 #[tokio::test]
 async fn machines_are_cut_at_one_instant() {

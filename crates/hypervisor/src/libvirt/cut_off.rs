@@ -77,7 +77,7 @@ impl LibvirtHypervisor {
 
 /// The QEMU that runs the machine on this host. Other hosts may share the kernel, as in a lab; they have networks of their own.
 fn process_of(uuid: Uuid) -> io::Result<Option<Pid>> {
-    let (uuid, host) = (uuid.to_string(), fs::read_link("/proc/self/ns/net")?);
+    let (uuid, host) = (uuid.to_string(), fs::read_link("/proc/thread-self/ns/net")?);
     for entry in fs::read_dir("/proc")? {
         let directory = entry?.path();
         let number = directory.file_name().and_then(|name| name.to_str()?.parse().ok());

@@ -1,5 +1,6 @@
 //! What every driver has to do, whatever stands behind it. Each check takes a [`Bench`]: a host with nothing on it.
 
+pub mod cut_off;
 pub mod joint;
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
