@@ -3,6 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use understudy_ids::{DiskName, MachineName, PointSeq, UnixMicros};
+use understudy_probe::MAX_SEEN;
 use understudy_replication::BlockDigest;
 use understudy_types_api::{Any, duration_to_wire, pack, time_to_wire, unpack};
 
@@ -42,6 +43,8 @@ pub enum AgentTaskResult {
         reachable: bool,
         /// From the start of the probe.
         after: Duration,
+        /// What was seen last, in words; at most [`MAX_SEEN`] bytes.
+        seen: String,
     },
     IsolationResult(IsolationResult),
     Adopted {
@@ -122,9 +125,11 @@ impl TryFrom<v1::AgentTaskResult> for AgentTaskResult {
             WireResult::MachineStarted(v1::MachineStarted { time: at }) => {
                 Self::MachineStarted { time: time("machine_started.time", at)? }
             }
-            WireResult::ProbeResult(v1::ProbeResult { reachable, after }) => {
-                Self::ProbeResult { reachable, after: span("probe_result.after", after)? }
-            }
+            WireResult::ProbeResult(v1::ProbeResult { reachable, after, seen }) => Self::ProbeResult {
+                reachable,
+                after: span("probe_result.after", after)?,
+                seen: text("probe_result.seen", seen, MAX_SEEN)?,
+            },
             WireResult::IsolationResult(result) => {
                 Self::IsolationResult(isolation(result).map_err(|e| e.within("isolation_result"))?)
             }
@@ -184,8 +189,12 @@ impl From<AgentTaskResult> for v1::AgentTaskResult {
             AgentTaskResult::MachineStarted { time } => {
                 WireResult::MachineStarted(v1::MachineStarted { time: Some(time_to_wire(time)) })
             }
-            AgentTaskResult::ProbeResult { reachable, after } => {
-                WireResult::ProbeResult(v1::ProbeResult { reachable, after: Some(duration_to_wire(after)) })
+            AgentTaskResult::ProbeResult { reachable, after, seen } => {
+                WireResult::ProbeResult(v1::ProbeResult {
+                    reachable,
+                    after: Some(duration_to_wire(after)),
+                    seen,
+                })
             }
             AgentTaskResult::IsolationResult(IsolationResult { ports, tried, answered, method }) => {
                 WireResult::IsolationResult(v1::IsolationResult {
@@ -225,7 +234,11 @@ mod tests {
             }]),
             AgentTaskResult::MachineCreated { machine: "web1".parse().unwrap(), seq, instant: time },
             AgentTaskResult::MachineStarted { time },
-            AgentTaskResult::ProbeResult { reachable: false, after: Duration::from_millis(1500) },
+            AgentTaskResult::ProbeResult {
+                reachable: false,
+                after: Duration::from_millis(1500),
+                seen: "503".to_owned(),
+            },
             AgentTaskResult::IsolationResult(IsolationResult {
                 ports: vec!["vnet1".to_owned()],
                 tried: vec!["10.0.0.1".parse().unwrap()],

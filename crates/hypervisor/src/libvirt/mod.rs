@@ -4,6 +4,7 @@
 //!   LibvirtHypervisor ─┬─ machines       domain_xml ─▶ libvirt ─▶ describe, tag
 //!                      ├─ snapshot/      backup jobs and qemu-storage-daemon, read over NBD; checkpoints; guests at rest
 //!                      ├─ guard          a process that thaws a guest, or lets it go on, when this one cannot
+//!                      ├─ question      what a started machine is asked
 //!                      ├─ test_network/  bridge, services namespace, dnsmasq, probes
 //!                      └─ session ─▶ ffi one connection, bounded calls
 //! ```
@@ -21,6 +22,7 @@ mod ffi;
 mod guard;
 mod machines;
 mod process;
+mod question;
 mod session;
 mod snapshot;
 mod tag;
@@ -40,8 +42,8 @@ use understudy_ids::{MachineName, NetworkName};
 use understudy_sealing::Passphrase;
 
 use crate::{
-    CheckpointName, Error, HostInventory, Hypervisor, IsolationEvidence, Machine, MachineDefinition,
-    MachineTag, PreparedSnapshot, Snapshot, SnapshotRequest, TestNetworkDefinition,
+    Answer, CheckpointName, Error, HostInventory, Hypervisor, IsolationEvidence, Machine, MachineDefinition,
+    MachineTag, PreparedSnapshot, Question, Snapshot, SnapshotRequest, TestNetworkDefinition,
 };
 pub use config::{Config, Emulation};
 pub use guard::{stand as thaw_guard, stand_by_held as hold_guard};
@@ -160,14 +162,8 @@ impl Hypervisor for LibvirtHypervisor {
         self.prove_isolation(network, targets).await
     }
 
-    async fn probe_address(
-        &self,
-        network: &NetworkName,
-        address: IpAddr,
-        port: Option<u16>,
-        limit: Duration,
-    ) -> Result<bool, Error> {
-        self.reach(network, address, port, limit).await
+    async fn ask(&self, question: &Question, limit: Duration) -> Result<Answer, Error> {
+        self.put(question, limit).await
     }
 
     fn jump_hint(&self, network: &NetworkName) -> String {

@@ -3,9 +3,13 @@
 use std::net::IpAddr;
 
 use understudy_ids::NetworkName;
+use understudy_probe::{HttpProbe, ProbeKind};
 
 use super::{Config, Host, machine::SimulatedMachine, record};
-use crate::{Error, IsolationEvidence, TagRole, TestNetworkDefinition};
+use crate::{Answer, Error, IsolationEvidence, Question, TagRole, TestNetworkDefinition, http};
+
+/// What every guest serves.
+const PAGE: &str = "a simulated guest";
 
 impl Host {
     pub(super) fn ensure_network(
@@ -58,6 +62,26 @@ impl Host {
         let answered = targets.iter().copied().filter(|target| self.machine_answers(name, *target)).collect();
         let method = "simulated: machines on the network that have the address".to_owned();
         Ok(IsolationEvidence { ports, tried: targets.to_vec(), answered, method })
+    }
+
+    /// Guests answer everything that they can be reached for, with one page for every path.
+    pub(super) fn answer(&self, question: &Question, config: &Config) -> Answer {
+        let Question { machine, at, kind } = question;
+        let reached = match at {
+            Some((network, address)) => self.answers(network, *address),
+            None => self.machines.get(machine).is_some_and(SimulatedMachine::is_running),
+        };
+        match kind {
+            _ if !reached => Answer::no("no answer"),
+            ProbeKind::GuestAgent | ProbeKind::Ping => Answer::yes(""),
+            ProbeKind::Tcp { port } | ProbeKind::Http(HttpProbe { port, .. })
+                if config.closed_ports.contains(port) =>
+            {
+                Answer::no("connection refused")
+            }
+            ProbeKind::Tcp { .. } => Answer::yes("connected"),
+            ProbeKind::Http(http) => http::judge(200, PAGE.as_bytes(), http),
+        }
     }
 
     /// Whether a running machine, or the network's own services, have the address.

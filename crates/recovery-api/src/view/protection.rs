@@ -7,9 +7,10 @@ use understudy_ids::{
     Consistency, DiskName, Generation, GroupName, HostName, ItemName, PointSeq, PolicyName, Problem, RunId,
     UnixMicros,
 };
+use understudy_probe::Probe;
 use understudy_replication::Joint;
 use understudy_types_api::{
-    MAX_PROBLEMS, consistency_from_wire, consistency_to_wire, duration_to_wire, joint_to_wire,
+    MAX_PROBLEMS, consistency_from_wire, consistency_to_wire, duration_to_wire, joint_to_wire, probe_to_wire,
     problem_to_wire, time_to_wire,
 };
 
@@ -301,6 +302,8 @@ pub struct ProtectedItem {
     pub pause: Option<Pause>,
     /// The consistency group that it belongs to.
     pub group: Option<GroupName>,
+    /// What its machine is asked when a run has started it; none: whether its first address answers.
+    pub probes: Vec<Probe>,
 }
 
 /// Who paused replication of an item, when and why.
@@ -376,6 +379,7 @@ impl ProtectedItem {
             scrub,
             pause,
             group,
+            probes,
         } = self;
         v1::ProtectedItem {
             name: name.to_resource(),
@@ -396,6 +400,7 @@ impl ProtectedItem {
             scrub: Some(scrub.into_wire()),
             pause: pause.map(Pause::into_wire),
             group: group.map(|group| group.to_resource()).unwrap_or_default(),
+            probes: probes.iter().map(probe_to_wire).collect(),
         }
     }
 
@@ -421,6 +426,7 @@ impl ProtectedItem {
             scrub,
             pause,
             group,
+            probes,
         } = wire;
         let mut checks = Checks::default();
         let name = checks.resource("name", &name);
@@ -439,6 +445,7 @@ impl ProtectedItem {
         let scrub = scrub.map(|s| Scrub::from_wire(&mut checks, s)).unwrap_or_default();
         let pause = pause.and_then(|p| Pause::from_wire(&mut checks, p));
         let group = checks.optional_resource("group", &group);
+        let probes = request::probes(&mut checks, probes);
         let whole = (|| {
             Some(Self {
                 name: name?,
@@ -459,6 +466,7 @@ impl ProtectedItem {
                 scrub,
                 pause,
                 group: group?,
+                probes,
             })
         })();
         checks.finish(whole)

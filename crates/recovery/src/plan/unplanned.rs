@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   (for a limited time, where the other side is heard: per item: shut down ─▶ last changes, and fence behind the switch)
-//!   reserve ─▶ per item: raise generation (point of no return) ─▶ promote ─▶ start ─▶ probe
+//!   reserve ─▶ per item: raise generation (point of no return) ─▶ promote ─▶ start ─▶ probes
 //!   commit ─▶ per item: commit                                                            always: release
 //! ```
 //!
@@ -43,7 +43,7 @@ pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) ->
         }
         let synchronised = tried.last().map(|step| step.id.clone());
         steps.extend(tried);
-        let switch = switch(input, item, &reserved, synchronised);
+        let switch = switch(spec, input, item, &reserved, synchronised);
         running.extend(switch.iter().map(|step| step.id.clone()));
         steps.extend(switch);
     }
@@ -94,6 +94,7 @@ fn synchronise(item: &Subject<'_>, limit: Duration, reserved: &[StepName]) -> Ve
 }
 
 fn switch(
+    spec: &RunSpec,
     input: &PlanInput,
     item: &Subject<'_>,
     reserved: &[StepName],
@@ -121,6 +122,7 @@ fn switch(
         .after([promote.id.clone()])
         .on_error(ErrorPolicy::SkipItem)
         .records([Verb::FailedOver]);
-    let probe = item.probe(input, generation, machine).map(|step| step.after([start.id.clone()]));
-    [Some(raise), fence, Some(promote), Some(start), probe].into_iter().flatten().collect()
+    let probes = item.probes(spec, input, generation, &machine, &start);
+    let started = [Some(raise), fence, Some(promote), Some(start)].into_iter().flatten();
+    started.chain(probes).collect()
 }

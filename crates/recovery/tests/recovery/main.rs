@@ -5,6 +5,7 @@ mod corrections;
 mod deadlines;
 mod faults;
 mod plans;
+mod probes;
 mod random;
 mod recovery_plans;
 mod refusals;

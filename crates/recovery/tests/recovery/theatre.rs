@@ -615,7 +615,7 @@ fn agent(
             StepResult::MachineStarted { time: now }
         }
         AgentWork::ProbeMachine { .. } => {
-            StepResult::Probe { reachable: true, after: Duration::from_secs(3) }
+            StepResult::Probe { reachable: true, after: Duration::from_secs(3), seen: String::new() }
         }
         AgentWork::RemoveTestMachine { machine: MachineRef::Named(machine) } => {
             host.test_machines.remove(machine);

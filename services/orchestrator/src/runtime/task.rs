@@ -116,13 +116,9 @@ fn agent_action(work: &AgentWork) -> Result<agent::Action, Unsendable> {
             Wire::PromotePoint { seq: seq(&point)?, nics: networks(&nics)? }
         }
         AgentWork::StartMachine { machine: name } => Wire::StartMachine { machine: machine(&name)? },
-        AgentWork::ProbeMachine { machine: name, network: on, address, port, limit } => Wire::ProbeMachine {
-            machine: machine(&name)?,
-            network: network(&on)?.ok_or_else(|| Unsendable("a probe needs a network".to_owned()))?,
-            address,
-            port,
-            limit,
-        },
+        AgentWork::ProbeMachine { machine: name, network: on, address, probe } => {
+            Wire::ProbeMachine { machine: machine(&name)?, at: network(&on)?.zip(address), probe: *probe }
+        }
         AgentWork::RemoveTestMachine { machine: name } => {
             Wire::RemoveTestMachine { machine: machine(&name)? }
         }
@@ -296,7 +292,7 @@ fn agent_result(result: agent::AgentTaskResult) -> StepResult {
             StepResult::MachineCreated { machine, seq, instant }
         }
         Wire::MachineStarted { time } => StepResult::MachineStarted { time },
-        Wire::ProbeResult { reachable, after } => StepResult::Probe { reachable, after },
+        Wire::ProbeResult { reachable, after, seen } => StepResult::Probe { reachable, after, seen },
         Wire::IsolationResult(agent::IsolationResult { ports, tried, answered, method }) => {
             StepResult::Isolation { ports, tried, answered, method }
         }

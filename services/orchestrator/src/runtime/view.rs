@@ -109,6 +109,7 @@ pub fn item(observed: &Observed<'_>, alerts: &Alerts, now: UnixMicros) -> view::
         },
         create_time: record.created,
         group: record.group.clone(),
+        probes: record.probes.clone(),
         pause: record.paused.clone().map(|Pause { since, by, why }| view::Pause { since, by, reason: why }),
     }
 }

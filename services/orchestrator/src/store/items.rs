@@ -5,6 +5,7 @@ use time::OffsetDateTime;
 use understudy_ids::{
     DiskName, Generation, GroupName, HostName, ItemName, PolicyName, RunId, UnixMicros, Uuid,
 };
+use understudy_probe::Probe;
 use understudy_recovery::{ItemState, item::HeldBy};
 use understudy_replication::rpo::Pause;
 
@@ -31,6 +32,8 @@ pub struct ItemRecord {
     pub paused: Option<Pause>,
     /// The consistency group that it belongs to.
     pub group: Option<GroupName>,
+    /// What its machine is asked when it has been started (R-TF-8).
+    pub probes: Vec<Probe>,
 }
 
 /// The run that has an item in its hands.
@@ -64,6 +67,7 @@ struct Row {
     paused_by: Option<String>,
     paused_why: Option<String>,
     consistency_group: Option<String>,
+    probes: Json<Vec<Probe>>,
 }
 
 impl TryFrom<Row> for ItemRecord {
@@ -88,6 +92,7 @@ impl TryFrom<Row> for ItemRecord {
                 why: row.paused_why.unwrap_or_default(),
             }),
             group: read("items", row.consistency_group.map(|group| group.parse()).transpose())?,
+            probes: row.probes.0,
             hold: row.run.zip(row.test).map(|(run, test)| Hold { run, test }),
         })
     }
@@ -159,7 +164,7 @@ pub async fn get(conn: &mut PgConnection, names: &[ItemName]) -> Result<Vec<Item
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT i.name, i.active_host, i.standby_host, i.machine, i.disks, i.excluded, i.policy, i.state,
                 i.generation, i.created, i.paused_at, i.paused_by, i.paused_why, i.consistency_group,
-                h.run, h.test
+                i.probes, h.run, h.test
          FROM items i LEFT JOIN holds h ON h.item = i.name WHERE i.name = ANY($1) ORDER BY i.name",
     )
     .bind(names)
@@ -173,7 +178,7 @@ pub async fn list(conn: &mut PgConnection, after: &str, limit: i64) -> Result<Ve
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT i.name, i.active_host, i.standby_host, i.machine, i.disks, i.excluded, i.policy, i.state,
                 i.generation, i.created, i.paused_at, i.paused_by, i.paused_why, i.consistency_group,
-                h.run, h.test
+                i.probes, h.run, h.test
          FROM items i LEFT JOIN holds h ON h.item = i.name WHERE i.name > $1 ORDER BY i.name LIMIT $2",
     )
     .bind(after)
@@ -273,6 +278,16 @@ pub async fn set_policy(tx: &mut PgConnection, name: &ItemName, policy: &PolicyN
     sqlx::query("UPDATE items SET policy = $2 WHERE name = $1")
         .bind(name.as_str())
         .bind(policy.as_str())
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// What its machine is asked when it has been started.
+pub async fn set_probes(tx: &mut PgConnection, name: &ItemName, probes: &[Probe]) -> Result<(), Failure> {
+    sqlx::query("UPDATE items SET probes = $2 WHERE name = $1")
+        .bind(name.as_str())
+        .bind(Json(probes))
         .execute(tx)
         .await?;
     Ok(())

@@ -17,6 +17,7 @@ use understudy_ids::{
 };
 use understudy_jobs_api::{Handler, LeasedTask, Outcome, TaskContext};
 use understudy_network_api::{NetworkAction, NetworkTask, NetworkTaskResult};
+use understudy_probe::ProbeKind;
 use understudy_replication::{BlockDigest, RetentionPolicy};
 use understudy_replication_api::{
     Action, AgentTask, AgentTaskResult, Disk, DiskRoot, Facts, FactsSource, IsolationResult, ItemFacts,
@@ -461,10 +462,12 @@ impl Model {
                 }
                 return Ok(AgentTaskResult::MachineStarted { time: now() });
             }
-            Action::ProbeMachine { .. } => {
+            Action::ProbeMachine { probe, .. } => {
                 return Ok(AgentTaskResult::ProbeResult {
-                    reachable: true,
+                    // Nobody answers at the port of the discard service.
+                    reachable: probe.kind != ProbeKind::Tcp { port: 9 },
                     after: Duration::from_millis(10),
+                    seen: format!("played {probe}"),
                 });
             }
             Action::SetAside { machine, .. } | Action::DiscardPromotion { machine, .. } => {

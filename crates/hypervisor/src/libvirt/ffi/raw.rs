@@ -145,6 +145,12 @@ unsafe extern "C" {
         count: c_uint,
         flags: c_uint,
     ) -> c_int;
+    pub fn virDomainGetTime(
+        domain: *mut VirDomain,
+        seconds: *mut i64,
+        nanoseconds: *mut c_uint,
+        flags: c_uint,
+    ) -> c_int;
     pub fn virDomainAgentSetResponseTimeout(domain: *mut VirDomain, seconds: c_int, flags: c_uint) -> c_int;
 
     pub fn virDomainListAllCheckpoints(
