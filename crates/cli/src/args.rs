@@ -601,6 +601,14 @@ pub enum Run {
     Show {
         run: RunId,
     },
+    /// What the console of an item's machine showed after the run had started and asked it
+    Screenshot {
+        run: RunId,
+        item: ItemName,
+        /// Where the PNG goes
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Follows a run until it ends or waits for someone
     Watch {
         run: RunId,

@@ -13,6 +13,7 @@
 mod http;
 mod joint;
 mod model;
+mod screenshot;
 
 pub mod files;
 pub mod libvirt;
@@ -30,6 +31,7 @@ pub use model::{
     Bus, DiskHardware, Firmware, Hardware, HostInventory, Machine, MachineDefinition, MachineTag,
     NicHardware, PowerState, Reservation, TagRole, TestNetworkDefinition,
 };
+pub use screenshot::{Console, MAX_SCREENSHOT};
 
 /// Drives the machines, snapshots and networks of one host.
 #[async_trait]
@@ -126,6 +128,9 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// Asks a machine once, for at most `limit`: over a test network from inside of it, over any other from this host. An answer that is
     /// not the one that is wanted, or none, is a result; it fails when the question could not be asked.
     async fn ask(&self, question: &Question, limit: Duration) -> Result<Answer, Error>;
+
+    /// What the machine's console shows now. A machine that has none, or does not run, is an answer too.
+    async fn screenshot(&self, machine: &MachineName) -> Result<Console, Error>;
 
     /// Where the test network's jump namespace is, for operators (`ip netns exec …`); empty where there is none.
     fn jump_hint(&self, network: &NetworkName) -> String;

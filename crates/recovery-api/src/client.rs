@@ -19,7 +19,7 @@ use crate::{
     },
     view::{
         AuditRecord, ConsistencyGroup, Host, Listed, Machine, Policy, ProtectedItem, Protection,
-        RecoveryPlan, RecoveryPoint, Run, RunChangePreview, RunPreview, Site,
+        RecoveryPlan, RecoveryPoint, Run, RunChangePreview, RunPreview, Screenshot, Site,
     },
 };
 
@@ -276,6 +276,14 @@ impl RecoveryClient {
         let request = v1::GetRunRequest { name: run.to_resource() };
         let answer = self.failover.clone().get_run(request).await?;
         Run::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    /// # Errors
+    /// `NO_SCREENSHOT` where none was taken.
+    pub async fn get_screenshot(&self, run: RunId, item: &ItemName) -> Result<Screenshot, ApiError> {
+        let request = v1::GetScreenshotRequest { run: run.to_resource(), item: item.to_resource() };
+        let answer = self.failover.clone().get_screenshot(request).await?;
+        Screenshot::from_wire(answer.into_inner()).map_err(not_understood)
     }
 
     /// Newest first; of one item, or all. Runs in a list come without their steps.

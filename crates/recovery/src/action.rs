@@ -110,6 +110,10 @@ pub enum AgentWork {
         #[serde(default = "ping")]
         probe: Box<Probe>,
     },
+    /// What the machine's console shows is kept with the run (R-TF-8).
+    TakeScreenshot {
+        machine: MachineRef,
+    },
     RemoveTestMachine {
         machine: MachineRef,
     },
@@ -359,6 +363,14 @@ pub enum StepResult {
         /// What was seen last, in words; at most [`MAX_SEEN`](understudy_probe::MAX_SEEN) bytes.
         #[serde(default)]
         seen: String,
+    },
+    /// A picture of the machine's console was taken, and is kept beside the run.
+    Screenshot {
+        bytes: u64,
+    },
+    /// There is nothing to see of the machine, and why.
+    NoScreenshot {
+        why: String,
     },
     Isolation {
         ports: Vec<String>,

@@ -49,7 +49,7 @@ pub use view::{
 use crate::{
     action::StepResult,
     item::ItemState,
-    plan::{ChangeKind, RunPlan, RunSpec},
+    plan::{ChangeKind, RunPlan, RunSpec, Step},
     seconds,
 };
 
@@ -229,6 +229,14 @@ impl Run {
     pub fn task_key(&self, step: &StepName) -> Option<String> {
         let status = self.steps.get(step)?;
         Some(task_key(step, status.tries))
+    }
+
+    /// The step that a task of the run was sent for.
+    pub fn step_of_task(&self, key: &str) -> Option<&Step> {
+        self.plan.steps.iter().find(|step| {
+            let tries = self.steps.get(&step.id).map_or(0, |status| status.tries);
+            (1..=tries).any(|number| task_key(&step.id, number) == key)
+        })
     }
 
     pub fn is_open(&self) -> bool {

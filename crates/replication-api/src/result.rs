@@ -8,13 +8,16 @@ use understudy_replication::BlockDigest;
 use understudy_types_api::{Any, duration_to_wire, pack, time_to_wire, unpack};
 
 use crate::{
-    MAX_DISKS, MAX_SCRIPT_OUTPUT,
+    MAX_DISKS, MAX_SCREENSHOT, MAX_SCRIPT_OUTPUT,
     field::{Invalid, digest, list, names, parse, required, span, text, time},
     v1::{self, agent_task_result::Result as WireResult},
 };
 
 const MAX_PORTS: usize = 4096;
 const MAX_METHOD: usize = 1024;
+const MAX_WHY_NOT: usize = 1024;
+/// What every PNG begins with.
+const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 
 /// The result of an action that succeeded. [`AgentTaskResult::Done`]: there is nothing to tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +49,10 @@ pub enum AgentTaskResult {
         /// What was seen last, in words; at most [`MAX_SEEN`] bytes.
         seen: String,
     },
+    /// A PNG of at most [`MAX_SCREENSHOT`] bytes.
+    Screenshot(Vec<u8>),
+    /// There was nothing to see, and why.
+    NoScreenshot(String),
     IsolationResult(IsolationResult),
     Adopted {
         seq: PointSeq,
@@ -130,6 +137,9 @@ impl TryFrom<v1::AgentTaskResult> for AgentTaskResult {
                 after: span("probe_result.after", after)?,
                 seen: text("probe_result.seen", seen, MAX_SEEN)?,
             },
+            WireResult::ScreenshotResult(result) => {
+                screenshot(result).map_err(|e| e.within("screenshot_result"))?
+            }
             WireResult::IsolationResult(result) => {
                 Self::IsolationResult(isolation(result).map_err(|e| e.within("isolation_result"))?)
             }
@@ -143,6 +153,22 @@ impl TryFrom<v1::AgentTaskResult> for AgentTaskResult {
                 truncated,
             },
         })
+    }
+}
+
+fn screenshot(
+    v1::ScreenshotResult { png, why_not }: v1::ScreenshotResult,
+) -> Result<AgentTaskResult, Invalid> {
+    match (png.is_empty(), why_not.is_empty()) {
+        (true, false) => Ok(AgentTaskResult::NoScreenshot(text("why_not", why_not, MAX_WHY_NOT)?)),
+        (false, true) if png.len() > MAX_SCREENSHOT => {
+            Err(Invalid::new("png", format!("is {} bytes, the most is {MAX_SCREENSHOT}", png.len())))
+        }
+        (false, true) if !png.starts_with(PNG) => Err(Invalid::new("png", "is no PNG")),
+        (false, true) => Ok(AgentTaskResult::Screenshot(png.into())),
+        (true, true) | (false, false) => {
+            Err(Invalid::new("why_not", "is set where there is a picture, or not where there is none"))
+        }
     }
 }
 
@@ -204,6 +230,12 @@ impl From<AgentTaskResult> for v1::AgentTaskResult {
                     method,
                 })
             }
+            AgentTaskResult::Screenshot(png) => {
+                WireResult::ScreenshotResult(v1::ScreenshotResult { png: png.into(), why_not: String::new() })
+            }
+            AgentTaskResult::NoScreenshot(why_not) => {
+                WireResult::ScreenshotResult(v1::ScreenshotResult { png: Vec::new().into(), why_not })
+            }
             AgentTaskResult::Adopted { seq, bytes_read } => {
                 WireResult::Adopted(v1::Adopted { seq: seq.get(), bytes_read })
             }
@@ -234,6 +266,8 @@ mod tests {
             }]),
             AgentTaskResult::MachineCreated { machine: "web1".parse().unwrap(), seq, instant: time },
             AgentTaskResult::MachineStarted { time },
+            AgentTaskResult::Screenshot([PNG, &[7; 100]].concat()),
+            AgentTaskResult::NoScreenshot("the machine has no display".to_owned()),
             AgentTaskResult::ProbeResult {
                 reachable: false,
                 after: Duration::from_millis(1500),

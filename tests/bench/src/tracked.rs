@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use understudy_hypervisor::{
-    Answer, BlockingReader, CheckpointName, DiskReader, Error, Extent, GuestState, HostInventory, Hypervisor,
+    Answer, BlockingReader, CheckpointName, Console, DiskReader, Error, Extent, GuestState, HostInventory, Hypervisor,
     IsolationEvidence, Machine, MachineDefinition, MachineTag, PreparedSnapshot, Question, Snapshot,
     SnapshotDisk, SnapshotRequest, Still, TestNetworkDefinition,
     files::{self, DiskFormat, FileDisk, FileMachine, FilesHypervisor},
@@ -257,6 +257,9 @@ impl Hypervisor for Tracked {
     }
     async fn ask(&self, question: &Question, limit: Duration) -> Result<Answer, Error> {
         self.host().ask(question, limit).await
+    }
+    async fn screenshot(&self, machine: &MachineName) -> Result<Console, Error> {
+        self.host().screenshot(machine).await
     }
     fn jump_hint(&self, _: &NetworkName) -> String {
         String::new()

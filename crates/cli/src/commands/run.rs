@@ -1,6 +1,6 @@
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use understudy_ids::{RunId, StepName};
 use understudy_recovery_api::{
     RecoveryClient, StepState,
@@ -23,6 +23,12 @@ pub async fn run(connection: &ConnectionArgs, format: Format, verb: Run) -> anyh
             return Ok(ExitCode::SUCCESS);
         }
         Run::Show { run } => (client.get_run(run).await?, false),
+        Run::Screenshot { run, item, out } => {
+            let screenshot = client.get_screenshot(run, &item).await?;
+            let wrote = || format!("writing {}", out.display());
+            std::fs::write(&out, screenshot.png).with_context(wrote)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Run::Watch { run } => {
             let run = client.get_run(run).await?;
             return shown::show(connection, &client, format, run, true).await;

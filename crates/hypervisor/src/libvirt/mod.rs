@@ -4,6 +4,7 @@
 //!   LibvirtHypervisor ─┬─ machines       domain_xml ─▶ libvirt ─▶ describe, tag
 //!                      ├─ snapshot/      backup jobs and qemu-storage-daemon, read over NBD; checkpoints; guests at rest
 //!                      ├─ guard          a process that thaws a guest, or lets it go on, when this one cannot
+//!                      ├─ console       what its screen shows
 //!                      ├─ question      what a started machine is asked
 //!                      ├─ test_network/  bridge, services namespace, dnsmasq, probes
 //!                      └─ session ─▶ ffi one connection, bounded calls
@@ -15,6 +16,7 @@
 
 mod command;
 mod config;
+mod console;
 mod describe;
 mod disk_key;
 mod domain_xml;
@@ -42,8 +44,9 @@ use understudy_ids::{MachineName, NetworkName};
 use understudy_sealing::Passphrase;
 
 use crate::{
-    Answer, CheckpointName, Error, HostInventory, Hypervisor, IsolationEvidence, Machine, MachineDefinition,
-    MachineTag, PreparedSnapshot, Question, Snapshot, SnapshotRequest, TestNetworkDefinition,
+    Answer, CheckpointName, Console, Error, HostInventory, Hypervisor, IsolationEvidence, Machine,
+    MachineDefinition, MachineTag, PreparedSnapshot, Question, Snapshot, SnapshotRequest,
+    TestNetworkDefinition,
 };
 pub use config::{Config, Emulation};
 pub use guard::{stand as thaw_guard, stand_by_held as hold_guard};
@@ -164,6 +167,10 @@ impl Hypervisor for LibvirtHypervisor {
 
     async fn ask(&self, question: &Question, limit: Duration) -> Result<Answer, Error> {
         self.put(question, limit).await
+    }
+
+    async fn screenshot(&self, machine: &MachineName) -> Result<Console, Error> {
+        self.look(machine).await
     }
 
     fn jump_hint(&self, network: &NetworkName) -> String {

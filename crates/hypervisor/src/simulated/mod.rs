@@ -37,9 +37,9 @@ use understudy_ids::{DiskName, MachineName, NetworkName};
 use understudy_sealing::Passphrase;
 
 use crate::{
-    Answer, CheckpointName, DiskHardware, Error, HostInventory, Hypervisor, IsolationEvidence, Machine,
-    MachineDefinition, MachineTag, PreparedSnapshot, Question, Reservation, Snapshot, SnapshotRequest,
-    TestNetworkDefinition,
+    Answer, CheckpointName, Console, DiskHardware, Error, HostInventory, Hypervisor, IsolationEvidence,
+    Machine, MachineDefinition, MachineTag, PreparedSnapshot, Question, Reservation, Snapshot,
+    SnapshotRequest, TestNetworkDefinition,
 };
 pub use first_machines::FirstMachine;
 use machine::SimulatedMachine;
@@ -360,6 +360,11 @@ impl Hypervisor for SimulatedHypervisor {
     async fn ask(&self, question: &Question, _limit: Duration) -> Result<Answer, Error> {
         let question = question.clone();
         self.act(move |host, config| Ok(host.answer(&question, config))).await
+    }
+
+    async fn screenshot(&self, machine: &MachineName) -> Result<Console, Error> {
+        let machine = machine.clone();
+        self.act(move |host, _| host.screenshot(&machine)).await
     }
 
     fn jump_hint(&self, _network: &NetworkName) -> String {

@@ -2,11 +2,14 @@
 
 use std::net::IpAddr;
 
-use understudy_ids::NetworkName;
+use understudy_ids::{MachineName, NetworkName};
 use understudy_probe::{HttpProbe, ProbeKind};
 
 use super::{Config, Host, machine::SimulatedMachine, record};
-use crate::{Answer, Error, IsolationEvidence, Question, TagRole, TestNetworkDefinition, http};
+use crate::{
+    Answer, Console, Error, IsolationEvidence, Question, TagRole, TestNetworkDefinition, http,
+    screenshot::Picture,
+};
 
 /// What every guest serves.
 const PAGE: &str = "a simulated guest";
@@ -89,6 +92,21 @@ impl Host {
         let services =
             self.test_networks.get(name).is_some_and(|network| IpAddr::V4(network.gateway) == address);
         services || self.machine_answers(name, address)
+    }
+
+    /// Two colours, of a size that depends on nothing.
+    pub(super) fn screenshot(&self, name: &MachineName) -> Result<Console, Error> {
+        let what = || Error::NotFound { what: format!("machine {name}") };
+        let machine = self.machines.get(name).ok_or_else(what)?;
+        if !machine.is_running() {
+            return Ok(Console::Dark("the machine does not run".to_owned()));
+        }
+        if machine.record.hardware.video.is_none() {
+            return Ok(Console::Dark("the machine has no display".to_owned()));
+        }
+        let pixels =
+            (0..64 * 48).flat_map(|n| if n % 64 < 32 { [0, 0, 0] } else { [255, 255, 255] }).collect();
+        Ok(Console::of(Picture { width: 64, height: 48, pixels }))
     }
 
     fn machine_answers(&self, name: &NetworkName, address: IpAddr) -> bool {

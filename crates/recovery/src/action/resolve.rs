@@ -108,7 +108,9 @@ impl Resolver<'_> {
                 *name = self.machine(name)?;
                 self.networks(nics);
             }
-            AgentWork::StartMachine { machine } | AgentWork::RemoveTestMachine { machine } => {
+            AgentWork::StartMachine { machine }
+            | AgentWork::TakeScreenshot { machine }
+            | AgentWork::RemoveTestMachine { machine } => {
                 *machine = self.machine(machine)?;
             }
             AgentWork::ProbeMachine { machine, network: on, .. } => {

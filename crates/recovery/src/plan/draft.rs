@@ -201,8 +201,9 @@ impl<'a> Subject<'a> {
         (0..self.view.machine.nics.len()).map(network_of).collect()
     }
 
-    /// What the machine is asked when it has been started, one question after another, whatever came of those before (R-TF-8).
-    pub fn probes(
+    /// What the machine is asked when it has been started, one question after another, whatever came of those before, and a picture of its
+    /// console behind them (R-TF-8).
+    pub fn proof(
         &self,
         spec: &RunSpec,
         input: &PlanInput,
@@ -225,6 +226,10 @@ impl<'a> Subject<'a> {
             let step = self.agent(&name, self.target, generation, Phase::Probe, work).after([after]);
             steps.push(step.on_error(ErrorPolicy::GoOn));
         }
+        let look = AgentWork::TakeScreenshot { machine: machine.clone() };
+        let after = steps.last().unwrap_or(start).id.clone();
+        let look = self.agent("screenshot", self.target, generation, Phase::Probe, look).after([after]);
+        steps.push(look.on_error(ErrorPolicy::GoOn));
         steps
     }
 
@@ -485,6 +490,7 @@ fn title(work: &AgentWork, machine: &str) -> String {
         AgentWork::PromotePoint { .. } => format!("Define {machine} from its recovery point"),
         AgentWork::StartMachine { .. } => format!("Start {machine}"),
         AgentWork::ProbeMachine { address, probe, .. } => question(machine, *address, &probe.kind),
+        AgentWork::TakeScreenshot { .. } => format!("Take a picture of the console of {machine}"),
         AgentWork::RemoveTestMachine { .. } => format!("Remove the test machine of {machine}"),
         AgentWork::EnsureTestNetwork { .. } => "Make a test network".to_owned(),
         AgentWork::ProbeIsolation { .. } => "Prove that the test network is isolated".to_owned(),

@@ -4,7 +4,7 @@
 //!   reserve ─▶ per item: shut down ─▶ last changes ─┬▶ digest @ source ─┐
 //!                                                   └▶ verify @ target ─┴▶ compare
 //!   all items equal ─▶ per item: stop replicating
-//!   all stopped ══ point of no return ═▶ per item: raise generation ─▶ fence @ source ─▶ promote ─▶ start ─▶ probes
+//!   all stopped ══ point of no return ═▶ per item: raise generation ─▶ fence @ source ─▶ promote ─▶ start ─▶ probes ─▶ screenshot
 //!   commit ─▶ per item: commit ─▶ reverse replication
 //!   cancelled before: start the source machine again, replicate again · always: release
 //! ```
@@ -107,8 +107,8 @@ fn switch(spec: &RunSpec, input: &PlanInput, item: &Subject<'_>, stopped: &[Step
         .agent("start", item.target, generation, Phase::Start, start)
         .after([promote.id.clone()])
         .records([Verb::FailedOver]);
-    let probes = item.probes(spec, input, generation, &machine, &start);
-    [raise, fence, promote, start].into_iter().chain(probes).collect()
+    let proof = item.proof(spec, input, generation, &machine, &start);
+    [raise, fence, promote, start].into_iter().chain(proof).collect()
 }
 
 fn after_commit(spec: &RunSpec, item: &Subject<'_>, commit: &StepName) -> Vec<Step> {

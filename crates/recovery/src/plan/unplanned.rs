@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   (for a limited time, where the other side is heard: per item: shut down ─▶ last changes, and fence behind the switch)
-//!   reserve ─▶ per item: raise generation (point of no return) ─▶ promote ─▶ start ─▶ probes
+//!   reserve ─▶ per item: raise generation (point of no return) ─▶ promote ─▶ start ─▶ probes ─▶ screenshot
 //!   commit ─▶ per item: commit                                                            always: release
 //! ```
 //!
@@ -122,7 +122,7 @@ fn switch(
         .after([promote.id.clone()])
         .on_error(ErrorPolicy::SkipItem)
         .records([Verb::FailedOver]);
-    let probes = item.probes(spec, input, generation, &machine, &start);
+    let proof = item.proof(spec, input, generation, &machine, &start);
     let started = [Some(raise), fence, Some(promote), Some(start)].into_iter().flatten();
-    started.chain(probes).collect()
+    started.chain(proof).collect()
 }

@@ -359,6 +359,9 @@ fn is_expected(action: &Action, result: &StepResult) -> bool {
         }
         AgentWork::StartMachine { .. } => matches!(result, StepResult::MachineStarted { .. }),
         AgentWork::ProbeMachine { .. } => matches!(result, StepResult::Probe { .. }),
+        AgentWork::TakeScreenshot { .. } => {
+            matches!(result, StepResult::Screenshot { .. } | StepResult::NoScreenshot { .. })
+        }
         AgentWork::ProbeIsolation { .. } => matches!(result, StepResult::Isolation { .. }),
         AgentWork::AdoptDisks { .. } => matches!(result, StepResult::Adopted { .. }),
         AgentWork::RunScript(_) => matches!(result, StepResult::Script { .. }),

@@ -66,6 +66,17 @@ fn each_probe_is_a_step_behind_the_one_before() {
             "{operation}"
         );
         assert_eq!(plan.notices, Vec::<String>::new());
+        for (look, after) in [("web1.screenshot", "web1.probe-3"), ("db1.screenshot", "db1.probe")] {
+            let step = plan.step(&look.parse().unwrap()).unwrap();
+            let behind: Vec<&str> = step.after.iter().map(|id| id.as_str()).collect();
+            assert_eq!(
+                (behind.as_slice(), step.on_error),
+                ([after].as_slice(), ErrorPolicy::GoOn),
+                "{operation}"
+            );
+            let wait = if operation == Operation::TestFailover { "complete-test" } else { "commit" };
+            assert!(plan.step(&wait.parse().unwrap()).unwrap().after.contains(&step.id), "{operation}");
+        }
         let step = plan.step(&"web1.probe-2".parse().unwrap()).unwrap();
         assert_eq!(step.time_out, Some(Duration::from_secs(630)), "its worker has time to say so");
     }

@@ -617,6 +617,7 @@ fn agent(
         AgentWork::ProbeMachine { .. } => {
             StepResult::Probe { reachable: true, after: Duration::from_secs(3), seen: String::new() }
         }
+        AgentWork::TakeScreenshot { machine: MachineRef::Named(_) } => StepResult::Screenshot { bytes: 4096 },
         AgentWork::RemoveTestMachine { machine: MachineRef::Named(machine) } => {
             host.test_machines.remove(machine);
             StepResult::Done

@@ -87,6 +87,9 @@ pub enum Action {
         at: Option<(NetworkName, IpAddr)>,
         probe: Probe,
     },
+    TakeScreenshot {
+        machine: MachineName,
+    },
     RemoveTestMachine {
         machine: MachineName,
     },
@@ -156,6 +159,7 @@ impl Action {
             Self::ProbeMachine { .. } => "probe-machine",
             Self::RemoveTestMachine { .. } => "remove-test-machine",
             Self::EnsureTestNetwork { .. } => "ensure-test-network",
+            Self::TakeScreenshot { .. } => "take-screenshot",
             Self::ProbeIsolation { .. } => "probe-isolation",
             Self::RemoveTestNetwork { .. } => "remove-test-network",
             Self::AdoptDisks { .. } => "adopt-disks",

@@ -91,6 +91,7 @@ fn all() -> Vec<Action> {
             probe: "http:80/health,within=30s".parse().unwrap(),
         },
         Action::ProbeMachine { machine: machine.clone(), at: None, probe: "guest-agent".parse().unwrap() },
+        Action::TakeScreenshot { machine: machine.clone() },
         Action::RemoveTestMachine { machine: machine.clone() },
         Action::EnsureTestNetwork {
             name: network.clone(),

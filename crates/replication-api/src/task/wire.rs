@@ -98,6 +98,9 @@ impl TryFrom<WireAction> for Action {
                 Ok(Self::StartMachine { machine: parse("start_machine.machine", &machine)? })
             }
             WireAction::ProbeMachine(a) => probe_machine(a).map_err(|e| e.within("probe_machine")),
+            WireAction::TakeScreenshot(v1::TakeScreenshot { machine }) => {
+                Ok(Self::TakeScreenshot { machine: parse("take_screenshot.machine", &machine)? })
+            }
             WireAction::RemoveTestMachine(v1::RemoveTestMachine { machine }) => {
                 Ok(Self::RemoveTestMachine { machine: parse("remove_test_machine.machine", &machine)? })
             }
@@ -414,6 +417,9 @@ impl From<Action> for WireAction {
                     limit: ping.then(|| duration_to_wire(probe.time_out)),
                     probe: Some(probe_to_wire(&probe)),
                 })
+            }
+            Action::TakeScreenshot { machine } => {
+                Self::TakeScreenshot(v1::TakeScreenshot { machine: machine.into() })
             }
             Action::RemoveTestMachine { machine } => {
                 Self::RemoveTestMachine(v1::RemoveTestMachine { machine: machine.into() })

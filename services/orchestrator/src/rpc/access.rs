@@ -19,7 +19,7 @@ pub const PROTECTION: &[AccessRule] = users!("ProtectionService":
     "CreateConsistencyGroup", "GetConsistencyGroup", "ListConsistencyGroups", "ChangeConsistencyGroup", "DeleteConsistencyGroup");
 
 pub const FAILOVER: &[AccessRule] = users!("FailoverService":
-    "PreviewRun", "StartRun", "GetRun", "ListRuns", "CompleteTest", "CommitRun", "ConfirmRun", "RejectRun", "CancelRun", "RetryRun",
+    "PreviewRun", "StartRun", "GetRun", "ListRuns", "GetScreenshot", "CompleteTest", "CommitRun", "ConfirmRun", "RejectRun", "CancelRun", "RetryRun",
     "PreviewRunChange", "ChangeRun", "SetRunDeadline");
 
 pub const RECOVERY_PLAN: &[AccessRule] = users!("RecoveryPlanService":

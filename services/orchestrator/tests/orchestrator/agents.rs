@@ -26,6 +26,9 @@ use understudy_replication_api::{
 };
 use understudy_rpc::ApiError;
 
+/// What the consoles of all machines show.
+pub const PICTURE: &[u8] = b"\x89PNG\r\n\x1a\n and the rest";
+
 pub fn now() -> UnixMicros {
     SystemTime::now().into()
 }
@@ -469,6 +472,9 @@ impl Model {
                     after: Duration::from_millis(10),
                     seen: format!("played {probe}"),
                 });
+            }
+            Action::TakeScreenshot { .. } => {
+                return Ok(AgentTaskResult::Screenshot(PICTURE.to_vec()));
             }
             Action::SetAside { machine, .. } | Action::DiscardPromotion { machine, .. } => {
                 let known = self.host(host).machines.iter().find(|m| m.name == machine);

@@ -7,7 +7,7 @@ use understudy_recovery_api::{
 };
 use understudy_rpc::Kind;
 
-use crate::support::*;
+use crate::{agents::PICTURE, support::*};
 
 fn set(name: &str, probes: &[&str]) -> SetItemProbes {
     let probes = probes.iter().map(|probe| probe.parse().unwrap()).collect();
@@ -51,6 +51,15 @@ async fn probes_are_kept_and_asked_by_the_next_run() {
     assert!(error.message.ends_with(": played tcp:9,name=discard,within=5s"), "{error:?}");
     assert_eq!(http.state, StepState::Succeeded);
     assert!(http.outcome.ends_with(": played http:80/health,contains=all good"), "{}", http.outcome);
+    // The picture is beside the run, and not in it.
+    let shown_then = client.get_screenshot(run.name, &item.name).await.unwrap();
+    assert_eq!(shown_then.png, PICTURE);
+    let look = waiting.steps.iter().find(|step| step.plan.step.as_str() == "web1.screenshot").unwrap();
+    assert_eq!(look.outcome, format!("{} bytes, kept with the run", PICTURE.len()));
+    let other = client.get_screenshot(run.name, &crate::support::item("db1")).await.unwrap_err();
+    assert_eq!((other.kind, other.reason.as_ref()), (Kind::NotFound, "NO_SCREENSHOT"));
+    let nowhere = client.get_screenshot(understudy_ids::Uuid::from_u128(1), &item.name).await.unwrap_err();
+    assert_eq!(nowhere.reason, "RUN_NOT_FOUND");
     client.complete_test(complete(run.name, "")).await.unwrap();
     until(client, run.name, RunState::CompletedWithErrors).await;
     eventually("the report is with the job", async || {

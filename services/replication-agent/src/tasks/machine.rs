@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use tokio::time::Instant;
-use understudy_hypervisor::{Answer, MachineTag, PowerState, Question, TagRole};
+use understudy_hypervisor::{Answer, Console, MachineTag, PowerState, Question, TagRole};
 use understudy_ids::{MachineName, NetworkName};
 use understudy_jobs_api::TaskContext;
 use understudy_probe::Probe;
@@ -13,6 +13,8 @@ use super::{Result, Scope, TaskError, Tasks, no_machine, not_ours, now, stopped}
 
 /// One question to a machine takes at most this long, so that progress is told and a stop is heard.
 const ONE_QUESTION: Duration = Duration::from_secs(5);
+/// How much is told of why there is no picture, in bytes.
+const MAX_WHY: usize = 512;
 /// Between the starts of two questions that are answered at once by "no".
 const PERIOD: Duration = Duration::from_secs(1);
 
@@ -95,9 +97,23 @@ impl Tasks {
         }
     }
 
+    /// A picture that cannot be had is told and no error: it would say nothing about the machine.
+    pub(super) async fn take_screenshot(&self, machine: &MachineName) -> AgentTaskResult {
+        match self.hypervisor.screenshot(machine).await {
+            Ok(Console::Shown(png)) => AgentTaskResult::Screenshot(png),
+            Ok(Console::Dark(why)) => AgentTaskResult::NoScreenshot(shortened(why)),
+            Err(error) => AgentTaskResult::NoScreenshot(shortened(error.to_string())),
+        }
+    }
+
     /// A machine that nobody can say anything about is not off (invariant 16).
     async fn is_off(&self, name: &MachineName) -> Result<bool> {
         let machine = self.machine(name).await?;
         Ok(machine.is_some_and(|machine| machine.power == PowerState::ShutOff))
     }
+}
+
+fn shortened(mut why: String) -> String {
+    why.truncate(why.floor_char_boundary(MAX_WHY));
+    why
 }

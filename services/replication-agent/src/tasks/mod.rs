@@ -112,6 +112,9 @@ impl Tasks {
         if let Action::ProbeMachine { machine, at, probe } = action {
             return self.probe_machine(machine, at, probe, context).await;
         }
+        if let Action::TakeScreenshot { machine } = action {
+            return Ok(self.take_screenshot(&machine).await);
+        }
         if let Action::ScrubItem { seq } = action {
             return self.scrub_item(&scope, seq, context).await;
         }
@@ -152,6 +155,7 @@ impl Tasks {
             Action::ProbeMachine { machine, at, probe } => {
                 self.probe_machine(machine, at, probe, context).await
             }
+            Action::TakeScreenshot { machine } => Ok(self.take_screenshot(&machine).await),
             Action::VerifyPoint { seq } => self.verify_point(scope, seq, context).await,
             Action::PromotePoint { seq, nics } => self.promote_point(scope, seq, nics).await,
             Action::AdoptDisks { machine, seq } => self.adopt_disks(scope, &machine, seq).await,

@@ -594,6 +594,7 @@ pub fn define_as(host: &Host, item: &ItemName, machine: &MachineName, uuid: Uuid
             firmware: Firmware::Bios,
             disks,
             guest_agent: true,
+            video: None,
             nics: vec![NicHardware {
                 mac: "52:54:00:00:00:01".parse().unwrap(),
                 model: "virtio".to_owned(),

@@ -1,7 +1,7 @@
 //! Another recovery point before the commit (R-FO-4, R-UF-3).
 //!
 //! ```text
-//!   shut down what runs ─▶ set aside what it wrote ─▶ promote the other point ─▶ start ─┬▶ probes
+//!   shut down what runs ─▶ set aside what it wrote ─▶ promote the other point ─▶ start ─┬▶ probes ─▶ screenshot
 //!                                                                                       └▶ remove what lies aside
 //! ```
 //!
@@ -137,6 +137,9 @@ fn steps_of(
         last = vec![next.id.clone()];
         steps.push(next.on_error(ErrorPolicy::GoOn));
     }
+    let machine = MachineRef::Named(planned.machine.clone());
+    let look = step("screenshot", Phase::Probe, AgentWork::TakeScreenshot { machine }).after(last);
+    steps.push(look.on_error(ErrorPolicy::GoOn));
     steps.push(drop.on_error(ErrorPolicy::GoOn));
     steps
 }
