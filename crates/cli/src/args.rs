@@ -601,6 +601,13 @@ pub enum Run {
     Show {
         run: RunId,
     },
+    /// Writes what a run that has ended did, with its evidence, as one file that needs nothing else to be read or printed
+    Report {
+        run: RunId,
+        /// Where the HTML goes
+        #[arg(long)]
+        html: PathBuf,
+    },
     /// What the console of an item's machine showed after the run had started and asked it
     Screenshot {
         run: RunId,

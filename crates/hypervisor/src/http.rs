@@ -21,6 +21,8 @@ const MAX_HEADERS: usize = 96;
 /// Of a page with the lengths of its chunks.
 const MAX_RAW: usize = 2 * MAX_BODY;
 const READ_AT_ONCE: usize = 8 << 10;
+/// A machine that does not accept a connection by then may not have been there when it was asked: better to ask anew.
+pub const TO_CONNECT: Duration = Duration::from_secs(2);
 
 /// Asks once, and judges the answer.
 pub fn get(address: SocketAddr, asked: &HttpProbe, limit: Duration) -> Answer {
@@ -91,7 +93,7 @@ struct Connection {
 
 impl Connection {
     fn open(address: SocketAddr, deadline: Instant) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, left(deadline)?)?;
+        let stream = TcpStream::connect_timeout(&address, left(deadline)?.min(TO_CONNECT))?;
         Ok(Self { stream, deadline })
     }
 

@@ -12,9 +12,9 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use understudy_hypervisor::{
-    Answer, BlockingReader, CheckpointName, Console, DiskReader, Error, Extent, GuestState, HostInventory, Hypervisor,
-    IsolationEvidence, Machine, MachineDefinition, MachineTag, PreparedSnapshot, Question, Snapshot,
-    SnapshotDisk, SnapshotRequest, Still, TestNetworkDefinition,
+    Answer, BlockingReader, CheckpointName, Console, DiskReader, Error, Extent, GuestState, HostInventory,
+    Hypervisor, IsolationEvidence, Machine, MachineDefinition, MachineTag, PreparedSnapshot, Question,
+    Snapshot, SnapshotDisk, SnapshotRequest, Still, TestNetworkDefinition,
     files::{self, DiskFormat, FileDisk, FileMachine, FilesHypervisor},
 };
 use understudy_ids::{ByteRange, MachineName, NetworkName, UnixMicros, Uuid};

@@ -9,7 +9,11 @@ use understudy_recovery_api::{
 };
 
 use super::{all, change, request_id, shown, wish};
-use crate::{args::Run, connection::ConnectionArgs, output::Format};
+use crate::{
+    args::Run,
+    connection::ConnectionArgs,
+    output::{self, Format},
+};
 
 /// Who does steps that wait for a person, as plans call them.
 const OPERATOR: &str = "operator";
@@ -27,6 +31,12 @@ pub async fn run(connection: &ConnectionArgs, format: Format, verb: Run) -> anyh
             let screenshot = client.get_screenshot(run, &item).await?;
             let wrote = || format!("writing {}", out.display());
             std::fs::write(&out, screenshot.png).with_context(wrote)?;
+            output::written(format, &out)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Run::Report { run, html } => {
+            super::report::write(connection, &client, run, &html).await?;
+            output::written(format, &html)?;
             return Ok(ExitCode::SUCCESS);
         }
         Run::Watch { run } => {

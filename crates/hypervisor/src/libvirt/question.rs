@@ -28,7 +28,7 @@ impl LibvirtHypervisor {
             ProbeKind::GuestAgent => self.ask_agent(machine, limit).await,
             ProbeKind::Ping => {
                 let (network, address) = place()?;
-                self.ping(network, *address, limit).await
+                self.ping(network, *address, limit.min(http::TO_CONNECT)).await
             }
             ProbeKind::Tcp { port } => {
                 let (network, address) = place()?;
@@ -102,7 +102,8 @@ fn nowhere(machine: &MachineName) -> Error {
 
 fn connect(address: SocketAddr, limit: Duration) -> Answer {
     // Zero is no limit to a socket.
-    match TcpStream::connect_timeout(&address, limit.max(Duration::from_millis(1))) {
+    let limit = limit.clamp(Duration::from_millis(1), http::TO_CONNECT);
+    match TcpStream::connect_timeout(&address, limit) {
         Ok(_) => Answer::yes("connected"),
         Err(error) => Answer::no(http::in_words(&error)),
     }

@@ -8,7 +8,7 @@ use understudy_ids::{ItemName, ProbeName, Problem, RunId, StepName, UnixMicros};
 use super::{ItemOutcome, MadeChange, Run, RunState, StepState, outcome::machine_back, outcomes, view};
 use crate::{
     action::{Action, AgentWork, StepResult},
-    plan::{Operation, Phase, Step},
+    plan::{Operation, Phase, PlannedItem, Step},
     seconds,
 };
 
@@ -34,6 +34,9 @@ pub struct Report {
     #[serde(rename = "rpo_seconds", with = "seconds")]
     pub rpo: Option<Duration>,
     pub items: Vec<ItemOutcome>,
+    /// Where the machines were to go, with each address and why it is that one.
+    #[serde(default)]
+    pub planned: Vec<PlannedItem>,
     /// What was changed about the run before its commit.
     pub changes: Vec<MadeChange>,
     pub isolation: Vec<IsolationEvidence>,
@@ -100,6 +103,7 @@ pub fn report(run: &Run) -> Report {
         rto: rto(run),
         rpo: rpo(run, &items),
         items,
+        planned: run.plan.items.clone(),
         changes: run.changes.clone(),
         isolation: isolation(run),
         probes: run.plan.steps.iter().filter_map(|step| probe(run, step)).collect(),
