@@ -11,6 +11,7 @@ use std::time::Duration;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use maud::{DOCTYPE, Markup, html};
 use understudy_ids::ItemName;
+use understudy_jobs_api::Note;
 use understudy_recovery::run::{IsolationEvidence, ProbeEvidence, Report, StepReport};
 use understudy_recovery_api::view::{AuditRecord, Run, RunStep, Screenshot};
 
@@ -21,6 +22,8 @@ pub struct Evidence {
     pub run: Run,
     pub report: Report,
     pub screenshots: Vec<(ItemName, Screenshot)>,
+    /// What people wrote about it, oldest first.
+    pub notes: Vec<Note>,
     /// Of the run, oldest first.
     pub audit: Vec<AuditRecord>,
 }
@@ -29,7 +32,7 @@ const STYLE: &str = "
 body { font: 15px/1.45 sans-serif; color: #1a1a1a; max-width: 62em; margin: 2em auto; padding: 0 1em; }
 h1 { font-size: 1.6em; margin-bottom: .2em } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #999 } h3 { font-size: 1em }
 table { border-collapse: collapse; width: 100%; margin: .6em 0 } th, td { text-align: left; vertical-align: top; padding: .25em .6em .25em 0;
-  border-bottom: 1px solid #ddd; overflow-wrap: anywhere } th { font-weight: 600 } table.facts th { width: 14em }
+  border-bottom: 1px solid #ddd; overflow-wrap: break-word } th { font-weight: 600 } table.facts th { width: 14em }
 pre { background: #f4f4f4; padding: .6em; white-space: pre-wrap; overflow-wrap: anywhere } code { overflow-wrap: anywhere }
 img { max-width: 100%; border: 1px solid #999 } .good { color: #106010 } .bad { color: #a01010; font-weight: 600 } .aside { color: #555 }
 @media print { body { margin: 0; max-width: none; font-size: 11px } tr, figure, pre { break-inside: avoid } h2, h3 { break-after: avoid } }
@@ -38,7 +41,7 @@ img { max-width: 100%; border: 1px solid #999 } .good { color: #106010 } .bad { 
 const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'";
 
 pub fn page(evidence: &Evidence) -> String {
-    let Evidence { run, report, screenshots, audit } = evidence;
+    let Evidence { run, report, screenshots, notes, audit } = evidence;
     let title = format!("{} of {}", report.operation, names(report.items.iter().map(|item| &item.item)));
     let page = html! {
         (DOCTYPE)
@@ -64,6 +67,7 @@ pub fn page(evidence: &Evidence) -> String {
                 }
                 h2 { "Items" }
                 @for item in &report.items { (self::item(report, &item.item)) }
+                (self::notes(notes))
                 (probes(&report.probes))
                 (pictures(screenshots))
                 (isolation(&report.isolation))
@@ -141,6 +145,17 @@ fn item(report: &Report, name: &ItemName) -> Markup {
                 @for nic in &planned.connections {
                     tr { td { (nic.mac) } td { (nic.network) } td { (nic.address) } td { (nic.reason) } }
                 }
+            }
+        }
+    }
+}
+
+fn notes(notes: &[Note]) -> Markup {
+    html! {
+        @if !notes.is_empty() {
+            h2 { "Notes" }
+            table { tr { th { "When" } th { "Who" } th { "Note" } }
+                @for note in notes { tr { td { (utc(note.created)) } td { (note.author) } td { (note.text) } } }
             }
         }
     }
@@ -356,8 +371,21 @@ mod tests {
             result: HOSTILE.to_owned(),
             why: HOSTILE.to_owned(),
         };
+        let note = Note {
+            job: report.run,
+            id: report.run,
+            author: HOSTILE.to_owned(),
+            text: HOSTILE.to_owned(),
+            created: report.started,
+        };
         let picture = Screenshot { png: HOSTILE.as_bytes().to_vec(), time: UnixMicros::new(0) };
-        Evidence { run, report, screenshots: vec![("web1".parse().unwrap(), picture)], audit: vec![record] }
+        Evidence {
+            run,
+            report,
+            screenshots: vec![("web1".parse().unwrap(), picture)],
+            notes: vec![note],
+            audit: vec![record],
+        }
     }
 
     /// R-JOB-4: what others wrote is read, and never done.

@@ -24,7 +24,8 @@ pub async fn write(
     html: &Path,
 ) -> anyhow::Result<()> {
     let shown = client.get_run(run).await?;
-    let Some(report) = connection.jobs()?.get_job(run).await?.report_json else {
+    let jobs = connection.jobs()?;
+    let Some(report) = jobs.get_job(run).await?.report_json else {
         bail!(
             "run {run} has not ended, and its report is written then; look at it: understudy run show {run}"
         );
@@ -42,6 +43,7 @@ pub async fn write(
     let mut audit = all(AUDIT_RECORDS, |page| client.list_audit_records(page)).await?;
     audit.retain(|record| record.target == target);
     audit.reverse();
-    let page = page(&Evidence { run: shown, report, screenshots, audit });
+    let notes = jobs.list_notes(run).await?;
+    let page = page(&Evidence { run: shown, report, screenshots, notes, audit });
     std::fs::write(html, page).with_context(|| format!("writing {}", html.display()))
 }

@@ -8,6 +8,7 @@ mod guard;
 mod harness;
 mod health;
 mod lifecycle;
+mod proof;
 mod replication;
 mod scripts;
 mod scrub;

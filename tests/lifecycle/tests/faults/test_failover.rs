@@ -82,6 +82,7 @@ fn what_was_asked_for_is_proven(stack: &Stack) -> Result<()> {
         "guest-agent",
         "Isolation",
         "CompleteTest",
+        "looked at",
         &run,
     ] {
         ensure!(page.contains(part), "{part} is not in the report");
