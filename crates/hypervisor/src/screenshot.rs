@@ -181,6 +181,7 @@ mod tests {
     fn what_is_no_picture_of_a_screen_is_refused() {
         for (image, why) in [
             (&b"P6\n100000 100000\n255\n"[..], "not looked at"),
+            (b"P6\n8000 8000\n255\n", "not looked at"),
             (b"P6\n0 5\n255\n", "not looked at"),
             (b"P6\n2 2\n255\nxxx", "12 bytes of pixels"),
             (b"P6\n2 2\n65535\nxxxxxxxxxxxxxxxxxxxxxxxx", "12 bytes of pixels"),

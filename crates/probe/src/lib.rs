@@ -209,6 +209,11 @@ mod tests {
             ]
         );
 
+        let long = format!("/{}", "x".repeat(MAX_PATH));
+        let why = format!("is {} bytes long, the most is {MAX_PATH}", MAX_PATH + 1);
+        let found = problems(&[named("a", http(&long, (200, 399), None))]);
+        assert_eq!(found, [("probes[0].http.path".to_owned(), why)]);
+
         let many: Vec<Probe> = (0..17).map(|n| named(&format!("p{n}"), ProbeKind::Ping)).collect();
         assert_eq!(problems(&many), [("probes".to_owned(), "has 17 entries, the most is 16".to_owned())]);
     }
