@@ -11,6 +11,7 @@ use understudy_ids::{
 };
 use understudy_netplan::NetworkRef;
 use understudy_pki::Identity;
+use understudy_probe::Probe;
 use understudy_recovery_api::{MachineRef, SiteKind};
 use understudy_replication::{
     Compression, Tier,
@@ -369,6 +370,17 @@ pub enum Item {
         item: ItemName,
         policy: PolicyName,
     },
+    /// What the machine is asked, in this order, when a test or a failover has started it: proof that it works
+    Probes {
+        item: ItemName,
+        /// guest-agent, ping, tcp:5432, or http:80/health; then if wanted ,name=shop ,within=30s, of http also ,status=200-299 and last
+        /// ,contains=TEXT
+        #[arg(long, required_unless_present = "none", conflicts_with = "none")]
+        probe: Vec<Probe>,
+        /// Only whether its first address answers
+        #[arg(long)]
+        none: bool,
+    },
     /// Nothing is sent until it is resumed; what the guest writes goes on being tracked
     Pause {
         item: ItemName,
@@ -596,6 +608,21 @@ pub enum Run {
     },
     Show {
         run: RunId,
+    },
+    /// Writes what a run that has ended did, with its evidence, as one file that needs nothing else to be read or printed
+    Report {
+        run: RunId,
+        /// Where the HTML goes
+        #[arg(long)]
+        html: PathBuf,
+    },
+    /// What the console of an item's machine showed after the run had started and asked it
+    Screenshot {
+        run: RunId,
+        item: ItemName,
+        /// Where the PNG goes
+        #[arg(long)]
+        out: PathBuf,
     },
     /// Follows a run until it ends or waits for someone
     Watch {

@@ -12,6 +12,7 @@ mod args;
 mod commands;
 mod connection;
 mod output;
+mod report;
 mod watch;
 
 use std::process::ExitCode;

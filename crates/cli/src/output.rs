@@ -1,6 +1,6 @@
 //! Tables for people, JSON for programs: the same facts in both.
 
-use std::{io::Write, time::Duration};
+use std::{io::Write, path::Path, time::Duration};
 
 use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table, presets::NOTHING};
@@ -25,6 +25,12 @@ pub fn print<T: Serialize>(format: Format, value: &T, table: impl FnOnce() -> Ta
 /// Says that something is gone.
 pub fn deleted(format: Format, name: &str) -> anyhow::Result<()> {
     print(format, &serde_json::json!({ "deleted": name }), || facts(&[("deleted", name.to_owned())]))
+}
+
+/// Says where a file is now.
+pub fn written(format: Format, file: &Path) -> anyhow::Result<()> {
+    let file = file.display().to_string();
+    print(format, &serde_json::json!({ "written": file }), || facts(&[("written", file.clone())]))
 }
 
 /// Prints a line. A reader that went away (`| head`) ends the command quietly; there is nobody to tell anything.
@@ -63,6 +69,14 @@ fn new_table() -> Table {
 pub fn time(at: UnixMicros) -> String {
     match jiff::Timestamp::from_microsecond(at.get()) {
         Ok(at) => at.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        Err(_) => at.to_string(),
+    }
+}
+
+/// The same moment for readers anywhere.
+pub fn utc(at: UnixMicros) -> String {
+    match jiff::Timestamp::from_microsecond(at.get()) {
+        Ok(at) => at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
         Err(_) => at.to_string(),
     }
 }

@@ -10,8 +10,10 @@
 //! on the real one. Every call says what must be true afterwards; calling it again when that is already so succeeds and
 //! changes nothing. A call that cannot tell what happened answers [`Error::Unknown`], never "off" or "done".
 
+mod http;
 mod joint;
 mod model;
+mod screenshot;
 
 pub mod files;
 pub mod libvirt;
@@ -21,6 +23,7 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use async_trait::async_trait;
 use understudy_ids::{ByteRange, Consistency, DiskName, MachineName, NetworkName, UnixMicros, Uuid};
+use understudy_probe::ProbeKind;
 use understudy_sealing::Passphrase;
 
 pub use joint::{PreparedSnapshot, Still};
@@ -28,6 +31,7 @@ pub use model::{
     Bus, DiskHardware, Firmware, Hardware, HostInventory, Machine, MachineDefinition, MachineTag,
     NicHardware, PowerState, Reservation, TagRole, TestNetworkDefinition,
 };
+pub use screenshot::{Console, MAX_SCREENSHOT};
 
 /// Drives the machines, snapshots and networks of one host.
 #[async_trait]
@@ -128,14 +132,12 @@ pub trait Hypervisor: Send + Sync + 'static {
         targets: &[std::net::IpAddr],
     ) -> Result<IsolationEvidence, Error>;
 
-    /// Whether `address` answers from the network that the machine's first NIC is on, within `limit`.
-    async fn probe_address(
-        &self,
-        network: &NetworkName,
-        address: std::net::IpAddr,
-        port: Option<u16>,
-        limit: Duration,
-    ) -> Result<bool, Error>;
+    /// Asks a machine once, for at most `limit`: over a test network from inside of it, over any other from this host. An answer that is
+    /// not the one that is wanted, or none, is a result; it fails when the question could not be asked.
+    async fn ask(&self, question: &Question, limit: Duration) -> Result<Answer, Error>;
+
+    /// What the machine's console shows now. A machine that has none, or does not run, is an answer too.
+    async fn screenshot(&self, machine: &MachineName) -> Result<Console, Error>;
 
     /// Where the test network's jump namespace is, for operators (`ip netns exec …`); empty where there is none.
     fn jump_hint(&self, network: &NetworkName) -> String;
@@ -290,6 +292,36 @@ pub struct Extent {
 /// Name of a checkpoint, `understudy-<item>-<generation>-<seq>`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct CheckpointName(pub String);
+
+/// One question to a machine (R-TF-8).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    pub machine: MachineName,
+    /// Where the machine is asked; only the guest's agent is asked elsewhere.
+    pub at: Option<(NetworkName, std::net::IpAddr)>,
+    pub kind: ProbeKind,
+}
+
+/// What came of a question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// It is the answer that is wanted.
+    pub passed: bool,
+    /// What was seen, in words of ours and printable; at most [`MAX_SEEN`](understudy_probe::MAX_SEEN) bytes.
+    pub seen: String,
+}
+
+impl Answer {
+    fn yes(seen: impl Into<String>) -> Self {
+        Self { passed: true, seen: seen.into() }
+    }
+
+    fn no(seen: impl std::fmt::Display) -> Self {
+        let printable = seen.to_string().replace(char::is_control, " ");
+        let end = printable.floor_char_boundary(understudy_probe::MAX_SEEN);
+        Self { passed: false, seen: printable[..end].to_owned() }
+    }
+}
 
 /// What an isolation probe did and saw.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -55,6 +55,9 @@ pub struct Hardware {
     /// Whether there is a channel to an agent in the guest.
     #[serde(default)]
     pub guest_agent: bool,
+    /// Its display adapter, `vga`; none: it has no console to look at.
+    #[serde(default)]
+    pub video: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,7 +11,8 @@ use std::{collections::BTreeSet, net::IpAddr, process::Command, time::Duration};
 
 use conformance::{Bench, KIB, MIB, changed, definition, disk, filling, name, network, open, open_disks};
 use private_libvirtd::{run, with_libvirtd};
-use understudy_hypervisor::{CheckpointName, Error, Hypervisor, PowerState};
+use understudy_hypervisor::{CheckpointName, Error, Hypervisor, PowerState, Question};
+use understudy_probe::Probe;
 
 #[test]
 fn machine_lifecycle() {
@@ -207,13 +208,27 @@ fn a_test_network_serves_its_own_and_notices_others() {
         assert!(lookup.contains("10.77.3.40"), "{lookup}");
         let lan = "test-lan".parse().unwrap();
         let limit = Duration::from_secs(3);
-        assert!(driver.probe_address(&lan, "10.77.3.40".parse().unwrap(), None, limit).await.unwrap());
-        assert!(
-            !driver
-                .probe_address(&lan, "10.77.3.41".parse().unwrap(), None, Duration::from_secs(1))
-                .await
-                .unwrap()
-        );
+        let ask = async |address: &str, probe: &str, limit: Duration| {
+            let at = Some((network("test-lan", 5).name, address.parse().unwrap()));
+            let kind = probe.parse::<Probe>().unwrap().kind;
+            driver.ask(&Question { machine: name("web1"), at, kind }, limit).await.unwrap()
+        };
+        assert!(ask("10.77.3.40", "ping", limit).await.passed);
+        assert!(!ask("10.77.3.41", "ping", Duration::from_secs(1)).await.passed);
+        // R-TF-8: a listener that only the test network can reach.
+        let closed = ask("10.77.3.40", "tcp:8080", limit).await;
+        assert_eq!((closed.passed, closed.seen.as_str()), (false, "connection refused"));
+        let _server = page_server(&guest, 8080);
+        for (probe, expected) in [
+            ("tcp:8080", (true, "connected")),
+            ("http:8080/", (true, "HTTP status 200")),
+            ("http:8080/,contains=all good", (true, "HTTP status 200, with the text that is wanted")),
+            ("http:8080/,contains=all bad", (false, "HTTP status 200, without the text that is wanted")),
+            ("http:8080/missing", (false, "HTTP status 404")),
+        ] {
+            let answer = ask("10.77.3.40", probe, limit).await;
+            assert_eq!((answer.passed, answer.seen.as_str()), expected, "{probe}");
+        }
         let stranger = driver.probe_isolation(&lan, &[]).await.unwrap_err();
         assert!(stranger.to_string().contains("hvt-g"), "{stranger}");
 
@@ -247,6 +262,34 @@ fn a_test_network_serves_its_own_and_notices_others() {
         again.remove_test_network(&lan).await.unwrap();
         drop(cleanup);
     });
+}
+
+/// Serves a page that says "all good" inside a namespace.
+fn page_server(namespace: &str, port: u16) -> PageServer {
+    let pages = tempfile::tempdir().unwrap();
+    std::fs::write(pages.path().join("index.html"), "<p>all good</p>").unwrap();
+    let (port, home) = (port.to_string(), pages.path().to_str().unwrap());
+    let arguments = ["netns", "exec", namespace, "busybox", "httpd", "-f", "-p", &port, "-h", home];
+    let server = PageServer { process: Command::new("ip").args(arguments).spawn().unwrap(), _pages: pages };
+    let listens = || run("ip", &["netns", "exec", namespace, "ss", "-ltn"]).contains(&format!(":{port} "));
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while !listens() {
+        assert!(std::time::Instant::now() < deadline, "the page server does not listen");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    server
+}
+
+struct PageServer {
+    process: std::process::Child,
+    _pages: tempfile::TempDir,
+}
+
+impl Drop for PageServer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 struct Namespaces(Vec<String>);

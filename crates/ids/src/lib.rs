@@ -15,7 +15,7 @@ pub use choice::{InvalidChoice, PointChoice};
 pub use consistency::Consistency;
 pub use name::{
     DiskName, GroupName, HostName, InvalidName, ItemName, MachineName, NetworkName, PlanPartName, PolicyName,
-    RecoveryPlanName, ScriptName, SeedName, SiteName, StepName,
+    ProbeName, RecoveryPlanName, ScriptName, SeedName, SiteName, StepName,
 };
 pub use number::{ByteRange, Generation, InvalidMac, MacAddress, PointSeq};
 pub use problem::Problem;

@@ -120,6 +120,10 @@ name!(
     ScriptName, "script name", 63
 );
 name!(
+    /// A probe of a protected item (R-TF-8).
+    ProbeName, "probe name", 40
+);
+name!(
     /// A step of a run, unique within it, such as `web1.start`.
     StepName, "step name", 120
 );

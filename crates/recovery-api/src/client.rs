@@ -9,8 +9,8 @@ use crate::{
     request::{
         self, AnswerRun, ChangeDisks, ChangeGroup, ChangeRun, CompleteTest, CreateGroup, CreateHost,
         CreatePlan, CreatePolicy, CreateSite, DeleteGroup, DeletePlan, MachineParent, Page, ProtectMachine,
-        RunChange, RunSpec, RunVerb, ScrubItem, SetItemPolicy, SetRunDeadline, StartRun, Steer, Unprotect,
-        UpdatePlan, UpdatePolicy,
+        RunChange, RunSpec, RunVerb, ScrubItem, SetItemPolicy, SetItemProbes, SetRunDeadline, StartRun,
+        Steer, Unprotect, UpdatePlan, UpdatePolicy,
     },
     v1::{
         self, audit_service_client::AuditServiceClient, failover_service_client::FailoverServiceClient,
@@ -19,7 +19,7 @@ use crate::{
     },
     view::{
         AuditRecord, ConsistencyGroup, Host, Listed, Machine, Policy, ProtectedItem, Protection,
-        RecoveryPlan, RecoveryPoint, Run, RunChangePreview, RunPreview, Site,
+        RecoveryPlan, RecoveryPoint, Run, RunChangePreview, RunPreview, Screenshot, Site,
     },
 };
 
@@ -167,6 +167,11 @@ impl RecoveryClient {
         ProtectedItem::from_wire(answer.into_inner()).map_err(not_understood)
     }
 
+    pub async fn set_item_probes(&self, request: SetItemProbes) -> Result<ProtectedItem, ApiError> {
+        let answer = self.protection.clone().set_item_probes(request.into_wire()).await?;
+        ProtectedItem::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
     /// Nothing is sent until it is resumed.
     pub async fn pause_replication(&self, request: Steer) -> Result<ProtectedItem, ApiError> {
         let Steer { item, reason, request_id } = request;
@@ -271,6 +276,14 @@ impl RecoveryClient {
         let request = v1::GetRunRequest { name: run.to_resource() };
         let answer = self.failover.clone().get_run(request).await?;
         Run::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    /// # Errors
+    /// `NO_SCREENSHOT` where none was taken.
+    pub async fn get_screenshot(&self, run: RunId, item: &ItemName) -> Result<Screenshot, ApiError> {
+        let request = v1::GetScreenshotRequest { run: run.to_resource(), item: item.to_resource() };
+        let answer = self.failover.clone().get_screenshot(request).await?;
+        Screenshot::from_wire(answer.into_inner()).map_err(not_understood)
     }
 
     /// Newest first; of one item, or all. Runs in a list come without their steps.

@@ -26,6 +26,7 @@ use understudy_ids::{
     DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PlanPartName, PointSeq,
     PolicyName, ScriptName, SeedName, StepName, UnixMicros, Uuid,
 };
+use understudy_probe::Probe;
 use understudy_replication::{Membership, ReplicationSettings, RetentionPolicy};
 
 /// What a step asks for, and of whom.
@@ -104,13 +105,19 @@ pub enum AgentWork {
     StartMachine {
         machine: MachineRef,
     },
-    /// `port: None` is a ping.
+    /// The machine is asked until it gives the answer that is wanted, or time is up (R-TF-8).
     ProbeMachine {
         machine: MachineRef,
         network: NetworkRef,
-        address: IpAddr,
-        port: Option<u16>,
-        limit: Duration,
+        /// None for a probe that goes through no network.
+        address: Option<IpAddr>,
+        /// Runs that were begun before there was a choice ping.
+        #[serde(default = "ping")]
+        probe: Box<Probe>,
+    },
+    /// What the machine's console shows is kept with the run (R-TF-8).
+    TakeScreenshot {
+        machine: MachineRef,
     },
     RemoveTestMachine {
         machine: MachineRef,
@@ -204,6 +211,10 @@ impl StartReplication {
 pub struct DiskSize {
     pub name: DiskName,
     pub size_bytes: u64,
+}
+
+fn ping() -> Box<Probe> {
+    Box::new(Probe::ping())
 }
 
 /// An address that a test network's DHCP gives to one Ethernet address.
@@ -351,9 +362,23 @@ pub enum StepResult {
     MachineStarted {
         time: UnixMicros,
     },
+    /// What came of asking a machine.
     Probe {
+        /// It gave the answer that was wanted.
         reachable: bool,
+        /// From the first question on.
         after: Duration,
+        /// What was seen last, in words; at most [`MAX_SEEN`](understudy_probe::MAX_SEEN) bytes.
+        #[serde(default)]
+        seen: String,
+    },
+    /// A picture of the machine's console was taken, and is kept beside the run.
+    Screenshot {
+        bytes: u64,
+    },
+    /// There is nothing to see of the machine, and why.
+    NoScreenshot {
+        why: String,
     },
     Isolation {
         ports: Vec<String>,

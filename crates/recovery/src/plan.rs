@@ -260,6 +260,6 @@ pub fn plan(spec: &RunSpec, input: &PlanInput) -> Result<RunPlan, Vec<Problem>> 
         return Err(problems);
     }
     let plan = draft::draft(&spec, &input)?;
-    let left_out = order::left_out(&spec, &input);
+    let left_out = order::left_out(&spec, &input).into_iter().chain(draft::not_asked(&spec, &input));
     Ok(RunPlan { notices: notices.into_iter().chain(left_out).collect(), ..plan })
 }

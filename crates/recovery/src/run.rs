@@ -35,8 +35,9 @@ pub use change::change_in_words;
 pub use deadline::{Deadline, DeadlineAction, Due, SetDeadline, time_left};
 pub use effect::{Effect, ItemChange, JobState, JobView};
 pub use event::{Event, Refusal, RunVerb};
+pub(crate) use outcome::last_probes;
 pub use outcome::{DiskComparison, ItemOutcome, lost_until, outcomes, runs_since};
-pub use report::{Report, StepReport, report};
+pub use report::{IsolationEvidence, ProbeEvidence, Report, StepReport, report};
 use serde::{Deserialize, Serialize};
 use understudy_ids::{ItemName, PointSeq, Problem, RunId, StepName, UnixMicros};
 use understudy_replication::watched::Watched;
@@ -49,7 +50,7 @@ pub use view::{
 use crate::{
     action::StepResult,
     item::ItemState,
-    plan::{ChangeKind, RunPlan, RunSpec},
+    plan::{ChangeKind, RunPlan, RunSpec, Step},
     seconds,
 };
 
@@ -229,6 +230,14 @@ impl Run {
     pub fn task_key(&self, step: &StepName) -> Option<String> {
         let status = self.steps.get(step)?;
         Some(task_key(step, status.tries))
+    }
+
+    /// The step that a task of the run was sent for.
+    pub fn step_of_task(&self, key: &str) -> Option<&Step> {
+        self.plan.steps.iter().find(|step| {
+            let tries = self.steps.get(&step.id).map_or(0, |status| status.tries);
+            (1..=tries).any(|number| task_key(&step.id, number) == key)
+        })
     }
 
     pub fn is_open(&self) -> bool {

@@ -62,6 +62,8 @@ pub const MAX_BOOT_ID: usize = 64;
 pub const MAX_REVISION: usize = 64;
 /// The longest context of a script, in bytes.
 pub const MAX_SCRIPT_CONTEXT: usize = 64 << 10;
+/// The largest picture of a console, in bytes.
+pub const MAX_SCREENSHOT: usize = 512 << 10;
 /// The most that is kept of a script's output, in bytes.
 pub const MAX_SCRIPT_OUTPUT: usize = 64 << 10;
 

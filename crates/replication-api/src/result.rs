@@ -3,17 +3,21 @@
 use std::{net::IpAddr, time::Duration};
 
 use understudy_ids::{DiskName, MachineName, PointSeq, UnixMicros};
+use understudy_probe::MAX_SEEN;
 use understudy_replication::BlockDigest;
 use understudy_types_api::{Any, duration_to_wire, pack, time_to_wire, unpack};
 
 use crate::{
-    MAX_DISKS, MAX_SCRIPT_OUTPUT,
+    MAX_DISKS, MAX_SCREENSHOT, MAX_SCRIPT_OUTPUT,
     field::{Invalid, digest, list, names, parse, required, span, text, time},
     v1::{self, agent_task_result::Result as WireResult},
 };
 
 const MAX_PORTS: usize = 4096;
 const MAX_METHOD: usize = 1024;
+const MAX_WHY_NOT: usize = 1024;
+/// What every PNG begins with.
+const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 
 /// The result of an action that succeeded. [`AgentTaskResult::Done`]: there is nothing to tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +46,13 @@ pub enum AgentTaskResult {
         reachable: bool,
         /// From the start of the probe.
         after: Duration,
+        /// What was seen last, in words; at most [`MAX_SEEN`] bytes.
+        seen: String,
     },
+    /// A PNG of at most [`MAX_SCREENSHOT`] bytes.
+    Screenshot(Vec<u8>),
+    /// There was nothing to see, and why.
+    NoScreenshot(String),
     IsolationResult(IsolationResult),
     Adopted {
         seq: PointSeq,
@@ -122,8 +132,13 @@ impl TryFrom<v1::AgentTaskResult> for AgentTaskResult {
             WireResult::MachineStarted(v1::MachineStarted { time: at }) => {
                 Self::MachineStarted { time: time("machine_started.time", at)? }
             }
-            WireResult::ProbeResult(v1::ProbeResult { reachable, after }) => {
-                Self::ProbeResult { reachable, after: span("probe_result.after", after)? }
+            WireResult::ProbeResult(v1::ProbeResult { reachable, after, seen }) => Self::ProbeResult {
+                reachable,
+                after: span("probe_result.after", after)?,
+                seen: text("probe_result.seen", seen, MAX_SEEN)?,
+            },
+            WireResult::ScreenshotResult(result) => {
+                screenshot(result).map_err(|e| e.within("screenshot_result"))?
             }
             WireResult::IsolationResult(result) => {
                 Self::IsolationResult(isolation(result).map_err(|e| e.within("isolation_result"))?)
@@ -138,6 +153,22 @@ impl TryFrom<v1::AgentTaskResult> for AgentTaskResult {
                 truncated,
             },
         })
+    }
+}
+
+fn screenshot(
+    v1::ScreenshotResult { png, why_not }: v1::ScreenshotResult,
+) -> Result<AgentTaskResult, Invalid> {
+    match (png.is_empty(), why_not.is_empty()) {
+        (true, false) => Ok(AgentTaskResult::NoScreenshot(text("why_not", why_not, MAX_WHY_NOT)?)),
+        (false, true) if png.len() > MAX_SCREENSHOT => {
+            Err(Invalid::new("png", format!("is {} bytes, the most is {MAX_SCREENSHOT}", png.len())))
+        }
+        (false, true) if !png.starts_with(PNG) => Err(Invalid::new("png", "is no PNG")),
+        (false, true) => Ok(AgentTaskResult::Screenshot(png.into())),
+        (true, true) | (false, false) => {
+            Err(Invalid::new("why_not", "is set where there is a picture, or not where there is none"))
+        }
     }
 }
 
@@ -184,8 +215,12 @@ impl From<AgentTaskResult> for v1::AgentTaskResult {
             AgentTaskResult::MachineStarted { time } => {
                 WireResult::MachineStarted(v1::MachineStarted { time: Some(time_to_wire(time)) })
             }
-            AgentTaskResult::ProbeResult { reachable, after } => {
-                WireResult::ProbeResult(v1::ProbeResult { reachable, after: Some(duration_to_wire(after)) })
+            AgentTaskResult::ProbeResult { reachable, after, seen } => {
+                WireResult::ProbeResult(v1::ProbeResult {
+                    reachable,
+                    after: Some(duration_to_wire(after)),
+                    seen,
+                })
             }
             AgentTaskResult::IsolationResult(IsolationResult { ports, tried, answered, method }) => {
                 WireResult::IsolationResult(v1::IsolationResult {
@@ -194,6 +229,12 @@ impl From<AgentTaskResult> for v1::AgentTaskResult {
                     answered: answered.iter().map(IpAddr::to_string).collect(),
                     method,
                 })
+            }
+            AgentTaskResult::Screenshot(png) => {
+                WireResult::ScreenshotResult(v1::ScreenshotResult { png: png.into(), why_not: String::new() })
+            }
+            AgentTaskResult::NoScreenshot(why_not) => {
+                WireResult::ScreenshotResult(v1::ScreenshotResult { png: Vec::new().into(), why_not })
             }
             AgentTaskResult::Adopted { seq, bytes_read } => {
                 WireResult::Adopted(v1::Adopted { seq: seq.get(), bytes_read })
@@ -225,7 +266,13 @@ mod tests {
             }]),
             AgentTaskResult::MachineCreated { machine: "web1".parse().unwrap(), seq, instant: time },
             AgentTaskResult::MachineStarted { time },
-            AgentTaskResult::ProbeResult { reachable: false, after: Duration::from_millis(1500) },
+            AgentTaskResult::Screenshot([PNG, &[7; 100]].concat()),
+            AgentTaskResult::NoScreenshot("the machine has no display".to_owned()),
+            AgentTaskResult::ProbeResult {
+                reachable: false,
+                after: Duration::from_millis(1500),
+                seen: "503".to_owned(),
+            },
             AgentTaskResult::IsolationResult(IsolationResult {
                 ports: vec!["vnet1".to_owned()],
                 tried: vec!["10.0.0.1".parse().unwrap()],

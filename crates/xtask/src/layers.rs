@@ -18,7 +18,7 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "pure",
         within: false,
-        crates: &["understudy-jobs", "understudy-netplan", "understudy-replication"],
+        crates: &["understudy-jobs", "understudy-netplan", "understudy-probe", "understudy-replication"],
     },
     // Pure as well. Its plans carry what other pure crates define, such as the settings of replication.
     Layer { name: "planning", within: false, crates: &["understudy-recovery"] },

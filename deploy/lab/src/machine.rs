@@ -104,7 +104,8 @@ impl Machine {
       <source path="{console}" append="on"/>
       <target port="0"/>
     </serial>
-{channel}    <controller type="usb" model="none"/>
+{channel}    <video><model type="vga"/></video>
+    <controller type="usb" model="none"/>
     <memballoon model="none"/>
   </devices>
 </domain>

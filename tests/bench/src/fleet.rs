@@ -126,6 +126,7 @@ impl Fleet {
                 disks: vec![disk],
                 nics: Vec::new(),
                 guest_agent: false,
+                video: None,
             },
             tag: None,
             autostart: false,

@@ -12,9 +12,9 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use understudy_hypervisor::{
-    BlockingReader, CheckpointName, DiskReader, Error, Extent, GuestState, HostInventory, Hypervisor,
-    IsolationEvidence, Machine, MachineDefinition, MachineTag, PreparedSnapshot, Snapshot, SnapshotDisk,
-    SnapshotRequest, Still, TestNetworkDefinition,
+    Answer, BlockingReader, CheckpointName, Console, DiskReader, Error, Extent, GuestState, HostInventory,
+    Hypervisor, IsolationEvidence, Machine, MachineDefinition, MachineTag, PreparedSnapshot, Question,
+    Snapshot, SnapshotDisk, SnapshotRequest, Still, TestNetworkDefinition,
     files::{self, DiskFormat, FileDisk, FileMachine, FilesHypervisor},
 };
 use understudy_ids::{ByteRange, MachineName, NetworkName, UnixMicros, Uuid};
@@ -261,14 +261,11 @@ impl Hypervisor for Tracked {
     ) -> Result<IsolationEvidence, Error> {
         self.host().probe_isolation(network, targets).await
     }
-    async fn probe_address(
-        &self,
-        network: &NetworkName,
-        address: IpAddr,
-        port: Option<u16>,
-        limit: Duration,
-    ) -> Result<bool, Error> {
-        self.host().probe_address(network, address, port, limit).await
+    async fn ask(&self, question: &Question, limit: Duration) -> Result<Answer, Error> {
+        self.host().ask(question, limit).await
+    }
+    async fn screenshot(&self, machine: &MachineName) -> Result<Console, Error> {
+        self.host().screenshot(machine).await
     }
     fn jump_hint(&self, _: &NetworkName) -> String {
         String::new()

@@ -3,7 +3,7 @@ use std::{process::ExitCode, time::Duration};
 use understudy_ids::{ItemName, PointSeq};
 use understudy_recovery_api::{
     RecoveryClient,
-    request::{ChangeDisks, ProtectMachine, ScrubItem, Seed, SetItemPolicy, Steer, Unprotect},
+    request::{ChangeDisks, ProtectMachine, ScrubItem, Seed, SetItemPolicy, SetItemProbes, Steer, Unprotect},
     view::{ActivationLease, Alert, Pause, ProtectedItem, ReplicationHealth, RpoPercentiles, Scrub},
 };
 use understudy_rpc::retry;
@@ -83,6 +83,11 @@ pub async fn run(connection: &ConnectionArgs, format: Format, verb: Item) -> any
         Item::SetPolicy { item, policy } => {
             let request = SetItemPolicy { item, policy, request_id: request_id() };
             let item = client.set_item_policy(request).await?;
+            output::print(format, &item, || details(&item))?;
+        }
+        Item::Probes { item, probe: probes, none: _ } => {
+            let request = SetItemProbes { item, probes, request_id: request_id() };
+            let item = client.set_item_probes(request).await?;
             output::print(format, &item, || details(&item))?;
         }
         Item::Pause { item, reason } => {
@@ -239,6 +244,8 @@ fn health(health: &ReplicationHealth) -> String {
 fn details(item: &ProtectedItem) -> comfy_table::Table {
     let disks: Vec<String> = item.disks.iter().map(ToString::to_string).collect();
     let excluded: Vec<String> = item.excluded_disks.iter().map(ToString::to_string).collect();
+    let probes: Vec<String> = item.probes.iter().map(ToString::to_string).collect();
+    let probes = if probes.is_empty() { "ping".to_owned() } else { probes.join("\n") };
     let mut facts = vec![
         ("item", item.name.to_string()),
         ("machine", item.machine.to_string()),
@@ -250,6 +257,7 @@ fn details(item: &ProtectedItem) -> comfy_table::Table {
         ("consistency group", output::maybe(&item.group)),
         ("disks", disks.join(", ")),
         ("left out", excluded.join(", ")),
+        ("probes", probes),
         ("latest point", output::maybe(&item.latest_point)),
     ];
     facts.extend(health_facts(&item.health));

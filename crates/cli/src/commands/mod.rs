@@ -15,6 +15,7 @@ mod pki;
 mod plan;
 mod point;
 mod policy;
+mod report;
 mod run;
 mod shown;
 mod site;

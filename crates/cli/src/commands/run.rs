@@ -1,6 +1,6 @@
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use understudy_ids::{RunId, StepName};
 use understudy_recovery_api::{
     RecoveryClient, StepState,
@@ -9,7 +9,11 @@ use understudy_recovery_api::{
 };
 
 use super::{all, change, request_id, shown, wish};
-use crate::{args::Run, connection::ConnectionArgs, output::Format};
+use crate::{
+    args::Run,
+    connection::ConnectionArgs,
+    output::{self, Format},
+};
 
 /// Who does steps that wait for a person, as plans call them.
 const OPERATOR: &str = "operator";
@@ -23,6 +27,18 @@ pub async fn run(connection: &ConnectionArgs, format: Format, verb: Run) -> anyh
             return Ok(ExitCode::SUCCESS);
         }
         Run::Show { run } => (client.get_run(run).await?, false),
+        Run::Screenshot { run, item, out } => {
+            let screenshot = client.get_screenshot(run, &item).await?;
+            let wrote = || format!("writing {}", out.display());
+            std::fs::write(&out, screenshot.png).with_context(wrote)?;
+            output::written(format, &out)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Run::Report { run, html } => {
+            super::report::write(connection, &client, run, &html).await?;
+            output::written(format, &html)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Run::Watch { run } => {
             let run = client.get_run(run).await?;
             return shown::show(connection, &client, format, run, true).await;

@@ -25,9 +25,9 @@ use understudy_sealing::Passphrase;
 pub use config::{Config, DiskFormat, FileDisk, FileMachine};
 
 use crate::{
-    CheckpointName, DiskHardware, Error, Firmware, GuestState, Hardware, HostInventory, Hypervisor,
-    IsolationEvidence, Machine, MachineDefinition, MachineTag, PowerState, PreparedSnapshot, Snapshot,
-    SnapshotDisk, SnapshotRequest, Still, TestNetworkDefinition,
+    Answer, CheckpointName, Console, DiskHardware, Error, Firmware, GuestState, Hardware, HostInventory,
+    Hypervisor, IsolationEvidence, Machine, MachineDefinition, MachineTag, PowerState, PreparedSnapshot,
+    Question, Snapshot, SnapshotDisk, SnapshotRequest, Still, TestNetworkDefinition,
     libvirt::{Place, TrackedDisk, end_server, open_reader, serve},
 };
 
@@ -72,6 +72,7 @@ impl FilesHypervisor {
                 disks,
                 nics: Vec::new(),
                 guest_agent: false,
+                video: None,
             },
             tag: None,
             autostart: false,
@@ -314,14 +315,12 @@ impl Hypervisor for FilesHypervisor {
         Err(not_here(format!("probing network {network}")))
     }
 
-    async fn probe_address(
-        &self,
-        network: &NetworkName,
-        _: IpAddr,
-        _: Option<u16>,
-        _: Duration,
-    ) -> Result<bool, Error> {
-        Err(not_here(format!("probing network {network}")))
+    async fn ask(&self, question: &Question, _: Duration) -> Result<Answer, Error> {
+        Err(not_here(format!("asking machine {}", question.machine)))
+    }
+
+    async fn screenshot(&self, _: &MachineName) -> Result<Console, Error> {
+        Ok(Console::Dark("this host runs no machines".to_owned()))
     }
 
     fn jump_hint(&self, _: &NetworkName) -> String {

@@ -72,7 +72,15 @@ pub fn hardware(domain: &Element, observed: &[ObservedAddress]) -> Result<Hardwa
         disks: disks.into_iter().map(|(_, disk)| disk).collect(),
         nics: devices.all("interface").map(|nic| self::nic(nic, observed)).collect::<Result<_, _>>()?,
         guest_agent: agent_channel(devices).is_some(),
+        video: video(devices),
     })
+}
+
+/// The first display adapter. What it is called goes into descriptions that we write, so nothing else than a word is taken over.
+fn video(devices: &Element) -> Option<String> {
+    let model = devices.find("video")?.attribute_at("model", "type")?;
+    let is_word = model.len() <= 32 && model.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    (is_word && model != "none").then(|| model.to_owned())
 }
 
 /// The name under which a guest's agent and the host find each other.

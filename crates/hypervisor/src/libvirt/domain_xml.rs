@@ -31,6 +31,7 @@ pub fn write(definition: &MachineDefinition, config: &Config) -> Result<String, 
         .children(nics)
         .child(console(definition, config))
         .children(hardware.guest_agent.then(agent_channel))
+        .children(hardware.video.as_deref().map(video))
         .child(Element::new("memballoon").with("model", "none"));
     let domain = Element::new("domain")
         .with("type", config.emulation.domain_type())
@@ -48,6 +49,11 @@ pub fn write(definition: &MachineDefinition, config: &Config) -> Result<String, 
         .child(Element::new("on_crash").text("destroy"))
         .child(devices);
     Ok(domain.write())
+}
+
+/// Without a way to look at it but screenshots: who may see a console is nothing that a replica brings with it.
+fn video(model: &str) -> Element {
+    Element::new("video").child(Element::new("model").with("type", model))
 }
 
 fn unfit(definition: &MachineDefinition, wanted: &str) -> Error {
@@ -179,6 +185,7 @@ mod tests {
             disks: vec![disk("vda", Bus::Virtio), disk("sda", Bus::Scsi)],
             nics: vec![nic("52:54:00:00:00:01", Some("prod")), nic("52:54:00:00:00:02", None)],
             guest_agent: true,
+            video: Some("vga".to_owned()),
         };
         MachineDefinition {
             name: "web1".parse().unwrap(),

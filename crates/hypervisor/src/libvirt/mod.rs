@@ -4,6 +4,8 @@
 //!   LibvirtHypervisor ─┬─ machines       domain_xml ─▶ libvirt ─▶ describe, tag
 //!                      ├─ snapshot/      backup jobs and qemu-storage-daemon, read over NBD; checkpoints; guests at rest
 //!                      ├─ guard          a process that thaws a guest, or lets it go on, when this one cannot
+//!                      ├─ console       what its screen shows
+//!                      ├─ question      what a started machine is asked
 //!                      ├─ test_network/  bridge, services namespace, dnsmasq, probes
 //!                      └─ session ─▶ ffi one connection, bounded calls
 //! ```
@@ -14,6 +16,7 @@
 
 mod command;
 mod config;
+mod console;
 mod cut_off;
 mod describe;
 mod disk_key;
@@ -22,6 +25,7 @@ mod ffi;
 mod guard;
 mod machines;
 mod process;
+mod question;
 mod session;
 mod snapshot;
 mod tag;
@@ -41,8 +45,9 @@ use understudy_ids::{MachineName, NetworkName, Uuid};
 use understudy_sealing::Passphrase;
 
 use crate::{
-    CheckpointName, Error, HostInventory, Hypervisor, IsolationEvidence, Machine, MachineDefinition,
-    MachineTag, PreparedSnapshot, Snapshot, SnapshotRequest, TestNetworkDefinition,
+    Answer, CheckpointName, Console, Error, HostInventory, Hypervisor, IsolationEvidence, Machine,
+    MachineDefinition, MachineTag, PreparedSnapshot, Question, Snapshot, SnapshotRequest,
+    TestNetworkDefinition,
 };
 pub use config::{Config, Emulation};
 pub use guard::{stand as thaw_guard, stand_by_held as hold_guard, stay_alive};
@@ -169,14 +174,12 @@ impl Hypervisor for LibvirtHypervisor {
         self.prove_isolation(network, targets).await
     }
 
-    async fn probe_address(
-        &self,
-        network: &NetworkName,
-        address: IpAddr,
-        port: Option<u16>,
-        limit: Duration,
-    ) -> Result<bool, Error> {
-        self.reach(network, address, port, limit).await
+    async fn ask(&self, question: &Question, limit: Duration) -> Result<Answer, Error> {
+        self.put(question, limit).await
+    }
+
+    async fn screenshot(&self, machine: &MachineName) -> Result<Console, Error> {
+        self.look(machine).await
     }
 
     fn jump_hint(&self, network: &NetworkName) -> String {

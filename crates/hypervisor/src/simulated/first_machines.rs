@@ -77,6 +77,7 @@ pub fn install(machine: &FirstMachine, state_dir: &Path) -> Result<SimulatedMach
             disks,
             nics: vec![nic],
             guest_agent: true,
+            video: Some("vga".to_owned()),
         },
         tag: None,
         is_running: false,

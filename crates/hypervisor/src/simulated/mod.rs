@@ -37,9 +37,9 @@ use understudy_ids::{DiskName, MachineName, NetworkName, Uuid};
 use understudy_sealing::Passphrase;
 
 use crate::{
-    CheckpointName, DiskHardware, Error, HostInventory, Hypervisor, IsolationEvidence, Machine,
-    MachineDefinition, MachineTag, PreparedSnapshot, Reservation, Snapshot, SnapshotRequest,
-    TestNetworkDefinition,
+    Answer, CheckpointName, Console, DiskHardware, Error, HostInventory, Hypervisor, IsolationEvidence,
+    Machine, MachineDefinition, MachineTag, PreparedSnapshot, Question, Reservation, Snapshot,
+    SnapshotRequest, TestNetworkDefinition,
 };
 pub use first_machines::FirstMachine;
 use machine::SimulatedMachine;
@@ -68,6 +68,9 @@ pub struct Config {
     /// A guest takes this long to shut down.
     #[serde(default)]
     pub shut_down_ms: u64,
+    /// TCP ports that no guest has open, although it answers at all others.
+    #[serde(default)]
+    pub closed_ports: Vec<u16>,
     /// Between two records that a running guest writes; 0: it writes none.
     #[serde(default)]
     pub write_interval_ms: u64,
@@ -82,6 +85,7 @@ impl Config {
             machines: Vec::new(),
             call_delay_ms: 0,
             shut_down_ms: 0,
+            closed_ports: Vec::new(),
             write_interval_ms: 0,
         }
     }
@@ -369,15 +373,14 @@ impl Hypervisor for SimulatedHypervisor {
         self.act(move |host, _| host.prove_isolation(&network, &targets)).await
     }
 
-    async fn probe_address(
-        &self,
-        network: &NetworkName,
-        address: IpAddr,
-        _port: Option<u16>,
-        _limit: Duration,
-    ) -> Result<bool, Error> {
-        let network = network.clone();
-        self.act(move |host, _| Ok(host.answers(&network, address))).await
+    async fn ask(&self, question: &Question, _limit: Duration) -> Result<Answer, Error> {
+        let question = question.clone();
+        self.act(move |host, config| Ok(host.answer(&question, config))).await
+    }
+
+    async fn screenshot(&self, machine: &MachineName) -> Result<Console, Error> {
+        let machine = machine.clone();
+        self.act(move |host, _| host.screenshot(&machine)).await
     }
 
     fn jump_hint(&self, _network: &NetworkName) -> String {

@@ -2,10 +2,17 @@
 
 use std::net::IpAddr;
 
-use understudy_ids::NetworkName;
+use understudy_ids::{MachineName, NetworkName};
+use understudy_probe::{HttpProbe, ProbeKind};
 
 use super::{Config, Host, machine::SimulatedMachine, record};
-use crate::{Error, IsolationEvidence, TagRole, TestNetworkDefinition};
+use crate::{
+    Answer, Console, Error, IsolationEvidence, Question, TagRole, TestNetworkDefinition, http,
+    screenshot::Picture,
+};
+
+/// What every guest serves.
+const PAGE: &str = "a simulated guest";
 
 impl Host {
     pub(super) fn ensure_network(
@@ -60,11 +67,46 @@ impl Host {
         Ok(IsolationEvidence { ports, tried: targets.to_vec(), answered, method })
     }
 
+    /// Guests answer everything that they can be reached for, with one page for every path.
+    pub(super) fn answer(&self, question: &Question, config: &Config) -> Answer {
+        let Question { machine, at, kind } = question;
+        let reached = match at {
+            Some((network, address)) => self.answers(network, *address),
+            None => self.machines.get(machine).is_some_and(SimulatedMachine::is_running),
+        };
+        match kind {
+            _ if !reached => Answer::no("no answer"),
+            ProbeKind::GuestAgent | ProbeKind::Ping => Answer::yes(""),
+            ProbeKind::Tcp { port } | ProbeKind::Http(HttpProbe { port, .. })
+                if config.closed_ports.contains(port) =>
+            {
+                Answer::no("connection refused")
+            }
+            ProbeKind::Tcp { .. } => Answer::yes("connected"),
+            ProbeKind::Http(http) => http::judge(200, PAGE.as_bytes(), http),
+        }
+    }
+
     /// Whether a running machine, or the network's own services, have the address.
     pub(super) fn answers(&self, name: &NetworkName, address: IpAddr) -> bool {
         let services =
             self.test_networks.get(name).is_some_and(|network| IpAddr::V4(network.gateway) == address);
         services || self.machine_answers(name, address)
+    }
+
+    /// Two colours, of a size that depends on nothing.
+    pub(super) fn screenshot(&self, name: &MachineName) -> Result<Console, Error> {
+        let what = || Error::NotFound { what: format!("machine {name}") };
+        let machine = self.machines.get(name).ok_or_else(what)?;
+        if !machine.is_running() {
+            return Ok(Console::Dark("the machine does not run".to_owned()));
+        }
+        if machine.record.hardware.video.is_none() {
+            return Ok(Console::Dark("the machine has no display".to_owned()));
+        }
+        let pixels =
+            (0..64 * 48).flat_map(|n| if n % 64 < 32 { [0, 0, 0] } else { [255, 255, 255] }).collect();
+        Ok(Console::of(Picture { width: 64, height: 48, pixels }))
     }
 
     fn machine_answers(&self, name: &NetworkName, address: IpAddr) -> bool {

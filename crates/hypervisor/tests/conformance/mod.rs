@@ -7,11 +7,12 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use understudy_hypervisor::{
-    Bus, CheckpointName, DiskHardware, Error, Extent, Firmware, GuestState, Hardware, Hypervisor,
-    MachineDefinition, MachineTag, NicHardware, PowerState, QuiesceFailure, Reservation, Snapshot,
-    SnapshotDisk, SnapshotRequest, TagRole, TestNetworkDefinition,
+    Bus, CheckpointName, Console, DiskHardware, Error, Extent, Firmware, GuestState, Hardware, Hypervisor,
+    MAX_SCREENSHOT, MachineDefinition, MachineTag, NicHardware, PowerState, Question, QuiesceFailure,
+    Reservation, Snapshot, SnapshotDisk, SnapshotRequest, TagRole, TestNetworkDefinition,
 };
 use understudy_ids::{ByteRange, DiskName, Generation, MachineName, NetworkName, Uuid};
+use understudy_probe::ProbeKind;
 
 pub const KIB: u64 = 1 << 10;
 pub const MIB: u64 = 1 << 20;
@@ -75,6 +76,7 @@ pub async fn definition(bench: &dyn Bench, machine: &str) -> MachineDefinition {
         disks,
         nics: vec![nic],
         guest_agent: true,
+        video: Some("vga".to_owned()),
     };
     MachineDefinition {
         name: name(machine),
@@ -121,9 +123,15 @@ pub async fn machine_lifecycle(bench: &dyn Bench) {
     assert_eq!((machine.hardware.memory_bytes, machine.tag), (48 * MIB, Some(newer.tag.clone())));
     assert!(matches!(host.define(&definition).await, Err(Error::Conflict { .. })), "an older generation won");
 
+    // R-TF-8: what there is to see, and that there is nothing.
+    assert_eq!(host.screenshot(&web1).await.unwrap(), Console::Dark("the machine does not run".to_owned()));
     host.start(&web1).await.unwrap();
     host.start(&web1).await.unwrap();
     assert_eq!(host.machine(&web1).await.unwrap().unwrap().power, PowerState::Running);
+    let Console::Shown(png) = host.screenshot(&web1).await.unwrap() else { panic!("it has a display") };
+    assert!(png.starts_with(b"\x89PNG\r\n\x1a\n") && png.len() <= MAX_SCREENSHOT);
+    let agent = Question { machine: web1.clone(), at: None, kind: ProbeKind::GuestAgent };
+    host.ask(&agent, Duration::from_secs(1)).await.unwrap();
     assert!(matches!(host.undefine(&web1).await, Err(Error::WrongState { .. })));
     assert!(matches!(host.define(&newer).await, Err(Error::WrongState { .. })));
     host.set_tag(&web1, Some(&tag("web1", 5))).await.unwrap();
@@ -131,8 +139,14 @@ pub async fn machine_lifecycle(bench: &dyn Bench) {
 
     host.power_off(&web1).await.unwrap();
     host.power_off(&web1).await.unwrap();
+    newer.tag = tag("web1", 6);
+    newer.hardware.video = None;
+    host.define(&newer).await.unwrap();
+    host.start(&web1).await.unwrap();
+    assert_eq!(host.screenshot(&web1).await.unwrap(), Console::Dark("the machine has no display".to_owned()));
+    host.power_off(&web1).await.unwrap();
     let machine = host.machine(&web1).await.unwrap().unwrap();
-    assert_eq!((machine.power, machine.tag), (PowerState::ShutOff, Some(tag("web1", 5))));
+    assert_eq!((machine.power, machine.tag), (PowerState::ShutOff, Some(tag("web1", 6))));
     assert!(host.shut_down(&web1, Duration::from_secs(1)).await.unwrap());
     host.set_tag(&web1, None).await.unwrap();
     host.set_tag(&web1, None).await.unwrap();

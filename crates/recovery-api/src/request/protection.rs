@@ -5,11 +5,13 @@ use std::{collections::BTreeSet, time::Duration};
 use prost::Message as _;
 use serde::Serialize;
 use understudy_ids::{DiskName, HostName, ItemName, PointSeq, PolicyName, SeedName};
+use understudy_probe::{MAX_PROBES, Probe};
 use understudy_replication::{
     BlockDigest, ReplicationSettings, RetentionPolicy, Tier, activation::LENGTHS, settings::BadSetting,
 };
 use understudy_types_api::{
-    duration_to_wire, settings_from_wire, settings_to_wire, tiers_from_wire, tiers_to_wire,
+    duration_to_wire, probe_from_wire, probe_to_wire, settings_from_wire, settings_to_wire, tiers_from_wire,
+    tiers_to_wire,
 };
 
 use crate::{
@@ -367,6 +369,57 @@ impl SetItemPolicy {
             request_id: request_id.to_string(),
         }
     }
+}
+
+/// What the item's machine is asked from now on when a run has started it (R-TF-8).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetItemProbes {
+    pub item: ItemName,
+    pub probes: Vec<Probe>,
+    pub request_id: RequestId,
+}
+
+impl SetItemProbes {
+    /// # Errors
+    /// With every field that is missing or malformed, and everything that is wrong with the probes.
+    pub fn from_wire(wire: v1::SetItemProbesRequest) -> Result<Self, Invalid> {
+        let v1::SetItemProbesRequest { name, probes: asked, request_id } = wire;
+        let mut checks = Checks::default();
+        let item = checks.resource("name", &name);
+        let probes = probes(&mut checks, asked);
+        let request_id = checks.request_id(&request_id);
+        let whole = (|| Some(Self { item: item?, probes, request_id: request_id? }))();
+        checks.finish(whole)
+    }
+
+    pub fn into_wire(self) -> v1::SetItemProbesRequest {
+        let Self { item, probes, request_id } = self;
+        v1::SetItemProbesRequest {
+            name: item.to_resource(),
+            probes: probes.iter().map(probe_to_wire).collect(),
+            request_id: request_id.to_string(),
+        }
+    }
+}
+
+/// The probes of an item, with everything that is wrong with any of them.
+pub(crate) fn probes(checks: &mut Checks, wire: Vec<understudy_types_api::v1::Probe>) -> Vec<Probe> {
+    checks.at_most("probes", &wire, MAX_PROBES);
+    let wire = wire.into_iter().take(MAX_PROBES);
+    let (mut read, told) = (Vec::new(), wire.len());
+    for (n, probe) in wire.enumerate() {
+        match probe_from_wire(probe) {
+            Ok(probe) => read.push(probe),
+            Err(bad) => bad
+                .into_iter()
+                .for_each(|(field, why)| checks.refuse(format_args!("probes[{n}].{field}"), why)),
+        }
+    }
+    // Only a whole list has the numbers that the caller knows.
+    if read.len() == told {
+        understudy_probe::problems(&read).into_iter().for_each(|(field, why)| checks.refuse(field, why));
+    }
+    read
 }
 
 /// Pauses or resumes replication of an item (R-REP-8).

@@ -19,7 +19,7 @@ pub use protection::{
 pub use recovery_plan::RecoveryPlan;
 pub use run::{
     ChangedItem, DiskComparison, ItemOutcome, MadeRunChange, PlannedConnection, PlannedItem, PlannedStep,
-    Run, RunChangePreview, RunDeadlineState, RunPreview, RunStep,
+    Run, RunChangePreview, RunDeadlineState, RunPreview, RunStep, Screenshot,
 };
 pub use site::{Host, Machine, MachineDisk, MachineNic, Site};
 

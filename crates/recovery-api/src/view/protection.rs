@@ -7,9 +7,10 @@ use understudy_ids::{
     Consistency, DiskName, Generation, GroupName, HostName, ItemName, PointSeq, PolicyName, Problem, RunId,
     UnixMicros,
 };
+use understudy_probe::Probe;
 use understudy_replication::Joint;
 use understudy_types_api::{
-    MAX_PROBLEMS, consistency_from_wire, consistency_to_wire, duration_to_wire, joint_to_wire,
+    MAX_PROBLEMS, consistency_from_wire, consistency_to_wire, duration_to_wire, joint_to_wire, probe_to_wire,
     problem_to_wire, time_to_wire,
 };
 
@@ -303,6 +304,8 @@ pub struct ProtectedItem {
     pub group: Option<GroupName>,
     /// Where the policy has one.
     pub activation_lease: Option<ActivationLease>,
+    /// What its machine is asked when a run has started it; none: whether its first address answers.
+    pub probes: Vec<Probe>,
 }
 
 /// For how long the active host may run the machine without being heard (R-FO-7).
@@ -416,6 +419,7 @@ impl ProtectedItem {
             pause,
             group,
             activation_lease,
+            probes,
         } = self;
         v1::ProtectedItem {
             name: name.to_resource(),
@@ -437,6 +441,7 @@ impl ProtectedItem {
             pause: pause.map(Pause::into_wire),
             group: group.map(|group| group.to_resource()).unwrap_or_default(),
             activation_lease: activation_lease.map(ActivationLease::into_wire),
+            probes: probes.iter().map(probe_to_wire).collect(),
         }
     }
 
@@ -463,6 +468,7 @@ impl ProtectedItem {
             pause,
             group,
             activation_lease,
+            probes,
         } = wire;
         let mut checks = Checks::default();
         let name = checks.resource("name", &name);
@@ -482,6 +488,7 @@ impl ProtectedItem {
         let pause = pause.and_then(|p| Pause::from_wire(&mut checks, p));
         let group = checks.optional_resource("group", &group);
         let activation_lease = activation_lease.and_then(|l| ActivationLease::from_wire(&mut checks, l));
+        let probes = request::probes(&mut checks, probes);
         let whole = (|| {
             Some(Self {
                 name: name?,
@@ -503,6 +510,7 @@ impl ProtectedItem {
                 pause,
                 group: group?,
                 activation_lease,
+                probes,
             })
         })();
         checks.finish(whole)

@@ -632,3 +632,33 @@ impl Run {
         checks.finish(whole)
     }
 }
+
+/// What the console of an item's machine showed after a run had started and asked it (R-TF-8).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Screenshot {
+    /// A PNG.
+    pub png: Vec<u8>,
+    pub time: UnixMicros,
+}
+
+impl Screenshot {
+    const MOST: usize = 512 << 10;
+
+    pub fn into_wire(self) -> v1::Screenshot {
+        let Self { png, time } = self;
+        v1::Screenshot { png, time: Some(time_to_wire(time)) }
+    }
+
+    /// # Errors
+    /// When there is no picture, or a larger one than is ever kept.
+    pub fn from_wire(wire: v1::Screenshot) -> Result<Self, Invalid> {
+        let v1::Screenshot { png, time } = wire;
+        let mut checks = Checks::default();
+        if png.is_empty() || png.len() > Self::MOST {
+            checks.refuse("png", format!("is {} bytes, there must be 1 to {}", png.len(), Self::MOST));
+        }
+        let time = checks.time("time", time);
+        let whole = (|| Some(Self { png, time: time? }))();
+        checks.finish(whole)
+    }
+}

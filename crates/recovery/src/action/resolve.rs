@@ -110,6 +110,7 @@ impl Resolver<'_> {
             }
             AgentWork::StartMachine { machine }
             | AgentWork::StartInBoot { machine, .. }
+            | AgentWork::TakeScreenshot { machine }
             | AgentWork::RemoveTestMachine { machine } => {
                 *machine = self.machine(machine)?;
             }

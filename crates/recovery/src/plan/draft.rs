@@ -1,8 +1,12 @@
 //! Puts the steps of an operation together: what all operations share.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use understudy_ids::{Generation, HostName, ItemName, PointChoice, Problem, StepName};
+use understudy_probe::{Probe, ProbeKind};
 
 use super::{
     ErrorPolicy, Estimate, Executor, ItemView, Operation, Phase, PlanInput, PlannedConnection, PlannedItem,
@@ -17,8 +21,6 @@ use crate::{
     item::{ItemState, Verb},
 };
 
-/// How long a machine may take until it answers a probe.
-pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(90);
 /// Work that reads or writes whole disks.
 const LONG: Duration = Duration::from_secs(6 * 3600);
 /// Whole machines to and from media that may be slow.
@@ -199,17 +201,53 @@ impl<'a> Subject<'a> {
         (0..self.view.machine.nics.len()).map(network_of).collect()
     }
 
-    /// A probe of the first NIC whose address is known and which is connected.
-    pub fn probe(&self, input: &PlanInput, generation: Generation, machine: MachineRef) -> Option<Step> {
+    /// What the machine is asked when it has been started, one question after another, whatever came of those before, and a picture of its
+    /// console behind them (R-TF-8).
+    pub fn proof(
+        &self,
+        spec: &RunSpec,
+        input: &PlanInput,
+        generation: Generation,
+        machine: &MachineRef,
+        start: &Step,
+    ) -> Vec<Step> {
+        let place = self.place(spec, input);
+        let mut steps: Vec<Step> = Vec::new();
+        for (name, probe) in asked(self.view) {
+            let (network, address) = match (&probe.kind, &place) {
+                (ProbeKind::GuestAgent, _) => (NetworkRef::Unconnected, None),
+                (_, Some((network, address))) => (network.clone(), Some(*address)),
+                // See `not_asked`.
+                (_, None) => continue,
+            };
+            let probe = Box::new(probe);
+            let work = AgentWork::ProbeMachine { machine: machine.clone(), network, address, probe };
+            let after = steps.last().unwrap_or(start).id.clone();
+            let step = self.agent(&name, self.target, generation, Phase::Probe, work).after([after]);
+            steps.push(step.on_error(ErrorPolicy::GoOn));
+        }
+        let look = AgentWork::TakeScreenshot { machine: machine.clone() };
+        let after = steps.last().unwrap_or(start).id.clone();
+        let look = self.agent("screenshot", self.target, generation, Phase::Probe, look).after([after]);
+        steps.push(look.on_error(ErrorPolicy::GoOn));
+        steps
+    }
+
+    /// Where the machine can be asked: the first of its addresses that is known, if its NIC is connected.
+    fn place(&self, spec: &RunSpec, input: &PlanInput) -> Option<(NetworkRef, IpAddr)> {
         let nics = self.nics(input);
-        let known = nics.iter().map(|nic| (network_of(nic), nic.address));
-        let (network, address) = known
-            .into_iter()
-            .find_map(|(net, address)| Some((net, address?)))
-            .filter(|(net, _)| *net != NetworkRef::Unconnected)?;
-        let work = AgentWork::ProbeMachine { machine, network, address, port: None, limit: PROBE_LIMIT };
-        let step = self.agent("probe", self.target, generation, Phase::Probe, work);
-        Some(step.on_error(ErrorPolicy::GoOn))
+        let known = nics.iter().find_map(|nic| Some((network_of(nic), nic.address?)));
+        known.filter(|(network, _)| uses_connections(spec) && *network != NetworkRef::Unconnected)
+    }
+
+    fn not_asked(&self, spec: &RunSpec, input: &PlanInput) -> Option<String> {
+        let needs_address = |probe: &&Probe| probe.kind != ProbeKind::GuestAgent;
+        let names: Vec<&str> =
+            self.view.probes.iter().filter(needs_address).map(|probe| probe.name.as_str()).collect();
+        (!names.is_empty() && self.place(spec, input).is_none()).then(|| {
+            let names = names.join(", ");
+            format!("{} is not asked by {names}: no address of it is known where it will be", self.name())
+        })
     }
 
     fn planned(&self, spec: &RunSpec, input: &PlanInput) -> PlannedItem {
@@ -269,6 +307,21 @@ pub(super) fn uses_connections(spec: &RunSpec) -> bool {
         Operation::PlannedFailover | Operation::UnplannedFailover => true,
         Operation::Protect | Operation::Unprotect | Operation::ReverseReplicate => false,
     }
+}
+
+/// The probes of an item, with what their steps are called.
+fn asked(item: &ItemView) -> Vec<(String, Probe)> {
+    match item.probes.as_slice() {
+        [] => vec![("probe".to_owned(), Probe::ping())],
+        some => some.iter().zip(1..).map(|(probe, n)| (format!("probe-{n}"), probe.clone())).collect(),
+    }
+}
+
+/// Probes that somebody has asked for and that will not be made.
+pub(super) fn not_asked(spec: &RunSpec, input: &PlanInput) -> Vec<String> {
+    let failover = spec.operation.is_failover();
+    let items = spec.items.iter().filter(|_| failover).filter_map(|name| Subject::of(spec, input, name));
+    items.filter_map(|item| item.not_asked(spec, input)).collect()
 }
 
 fn network_of(nic: &PlannedNic) -> NetworkRef {
@@ -392,7 +445,7 @@ impl Step {
 fn time_out(work: &AgentWork) -> Duration {
     match work {
         AgentWork::ShutDownMachine { grace, .. } => *grace + SHORT,
-        AgentWork::ProbeMachine { limit, .. } => *limit + SHORT,
+        AgentWork::ProbeMachine { probe, .. } => probe.time_out + SHORT,
         AgentWork::RunScript(run) => run.time_out + SHORT,
         AgentWork::SyncFinal { .. }
         | AgentWork::DigestDisks { .. }
@@ -402,6 +455,20 @@ fn time_out(work: &AgentWork) -> Duration {
         | AgentWork::ScrubItem { .. } => LONG,
         AgentWork::ExportSeed { .. } | AgentWork::ImportSeed { .. } => SEEDING,
         _ => SHORT,
+    }
+}
+
+fn question(machine: &str, address: Option<IpAddr>, kind: &ProbeKind) -> String {
+    let at =
+        |port: u16| address.map(|address| SocketAddr::new(address, port).to_string()).unwrap_or_default();
+    match kind {
+        ProbeKind::GuestAgent => format!("Ask the agent in {machine} to answer"),
+        ProbeKind::Ping => {
+            let address = address.map(|address| address.to_string()).unwrap_or_default();
+            format!("Ask {machine} to answer at {address}")
+        }
+        ProbeKind::Tcp { port } => format!("Ask {machine} to accept a connection at {}", at(*port)),
+        ProbeKind::Http(http) => format!("Ask {machine} for http://{}{}", at(http.port), http.path),
     }
 }
 
@@ -426,7 +493,8 @@ fn title(work: &AgentWork, machine: &str) -> String {
         AgentWork::CreateTestMachine { .. } => format!("Make a test machine of {machine}"),
         AgentWork::PromotePoint { .. } => format!("Define {machine} from its recovery point"),
         AgentWork::StartMachine { .. } | AgentWork::StartInBoot { .. } => format!("Start {machine}"),
-        AgentWork::ProbeMachine { address, .. } => format!("Ask {machine} to answer at {address}"),
+        AgentWork::ProbeMachine { address, probe, .. } => question(machine, *address, &probe.kind),
+        AgentWork::TakeScreenshot { .. } => format!("Take a picture of the console of {machine}"),
         AgentWork::RemoveTestMachine { .. } => format!("Remove the test machine of {machine}"),
         AgentWork::EnsureTestNetwork { .. } => "Make a test network".to_owned(),
         AgentWork::ProbeIsolation { .. } => "Prove that the test network is isolated".to_owned(),

@@ -11,6 +11,7 @@ use understudy_ids::{
     Consistency, DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq,
     PolicyName, Problem, UnixMicros,
 };
+use understudy_probe::Probe;
 use understudy_replication::{Joint, Membership, ReplicationSettings, RetentionPolicy};
 
 use crate::{action::StartReplication, conflict::OpenRun, direction::SiteKind, item::ItemState};
@@ -52,6 +53,8 @@ pub struct ItemView {
     pub state: ItemState,
     /// Replication is paused.
     pub paused: bool,
+    /// What its machine is asked when it has been started, in this order; none: whether its first address answers (R-TF-8).
+    pub probes: Vec<Probe>,
     pub generation: Generation,
     /// Whole points at either side.
     pub points: Vec<PointView>,

@@ -82,8 +82,15 @@ struct Ordering<'a> {
 /// The steps with which a machine comes up.
 struct ComingUp {
     start: StepName,
-    /// With its end the machine is up, or will not be: it has answered, or where it is not asked, it was started.
-    ready: StepName,
+    /// One behind the other.
+    probes: Vec<StepName>,
+}
+
+impl ComingUp {
+    /// With its end the machine is up, or will not be: it was asked everything, or where it is asked nothing, it was started.
+    fn ready(&self) -> &StepName {
+        self.probes.last().unwrap_or(&self.start)
+    }
 }
 
 impl<'a> Ordering<'a> {
@@ -128,7 +135,7 @@ impl<'a> Ordering<'a> {
                 is_first = false;
             }
             self.start_in_order(group, &starts, &before);
-            let ready: Vec<StepName> = starts.iter().map(|(_, machine)| machine.ready.clone()).collect();
+            let ready: Vec<StepName> = starts.iter().map(|(_, machine)| machine.ready().clone()).collect();
             if !ready.is_empty() {
                 before = ready;
             }
@@ -158,8 +165,9 @@ impl<'a> Ordering<'a> {
         let mut steps = Vec::new();
         let mut last = ready.to_vec();
         if group.gate == Gate::Ask && !starts.is_empty() {
-            let watched = starts.iter().flat_map(|(_, m)| [m.start.clone(), m.ready.clone()]);
-            let watched: BTreeSet<StepName> = watched.collect();
+            let watched =
+                starts.iter().flat_map(|(_, machine)| machine.probes.iter().chain([&machine.start]));
+            let watched: BTreeSet<StepName> = watched.cloned().collect();
             let wait = OperatorWait::Gate { group: group.name.clone(), watched };
             let title = format!("Go on behind group {} if its machines came up, or ask", group.name);
             let gate = wait_for(part(number, "gate"), title, wait).after(last);
@@ -271,8 +279,10 @@ impl<'a> Ordering<'a> {
         let window = group.at_once.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
         for (index, (entry, machine)) in starts.iter().enumerate() {
             let mut after = before.to_vec();
-            after.extend(index.checked_sub(window).map(|ahead| starts[ahead].1.ready.clone()));
-            after.extend(entry.after.iter().filter_map(|item| self.coming_up(item)).map(|other| other.ready));
+            after.extend(index.checked_sub(window).map(|ahead| starts[ahead].1.ready().clone()));
+            after.extend(
+                entry.after.iter().filter_map(|item| self.coming_up(item)).map(|other| other.ready().clone()),
+            );
             self.comes_after(&machine.start, &after);
         }
     }
@@ -306,24 +316,24 @@ impl<'a> Ordering<'a> {
         }
     }
 
-    fn of_item(&self, item: &ItemName, is: impl Fn(&AgentWork) -> bool) -> Option<StepName> {
-        let found = self.steps.iter().find(|step| match &step.action {
+    fn of_item(&self, item: &ItemName, is: impl Fn(&AgentWork) -> bool) -> impl Iterator<Item = StepName> {
+        let of_item = self.steps.iter().filter(move |step| match &step.action {
             Action::Agent { work, .. } => {
                 step.stage == Stage::Main && step.item.as_ref() == Some(item) && is(work)
             }
             _ => false,
         });
-        found.map(|step| step.id.clone())
+        of_item.map(|step| step.id.clone())
     }
 
     fn coming_up(&self, item: &ItemName) -> Option<ComingUp> {
-        let start = self.of_item(item, |work| matches!(work, AgentWork::StartMachine { .. }))?;
-        let probe = self.of_item(item, |work| matches!(work, AgentWork::ProbeMachine { .. }));
-        Some(ComingUp { ready: probe.unwrap_or_else(|| start.clone()), start })
+        let start = self.of_item(item, |work| matches!(work, AgentWork::StartMachine { .. })).next()?;
+        let probes = self.of_item(item, |work| matches!(work, AgentWork::ProbeMachine { .. }));
+        Some(ComingUp { start, probes: probes.collect() })
     }
 
     fn shut_down(&self, item: &ItemName) -> Option<StepName> {
-        self.of_item(item, |work| matches!(work, AgentWork::ShutDownMachine { .. }))
+        self.of_item(item, |work| matches!(work, AgentWork::ShutDownMachine { .. })).next()
     }
 
     fn comes_after(&mut self, id: &StepName, after: &[StepName]) {

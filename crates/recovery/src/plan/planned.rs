@@ -4,7 +4,7 @@
 //!   reserve ─▶ per item: shut down ─▶ last changes ─┬▶ digest @ source ─┐
 //!                                                   └▶ verify @ target ─┴▶ compare
 //!   all items equal ─▶ per item: stop replicating
-//!   all stopped ══ point of no return ═▶ per item: raise generation ─▶ fence @ source ─▶ promote ─▶ start ─▶ probe
+//!   all stopped ══ point of no return ═▶ per item: raise generation ─▶ fence @ source ─▶ promote ─▶ start ─▶ probes ─▶ screenshot
 //!   commit ─▶ per item: commit ─▶ reverse replication
 //!   cancelled before: start the source machine again, replicate again · always: release
 //! ```
@@ -33,7 +33,7 @@ pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) ->
     let stopped: Vec<StepName> = items.iter().map(|item| item.id("stop-replication")).collect();
     let mut running = Vec::new();
     for item in items {
-        let switch = switch(input, item, &stopped);
+        let switch = switch(spec, input, item, &stopped);
         running.extend(switch.iter().map(|step| step.id.clone()));
         steps.extend(switch);
     }
@@ -86,7 +86,7 @@ fn stop_replication(item: &Subject<'_>) -> Step {
     item.agent("stop-replication", item.source, item.view.generation, Phase::Synchronise, stop)
 }
 
-fn switch(input: &PlanInput, item: &Subject<'_>, stopped: &[StepName]) -> Vec<Step> {
+fn switch(spec: &RunSpec, input: &PlanInput, item: &Subject<'_>, stopped: &[StepName]) -> Vec<Step> {
     let generation = item.view.generation.next();
     let raise = item.raise_generation().after(stopped.iter().cloned());
     // The machine is off and nothing replicates it. A source that dies now must not keep the target from starting: it is fenced when
@@ -107,8 +107,8 @@ fn switch(input: &PlanInput, item: &Subject<'_>, stopped: &[StepName]) -> Vec<St
         .agent("start", item.target, generation, Phase::Start, start)
         .after([promote.id.clone()])
         .records([Verb::FailedOver]);
-    let probe = item.probe(input, generation, machine).map(|step| step.after([start.id.clone()]));
-    [raise, fence, promote, start].into_iter().chain(probe).collect()
+    let proof = item.proof(spec, input, generation, &machine, &start);
+    [raise, fence, promote, start].into_iter().chain(proof).collect()
 }
 
 fn after_commit(spec: &RunSpec, item: &Subject<'_>, commit: &StepName) -> Vec<Step> {

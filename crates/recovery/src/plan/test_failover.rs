@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   reserve ─▶ test network @ host ─▶ prove isolation ─┐
-//!                                                      ├─▶ per item: make machine ─▶ start ─▶ probe ─▶ complete testing
+//!                                                      ├─▶ per item: make machine ─▶ start ─▶ probes ─▶ screenshot ─▶ complete testing
 //!                                 (without network) ───┘
 //!   always: remove machines ─▶ remove networks ─▶ release
 //! ```
@@ -71,9 +71,8 @@ fn machine_steps(spec: &RunSpec, input: &PlanInput, item: &Subject<'_>, isolated
         .after(isolated.iter().cloned());
     let start = AgentWork::StartMachine { machine: name.clone() };
     let start = item.agent("start", item.target, generation, Phase::Start, start).after([create.id.clone()]);
-    let probe = if spec.without_network { None } else { item.probe(input, generation, name) };
-    let probe = probe.map(|step| step.after([start.id.clone()]));
-    [create, start].into_iter().chain(probe).collect()
+    let proof = item.proof(spec, input, generation, &name, &start);
+    [create, start].into_iter().chain(proof).collect()
 }
 
 fn clean_up(items: &[Subject<'_>], networks: &[HostNetwork<'_>], reserve: Option<&StepName>) -> Vec<Step> {

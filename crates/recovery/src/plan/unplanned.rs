@@ -3,7 +3,7 @@
 //! ```text
 //!   (for a limited time, where the other side is heard: per item: shut down ─▶ last changes, and fence behind the switch)
 //!   (where nobody knows or states that the machine is off: per item: its activation lease has certainly ended)
-//!   reserve ─▶ per item: raise generation (point of no return) ─▶ promote ─▶ start ─▶ probe
+//!   reserve ─▶ per item: raise generation (point of no return) ─▶ promote ─▶ start ─▶ probes ─▶ screenshot
 //!   commit ─▶ per item: commit                                                            always: release
 //! ```
 //!
@@ -78,7 +78,7 @@ pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) ->
         let awaited: Vec<StepName> =
             reserved.iter().chain(waits.iter().map(|wait| &wait.id)).cloned().collect();
         steps.extend(waits);
-        let switch = switch(input, item, &awaited, synchronised);
+        let switch = switch(spec, input, item, &awaited, synchronised);
         running.extend(switch.iter().map(|step| step.id.clone()));
         steps.extend(switch);
     }
@@ -137,6 +137,7 @@ fn synchronise(item: &Subject<'_>, limit: Duration, reserved: &[StepName]) -> Ve
 }
 
 fn switch(
+    spec: &RunSpec,
     input: &PlanInput,
     item: &Subject<'_>,
     awaited: &[StepName],
@@ -164,6 +165,7 @@ fn switch(
         .after([promote.id.clone()])
         .on_error(ErrorPolicy::SkipItem)
         .records([Verb::FailedOver]);
-    let probe = item.probe(input, generation, machine).map(|step| step.after([start.id.clone()]));
-    [Some(raise), fence, Some(promote), Some(start), probe].into_iter().flatten().collect()
+    let proof = item.proof(spec, input, generation, &machine, &start);
+    let started = [Some(raise), fence, Some(promote), Some(start)].into_iter().flatten();
+    started.chain(proof).collect()
 }

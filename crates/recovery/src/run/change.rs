@@ -12,7 +12,8 @@ use std::collections::BTreeSet;
 use understudy_ids::{ItemName, StepName};
 
 use super::{
-    ChangedItem, Course, EndReason, MadeChange, StepState, StepStatus, advance::Change, outcomes, settle,
+    ChangedItem, Course, EndReason, MadeChange, StepState, StepStatus, advance::Change, last_probes,
+    outcomes, settle,
 };
 use crate::{
     action::{Action, AgentWork, Internal, OperatorWait},
@@ -196,23 +197,15 @@ impl Change {
             item,
             if planned { Verb::PlannedFailoverResumed } else { Verb::UnplannedFailoverResumed },
         );
-        let last = |phase: Phase| {
-            let mut steps = self.run.plan.steps.iter().rev();
-            let of = |step: &&Step| {
-                step.item.as_ref() == Some(item)
-                    && step.phase == phase
-                    && self.run.step_state(&step.id) == StepState::Succeeded
-                    && matches!(
-                        &step.action,
-                        Action::Agent {
-                            work: AgentWork::StartMachine { .. } | AgentWork::ProbeMachine { .. },
-                            ..
-                        }
-                    )
-            };
-            steps.find(of).map(|step| step.id.clone())
-        };
-        let again: Vec<StepName> = [Phase::Start, Phase::Probe].into_iter().filter_map(last).collect();
+        let start = self.run.plan.steps.iter().rfind(|step| {
+            step.item.as_ref() == Some(item)
+                && step.phase == Phase::Start
+                && matches!(&step.action, Action::Agent { work: AgentWork::StartMachine { .. }, .. })
+                && self.run.step_state(&step.id) == StepState::Succeeded
+        });
+        let probes = last_probes(&self.run, item).into_iter();
+        let answered = probes.filter(|step| self.run.step_state(&step.id) == StepState::Succeeded);
+        let again: Vec<StepName> = start.into_iter().chain(answered).map(|step| step.id.clone()).collect();
         self.reset(|step, _| again.contains(&step.id));
     }
 }

@@ -131,16 +131,33 @@ pub fn runs_since(run: &Run, item: &ItemName) -> Option<UnixMicros> {
     started.last()
 }
 
-/// When the machine answered at the target; where it was not asked or did not answer, when it ran there.
+/// When the machine had answered everything at the target; where it was not asked, or did not answer all of it, when it ran there.
 pub(super) fn machine_back(run: &Run, item: &ItemName) -> Option<UnixMicros> {
-    let answered = of_item(run, item).find_map(|step| {
-        let status = &run.steps[&step.id];
-        match status.result.as_ref()? {
-            StepResult::Probe { reachable: true, .. } => status.ended,
-            _ => None,
-        }
+    let answered = probes(run, item).iter().find_map(|asked| {
+        let answers = asked.iter().map(|step| {
+            let status = &run.steps[&step.id];
+            let passed = matches!(status.result, Some(StepResult::Probe { reachable: true, .. }));
+            status.ended.filter(|_| passed)
+        });
+        let answers: Option<Vec<UnixMicros>> = answers.collect();
+        answers?.into_iter().max()
     });
     answered.or_else(|| machine_started(run, item))
+}
+
+/// What the machine that was started last was asked.
+pub(crate) fn last_probes<'a>(run: &'a Run, item: &'a ItemName) -> Vec<&'a Step> {
+    probes(run, item).pop().unwrap_or_default()
+}
+
+/// What the item's machine is asked after each of its starts.
+fn probes<'a>(run: &'a Run, item: &'a ItemName) -> Vec<Vec<&'a Step>> {
+    let steps: Vec<&Step> = of_item(run, item).collect();
+    let works = |step: &Step, is: fn(&AgentWork) -> bool| matches!(&step.action, Action::Agent { work, .. } if is(work));
+    let asks = |step: &&Step| works(step, |work| matches!(work, AgentWork::ProbeMachine { .. }));
+    let after_starts = steps.split(|step| works(step, |work| matches!(work, AgentWork::StartMachine { .. })));
+    let asked = after_starts.map(|steps| steps.iter().copied().filter(asks).collect::<Vec<_>>());
+    asked.filter(|asked| !asked.is_empty()).collect()
 }
 
 /// When the machine ran at the target. A source machine that an undo step started again is none of that.

@@ -3,12 +3,12 @@
 use std::{net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use understudy_ids::{ItemName, Problem, RunId, StepName, UnixMicros};
+use understudy_ids::{ItemName, ProbeName, Problem, RunId, StepName, UnixMicros};
 
 use super::{ItemOutcome, MadeChange, Run, RunState, StepState, outcome::machine_back, outcomes, view};
 use crate::{
-    action::StepResult,
-    plan::{Operation, Phase, Step},
+    action::{Action, AgentWork, StepResult},
+    plan::{Operation, Phase, PlannedItem, Step},
     seconds,
 };
 
@@ -34,9 +34,15 @@ pub struct Report {
     #[serde(rename = "rpo_seconds", with = "seconds")]
     pub rpo: Option<Duration>,
     pub items: Vec<ItemOutcome>,
+    /// Where the machines were to go, with each address and why it is that one.
+    #[serde(default)]
+    pub planned: Vec<PlannedItem>,
     /// What was changed about the run before its commit.
     pub changes: Vec<MadeChange>,
     pub isolation: Vec<IsolationEvidence>,
+    /// What the machines were asked after they had been started, and what they answered (R-TF-8).
+    #[serde(default)]
+    pub probes: Vec<ProbeEvidence>,
     pub steps: Vec<StepReport>,
     pub problems: Vec<Problem>,
 }
@@ -49,6 +55,21 @@ pub struct IsolationEvidence {
     pub tried: Vec<IpAddr>,
     pub answered: Vec<IpAddr>,
     pub method: String,
+}
+
+/// One question to a machine and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeEvidence {
+    pub step: StepName,
+    pub item: ItemName,
+    pub name: ProbeName,
+    /// As people type it.
+    pub asked: String,
+    /// Unset: it was not asked.
+    pub passed: Option<bool>,
+    #[serde(rename = "after_seconds", with = "seconds")]
+    pub after: Option<Duration>,
+    pub seen: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,8 +103,10 @@ pub fn report(run: &Run) -> Report {
         rto: rto(run),
         rpo: rpo(run, &items),
         items,
+        planned: run.plan.items.clone(),
         changes: run.changes.clone(),
         isolation: isolation(run),
+        probes: run.plan.steps.iter().filter_map(|step| probe(run, step)).collect(),
         steps: run.plan.steps.iter().map(|step| step_report(run, step)).collect(),
         problems: view::problems(run),
     }
@@ -121,6 +144,22 @@ fn isolation(run: &Run) -> Vec<IsolationEvidence> {
         _ => None,
     });
     evidence.collect()
+}
+
+fn probe(run: &Run, step: &Step) -> Option<ProbeEvidence> {
+    let Action::Agent { item, work: AgentWork::ProbeMachine { probe, .. }, .. } = &step.action else {
+        return None;
+    };
+    let answer = match &run.steps[&step.id].result {
+        Some(StepResult::Probe { reachable, after, seen }) => Some((*reachable, *after, seen.clone())),
+        _ => None,
+    };
+    let (passed, after, seen) = match answer {
+        Some((passed, after, seen)) => (Some(passed), Some(after), seen),
+        None => (None, None, String::new()),
+    };
+    let (step, item, name) = (step.id.clone(), item.clone(), probe.name.clone());
+    Some(ProbeEvidence { step, item, name, asked: probe.to_string(), passed, after, seen })
 }
 
 fn step_report(run: &Run, step: &Step) -> StepReport {

@@ -304,10 +304,10 @@ fn compare(run: &Run, source: &StepName, target: &StepName) -> Result<(), Proble
 pub(super) fn fault_in(step: &Step, result: &StepResult) -> Option<Problem> {
     let subject = step.id.as_str();
     match result {
-        StepResult::Probe { reachable: false, after } => Some(Problem::new(
+        StepResult::Probe { reachable: false, after, seen } => Some(Problem::new(
             "NOT_REACHABLE",
             subject,
-            format!("it did not answer within {:.0} s", after.as_secs_f64()),
+            format!("it did not answer as wanted within {:.0} s{}", after.as_secs_f64(), saw(seen)),
             "Look at the machine's console and at its network.",
         )),
         StepResult::Isolation { answered, .. } if !answered.is_empty() => {
@@ -326,6 +326,10 @@ pub(super) fn fault_in(step: &Step, result: &StepResult) -> Option<Problem> {
             Some(Problem::new("UNEXPECTED_RESULT", subject, message, remedy))
         }
     }
+}
+
+fn saw(seen: &str) -> String {
+    if seen.is_empty() { String::new() } else { format!(": {seen}") }
 }
 
 fn script_failed(step: &Step, exit_code: i32, output: &str) -> Problem {
@@ -363,6 +367,9 @@ fn is_expected(action: &Action, result: &StepResult) -> bool {
             matches!(result, StepResult::MachineStarted { .. })
         }
         AgentWork::ProbeMachine { .. } => matches!(result, StepResult::Probe { .. }),
+        AgentWork::TakeScreenshot { .. } => {
+            matches!(result, StepResult::Screenshot { .. } | StepResult::NoScreenshot { .. })
+        }
         AgentWork::ProbeIsolation { .. } => matches!(result, StepResult::Isolation { .. }),
         AgentWork::AdoptDisks { .. } => matches!(result, StepResult::Adopted { .. }),
         AgentWork::RunScript(_) => matches!(result, StepResult::Script { .. }),

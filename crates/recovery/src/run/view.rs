@@ -261,7 +261,12 @@ pub fn step_outcome(run: &Run, step: &StepName) -> String {
             format!("{machine} made from recovery point {seq}")
         }
         Some(StepResult::MachineStarted { .. }) => "started".to_owned(),
-        Some(StepResult::Probe { after, .. }) => format!("answered after {:.1} s", after.as_secs_f64()),
+        Some(StepResult::Probe { after, seen, .. }) => {
+            let answered = format!("answered after {:.1} s", after.as_secs_f64());
+            if seen.is_empty() { answered } else { format!("{answered}: {seen}") }
+        }
+        Some(StepResult::Screenshot { bytes }) => format!("{bytes} bytes, kept with the run"),
+        Some(StepResult::NoScreenshot { why }) => format!("none: {why}"),
         Some(StepResult::Isolation { tried, .. }) => {
             format!("none of {} addresses outside answered", tried.len())
         }

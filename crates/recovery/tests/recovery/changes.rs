@@ -45,7 +45,7 @@ fn another_point_takes_the_place_of_the_one_that_was_used() {
     let names: Vec<&str> = amendment.steps.iter().map(|s| s.id.as_str()).collect();
     assert_eq!(
         names,
-        ["stop", "set-aside", "promote", "start", "probe", "drop-aside"]
+        ["stop", "set-aside", "promote", "start", "probe-1", "screenshot", "drop-aside"]
             .map(|s| format!("web1.change-1-{s}"))
     );
     assert!(amendment.items[0].gives_up.unwrap() > Duration::ZERO);

@@ -6,6 +6,7 @@ mod deadlines;
 mod faults;
 mod leases;
 mod plans;
+mod probes;
 mod random;
 mod recovery_plans;
 mod refusals;

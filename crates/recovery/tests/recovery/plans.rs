@@ -364,7 +364,11 @@ fn error_policies_are_those_of_the_operation() {
         assert_eq!(step.on_error, if ends_item { SkipItem } else { GoOn }, "{id}");
     }
     for (id, step) in policies(Operation::TestFailover) {
-        assert_eq!(step.on_error, if id.ends_with(".probe") { GoOn } else { StopRun }, "{id}");
+        assert_eq!(
+            step.on_error,
+            if id.ends_with(".probe") || id.ends_with(".screenshot") { GoOn } else { StopRun },
+            "{id}"
+        );
     }
 }
 

@@ -615,8 +615,9 @@ fn agent(
             StepResult::MachineStarted { time: now }
         }
         AgentWork::ProbeMachine { .. } => {
-            StepResult::Probe { reachable: true, after: Duration::from_secs(3) }
+            StepResult::Probe { reachable: true, after: Duration::from_secs(3), seen: String::new() }
         }
+        AgentWork::TakeScreenshot { machine: MachineRef::Named(_) } => StepResult::Screenshot { bytes: 4096 },
         AgentWork::RemoveTestMachine { machine: MachineRef::Named(machine) } => {
             host.test_machines.remove(machine);
             StepResult::Done

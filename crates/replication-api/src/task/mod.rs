@@ -22,6 +22,7 @@ use understudy_ids::{
     DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq, PolicyName,
     RunId, ScriptName, SeedName,
 };
+use understudy_probe::Probe;
 use understudy_replication::{Membership, ReplicationSettings, RetentionPolicy};
 use understudy_types_api::{Any, pack, unpack};
 
@@ -85,13 +86,14 @@ pub enum Action {
     StartMachine {
         machine: MachineName,
     },
-    /// `port: None` is a ping.
     ProbeMachine {
         machine: MachineName,
-        network: NetworkName,
-        address: IpAddr,
-        port: Option<u16>,
-        limit: Duration,
+        /// Where it is asked; none for a probe that goes through no network.
+        at: Option<(NetworkName, IpAddr)>,
+        probe: Probe,
+    },
+    TakeScreenshot {
+        machine: MachineName,
     },
     RemoveTestMachine {
         machine: MachineName,
@@ -163,6 +165,7 @@ impl Action {
             Self::ProbeMachine { .. } => "probe-machine",
             Self::RemoveTestMachine { .. } => "remove-test-machine",
             Self::EnsureTestNetwork { .. } => "ensure-test-network",
+            Self::TakeScreenshot { .. } => "take-screenshot",
             Self::ProbeIsolation { .. } => "probe-isolation",
             Self::RemoveTestNetwork { .. } => "remove-test-network",
             Self::AdoptDisks { .. } => "adopt-disks",

@@ -88,11 +88,11 @@ fn all() -> Vec<Action> {
         Action::StartInBoot { machine: machine.clone(), boot_id: "boot-1".to_owned() },
         Action::ProbeMachine {
             machine: machine.clone(),
-            network: network.clone(),
-            address: "192.168.50.9".parse().unwrap(),
-            port: Some(80),
-            limit: Duration::from_secs(30),
+            at: Some((network.clone(), "192.168.50.9".parse().unwrap())),
+            probe: "http:80/health,within=30s".parse().unwrap(),
         },
+        Action::ProbeMachine { machine: machine.clone(), at: None, probe: "guest-agent".parse().unwrap() },
+        Action::TakeScreenshot { machine: machine.clone() },
         Action::RemoveTestMachine { machine: machine.clone() },
         Action::EnsureTestNetwork {
             name: network.clone(),

@@ -6,11 +6,13 @@ use std::{
 };
 
 use understudy_ids::{DiskName, Generation, NetworkName, PointSeq};
+use understudy_probe::{Probe, ProbeKind};
 use understudy_replication::{
     Membership, ReplicationSettings, RetentionPolicy, joint::MAX_MEMBERS, settings::BadSetting,
 };
 use understudy_types_api::{
-    duration_to_wire, settings_from_wire, settings_to_wire, tiers_from_wire, tiers_to_wire,
+    duration_to_wire, probe_from_wire, probe_to_wire, settings_from_wire, settings_to_wire, tiers_from_wire,
+    tiers_to_wire,
 };
 
 use super::{Action, AgentTask, DhcpReservation, DiskSize, RunScript, StartReplication};
@@ -100,6 +102,9 @@ impl TryFrom<WireAction> for Action {
                 Ok(Self::StartMachine { machine: parse("start_machine.machine", &machine)? })
             }
             WireAction::ProbeMachine(a) => probe_machine(a).map_err(|e| e.within("probe_machine")),
+            WireAction::TakeScreenshot(v1::TakeScreenshot { machine }) => {
+                Ok(Self::TakeScreenshot { machine: parse("take_screenshot.machine", &machine)? })
+            }
             WireAction::RemoveTestMachine(v1::RemoveTestMachine { machine }) => {
                 Ok(Self::RemoveTestMachine { machine: parse("remove_test_machine.machine", &machine)? })
             }
@@ -263,16 +268,23 @@ fn settings_of(
     settings_from_wire(wire, interval).map_err(|bad| of_settings("settings", &bad))
 }
 
+fn first_of(parent: &str, bad: Vec<(&'static str, String)>) -> Invalid {
+    let (field, why) = bad.into_iter().next().unwrap_or_default();
+    Invalid::new(format!("{parent}.{field}"), why)
+}
+
 fn probe_machine(wire: v1::ProbeMachine) -> Result<Action, Invalid> {
-    let v1::ProbeMachine { machine, network, address, port, limit } = wire;
-    let port = u16::try_from(port).map_err(|_| Invalid::new("port", format!("{port} is not a TCP port")))?;
-    Ok(Action::ProbeMachine {
-        machine: parse("machine", &machine)?,
-        network: parse("network", &network)?,
-        address: parse::<IpAddr>("address", &address)?,
-        port: (port != 0).then_some(port),
-        limit: span("limit", limit)?,
-    })
+    let v1::ProbeMachine { machine, network, address, limit: _, probe } = wire;
+    let probe = probe.map_or_else(|| Ok(Probe::ping()), probe_from_wire);
+    let probe = probe.map_err(|bad| first_of("probe", bad))?;
+    if let Some((field, why)) = understudy_probe::problems(std::slice::from_ref(&probe)).first() {
+        return Err(Invalid::new(field, why));
+    }
+    let at = parse_optional("network", &network)?.zip(parse_optional::<IpAddr>("address", &address)?);
+    if at.is_none() && probe.kind != ProbeKind::GuestAgent {
+        return Err(Invalid::new("address", "is missing, with the network that it is in"));
+    }
+    Ok(Action::ProbeMachine { machine: parse("machine", &machine)?, at, probe })
 }
 
 fn test_network(wire: v1::EnsureTestNetwork) -> Result<Action, Invalid> {
@@ -401,14 +413,20 @@ impl From<Action> for WireAction {
             Action::StartMachine { machine } => {
                 Self::StartMachine(v1::StartMachine { machine: machine.into() })
             }
-            Action::ProbeMachine { machine, network, address, port, limit } => {
+            Action::ProbeMachine { machine, at, probe } => {
+                let (network, address) =
+                    at.map(|(network, address)| (network.into(), address.to_string())).unwrap_or_default();
+                let ping = probe.kind == ProbeKind::Ping;
                 Self::ProbeMachine(v1::ProbeMachine {
                     machine: machine.into(),
-                    network: network.into(),
-                    address: address.to_string(),
-                    port: port.map_or(0, u32::from),
-                    limit: Some(duration_to_wire(limit)),
+                    network,
+                    address,
+                    limit: ping.then(|| duration_to_wire(probe.time_out)),
+                    probe: Some(probe_to_wire(&probe)),
                 })
+            }
+            Action::TakeScreenshot { machine } => {
+                Self::TakeScreenshot(v1::TakeScreenshot { machine: machine.into() })
             }
             Action::RemoveTestMachine { machine } => {
                 Self::RemoveTestMachine(v1::RemoveTestMachine { machine: machine.into() })

@@ -15,11 +15,11 @@ pub const SITE: &[AccessRule] = users!("SiteService":
 
 pub const PROTECTION: &[AccessRule] = users!("ProtectionService":
     "CreatePolicy", "GetPolicy", "ListPolicies", "ProtectMachine", "GetProtectedItem", "ListProtectedItems", "ListRecoveryPoints",
-    "ChangeItemDisks", "UnprotectItem", "ScrubItem", "UpdatePolicy", "SetItemPolicy", "PauseReplication", "ResumeReplication",
+    "ChangeItemDisks", "UnprotectItem", "ScrubItem", "UpdatePolicy", "SetItemPolicy", "SetItemProbes", "PauseReplication", "ResumeReplication",
     "CreateConsistencyGroup", "GetConsistencyGroup", "ListConsistencyGroups", "ChangeConsistencyGroup", "DeleteConsistencyGroup");
 
 pub const FAILOVER: &[AccessRule] = users!("FailoverService":
-    "PreviewRun", "StartRun", "GetRun", "ListRuns", "CompleteTest", "CommitRun", "ConfirmRun", "RejectRun", "CancelRun", "RetryRun",
+    "PreviewRun", "StartRun", "GetRun", "ListRuns", "GetScreenshot", "CompleteTest", "CommitRun", "ConfirmRun", "RejectRun", "CancelRun", "RetryRun",
     "PreviewRunChange", "ChangeRun", "SetRunDeadline");
 
 pub const RECOVERY_PLAN: &[AccessRule] = users!("RecoveryPlanService":

@@ -82,6 +82,16 @@ impl FailoverService for Api {
         Ok(Response::new(self.runtime.get_run(run).await?.into_wire()))
     }
 
+    async fn get_screenshot(
+        &self,
+        request: Request<v1::GetScreenshotRequest>,
+    ) -> Result<Response<v1::Screenshot>, Status> {
+        let v1::GetScreenshotRequest { run, item } = request.into_inner();
+        let run: RunId = name_from_wire("run", &run).map_err(ApiError::from)?;
+        let item: ItemName = name_from_wire("item", &item).map_err(ApiError::from)?;
+        Ok(Response::new(self.runtime.get_screenshot(run, &item).await?.into_wire()))
+    }
+
     async fn list_runs(
         &self,
         request: Request<v1::ListRunsRequest>,

@@ -22,7 +22,7 @@ use super::{Runtime, apply, message::Message, now, scrub, task};
 use crate::store::{
     Failure, corrections,
     cursor::{self, Move},
-    outbox, runs,
+    outbox, runs, screenshots,
 };
 
 /// How often the place in the stream is stored while nothing comes of the events.
@@ -168,7 +168,11 @@ fn has_ended(task: &Task) -> bool {
 /// Tells the run, or the correction, that the task belongs to. A job of neither kind is nothing to us.
 async fn tell(tx: &mut PgConnection, task: &Task) -> Result<(), Failure> {
     let Some(event) = task::event(task, now()) else { return Ok(()) };
-    if apply::deliver(&mut *tx, task.job, &event).await?.is_some() {
+    if let Some(run) = apply::deliver(&mut *tx, task.job, &event).await? {
+        let item = run.step_of_task(&task.key).and_then(|step| step.item.as_ref());
+        if let Some((item, png)) = item.zip(task::screenshot(task)) {
+            screenshots::keep(tx, run.id, item, &png).await?;
+        }
         return Ok(());
     }
     if let Some(reason) = corrections::ended(&mut *tx, task.job).await? {
@@ -215,9 +219,13 @@ pub(super) async fn compare(runtime: &Runtime, run: RunId) -> Result<(), ApiErro
     loop {
         let tasks = runtime.0.jobs.list_tasks(run, PAGE, page).await?;
         for task in tasks.items.iter().filter(|task| has_ended(task)) {
-            if let Some(event) = task::event(task, now()) {
-                runtime.tell(run, event).await?;
-            }
+            let task = Arc::new(task.clone());
+            runtime
+                .write(move |tx| {
+                    let task = task.clone();
+                    Box::pin(async move { tell(tx, &task).await })
+                })
+                .await?;
         }
         match tasks.next {
             Some(next) => page = Some(next),

@@ -125,6 +125,7 @@ fn item_view(
         policy: policy_view(policy),
         state: record.state,
         paused: record.paused.is_some(),
+        probes: record.probes.clone(),
         generation: record.generation,
         points: points.collect(),
         highest_point: highest_point(record, &sides),

@@ -14,7 +14,7 @@ use understudy_recovery::{
 };
 use understudy_recovery_api::{
     Resource,
-    request::{self, PolicySettings, ProtectMachine, SetItemPolicy, Steer},
+    request::{self, PolicySettings, ProtectMachine, SetItemPolicy, SetItemProbes, Steer},
     view::{Policy, ProtectedItem, Protection, RecoveryPoint, Run},
 };
 use understudy_replication::alert::Alerts;
@@ -172,6 +172,25 @@ impl Runtime {
                     return Err(refused("changing the policy", problems).into());
                 }
                 items::set_policy(tx, &record.name, &request.policy).await?;
+                Ok(record.name.to_resource())
+            })
+        })
+        .await?;
+        self.get_item(&item).await
+    }
+
+    /// What runs that are planned from now on ask the item's machine (R-TF-8).
+    pub async fn set_item_probes(
+        &self,
+        call: &Call,
+        request: SetItemProbes,
+    ) -> Result<ProtectedItem, ApiError> {
+        let item = request.item.clone();
+        self.once(call, move |tx| {
+            let request = request.clone();
+            Box::pin(async move {
+                let record = steered(&mut *tx, &request.item).await?;
+                items::set_probes(tx, &record.name, &request.probes).await?;
                 Ok(record.name.to_resource())
             })
         })
@@ -390,6 +409,7 @@ async fn check(
         created: now,
         hold: None,
         paused: None,
+        probes: Vec::new(),
         group: None,
         lease: None,
     };

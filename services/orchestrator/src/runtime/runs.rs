@@ -9,12 +9,12 @@
 use std::sync::Arc;
 
 use sqlx::PgConnection;
-use understudy_ids::{Problem, RunId, UnixMicros, Uuid};
+use understudy_ids::{ItemName, Problem, RunId, UnixMicros, Uuid};
 use understudy_recovery::{Event, RunPlan, RunSpec, conflict, plan, plan::PlanInput, run::RunVerb, start};
 use understudy_recovery_api::{
     Resource,
     request::{self, CompleteTest},
-    view::{Run, RunPreview},
+    view::{Run, RunPreview, Screenshot},
 };
 use understudy_rpc::{ApiError, trace};
 
@@ -28,7 +28,7 @@ use super::{
     sites::not_found,
     view,
 };
-use crate::store::{Failure, items, outbox, runs};
+use crate::store::{Failure, items, outbox, runs, screenshots};
 
 impl Runtime {
     pub async fn preview_run(&self, spec: request::RunSpec) -> Result<RunPreview, ApiError> {
@@ -105,6 +105,17 @@ impl Runtime {
         let record = runs::get(&mut *self.reader().await?, id).await?;
         let record = record.ok_or_else(|| not_found("RUN_NOT_FOUND", &id.to_resource()))?;
         Ok(view::run(&record.run))
+    }
+
+    /// What the console of the item's machine showed when the run looked at it.
+    pub async fn get_screenshot(&self, run: RunId, item: &ItemName) -> Result<Screenshot, ApiError> {
+        let mut conn = self.reader().await?;
+        if let Some(screenshots::Screenshot { png, taken }) = screenshots::get(&mut conn, run, item).await? {
+            return Ok(Screenshot { png, time: taken });
+        }
+        let record = runs::get(&mut conn, run).await?;
+        record.ok_or_else(|| not_found("RUN_NOT_FOUND", &run.to_resource()))?;
+        Err(not_found("NO_SCREENSHOT", &format!("{}/{}", run.to_resource(), item.to_resource())))
     }
 
     /// Runs of `item`, or of all when it is empty, newest first.

@@ -119,13 +119,10 @@ fn agent_action(work: &AgentWork) -> Result<agent::Action, Unsendable> {
         AgentWork::StartInBoot { machine: name, boot_id } => {
             Wire::StartInBoot { machine: machine(&name)?, boot_id }
         }
-        AgentWork::ProbeMachine { machine: name, network: on, address, port, limit } => Wire::ProbeMachine {
-            machine: machine(&name)?,
-            network: network(&on)?.ok_or_else(|| Unsendable("a probe needs a network".to_owned()))?,
-            address,
-            port,
-            limit,
-        },
+        AgentWork::ProbeMachine { machine: name, network: on, address, probe } => {
+            Wire::ProbeMachine { machine: machine(&name)?, at: network(&on)?.zip(address), probe: *probe }
+        }
+        AgentWork::TakeScreenshot { machine: name } => Wire::TakeScreenshot { machine: machine(&name)? },
         AgentWork::RemoveTestMachine { machine: name } => {
             Wire::RemoveTestMachine { machine: machine(&name)? }
         }
@@ -275,6 +272,14 @@ pub fn event(task: &Task, at: UnixMicros) -> Option<Event> {
     }
 }
 
+/// The picture that a task has taken, if it has; a run keeps it beside itself.
+pub fn screenshot(task: &Task) -> Option<Vec<u8>> {
+    match agent::AgentTaskResult::from_any(task.result.as_ref()?) {
+        Ok(agent::AgentTaskResult::Screenshot(png)) => Some(png),
+        _ => None,
+    }
+}
+
 fn result(any: Option<&Any>) -> Result<StepResult, String> {
     let any = any.ok_or("it is missing")?;
     if let Ok(result) = NetworkTaskResult::from_payload(any) {
@@ -299,7 +304,9 @@ fn agent_result(result: agent::AgentTaskResult) -> StepResult {
             StepResult::MachineCreated { machine, seq, instant }
         }
         Wire::MachineStarted { time } => StepResult::MachineStarted { time },
-        Wire::ProbeResult { reachable, after } => StepResult::Probe { reachable, after },
+        Wire::ProbeResult { reachable, after, seen } => StepResult::Probe { reachable, after, seen },
+        Wire::Screenshot(png) => StepResult::Screenshot { bytes: png.len() as u64 },
+        Wire::NoScreenshot(why) => StepResult::NoScreenshot { why },
         Wire::IsolationResult(agent::IsolationResult { ports, tried, answered, method }) => {
             StepResult::Isolation { ports, tried, answered, method }
         }

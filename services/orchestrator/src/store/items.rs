@@ -5,6 +5,7 @@ use time::OffsetDateTime;
 use understudy_ids::{
     DiskName, Generation, GroupName, HostName, ItemName, PolicyName, RunId, UnixMicros, Uuid,
 };
+use understudy_probe::Probe;
 use understudy_recovery::{ItemState, item::HeldBy};
 use understudy_replication::{activation::Granted, rpo::Pause};
 
@@ -31,6 +32,8 @@ pub struct ItemRecord {
     pub paused: Option<Pause>,
     /// The consistency group that it belongs to.
     pub group: Option<GroupName>,
+    /// What its machine is asked when it has been started (R-TF-8).
+    pub probes: Vec<Probe>,
     pub lease: Option<Lease>,
 }
 
@@ -81,6 +84,7 @@ struct Row {
     consistency_group: Option<String>,
     lease_host: Option<String>,
     granted: Option<Json<Granted>>,
+    probes: Json<Vec<Probe>>,
 }
 
 impl TryFrom<Row> for ItemRecord {
@@ -112,6 +116,7 @@ impl TryFrom<Row> for ItemRecord {
                 why: row.paused_why.unwrap_or_default(),
             }),
             group: read("items", row.consistency_group.map(|group| group.parse()).transpose())?,
+            probes: row.probes.0,
             hold: row.run.zip(row.test).map(|(run, test)| Hold { run, test }),
         })
     }
@@ -183,7 +188,7 @@ pub async fn get(conn: &mut PgConnection, names: &[ItemName]) -> Result<Vec<Item
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT i.name, i.active_host, i.standby_host, i.machine, i.disks, i.excluded, i.policy, i.state,
                 i.generation, i.created, i.paused_at, i.paused_by, i.paused_why, i.consistency_group,
-                h.run, h.test, l.host AS lease_host, l.granted
+                i.probes, h.run, h.test, l.host AS lease_host, l.granted
          FROM items i LEFT JOIN holds h ON h.item = i.name LEFT JOIN activation_leases l ON l.item = i.name
          WHERE i.name = ANY($1) ORDER BY i.name",
     )
@@ -198,7 +203,7 @@ pub async fn list(conn: &mut PgConnection, after: &str, limit: i64) -> Result<Ve
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT i.name, i.active_host, i.standby_host, i.machine, i.disks, i.excluded, i.policy, i.state,
                 i.generation, i.created, i.paused_at, i.paused_by, i.paused_why, i.consistency_group,
-                h.run, h.test, l.host AS lease_host, l.granted
+                i.probes, h.run, h.test, l.host AS lease_host, l.granted
          FROM items i LEFT JOIN holds h ON h.item = i.name LEFT JOIN activation_leases l ON l.item = i.name
          WHERE i.name > $1 ORDER BY i.name LIMIT $2",
     )
@@ -299,6 +304,16 @@ pub async fn set_policy(tx: &mut PgConnection, name: &ItemName, policy: &PolicyN
     sqlx::query("UPDATE items SET policy = $2 WHERE name = $1")
         .bind(name.as_str())
         .bind(policy.as_str())
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// What its machine is asked when it has been started.
+pub async fn set_probes(tx: &mut PgConnection, name: &ItemName, probes: &[Probe]) -> Result<(), Failure> {
+    sqlx::query("UPDATE items SET probes = $2 WHERE name = $1")
+        .bind(name.as_str())
+        .bind(Json(probes))
         .execute(tx)
         .await?;
     Ok(())

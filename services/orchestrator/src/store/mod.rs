@@ -17,6 +17,7 @@ pub mod policies;
 pub mod recovery_plans;
 pub mod requests;
 pub mod runs;
+pub mod screenshots;
 pub mod sites;
 
 use sqlx::migrate::Migrator;

@@ -17,6 +17,7 @@ use understudy_ids::{
 };
 use understudy_jobs_api::{Handler, LeasedTask, Outcome, TaskContext};
 use understudy_network_api::{NetworkAction, NetworkTask, NetworkTaskResult};
+use understudy_probe::ProbeKind;
 use understudy_replication::{BlockDigest, RetentionPolicy};
 use understudy_replication_api::{
     Action, ActivationHandler, AgentTask, AgentTaskResult, Disk, DiskRoot, Facts, FactsSource,
@@ -25,6 +26,9 @@ use understudy_replication_api::{
     activation::{HeldLease, Lease, Pulse, Renewal, Renewed},
 };
 use understudy_rpc::ApiError;
+
+/// What the consoles of all machines show.
+pub const PICTURE: &[u8] = b"\x89PNG\r\n\x1a\n and the rest";
 
 pub fn now() -> UnixMicros {
     SystemTime::now().into()
@@ -493,11 +497,16 @@ impl Model {
                 }
                 return Ok(AgentTaskResult::MachineStarted { time: now() });
             }
-            Action::ProbeMachine { .. } => {
+            Action::ProbeMachine { probe, .. } => {
                 return Ok(AgentTaskResult::ProbeResult {
-                    reachable: true,
+                    // Nobody answers at the port of the discard service.
+                    reachable: probe.kind != ProbeKind::Tcp { port: 9 },
                     after: Duration::from_millis(10),
+                    seen: format!("played {probe}"),
                 });
+            }
+            Action::TakeScreenshot { .. } => {
+                return Ok(AgentTaskResult::Screenshot(PICTURE.to_vec()));
             }
             Action::SetAside { machine, .. } | Action::DiscardPromotion { machine, .. } => {
                 let known = self.host(host).machines.iter().find(|m| m.name == machine);

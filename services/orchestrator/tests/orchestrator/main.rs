@@ -11,6 +11,7 @@ mod lifecycle;
 mod mapper;
 mod once;
 mod policies;
+mod probes;
 mod reconcile;
 mod recovery_plans;
 mod scrub;

@@ -3,17 +3,20 @@
 use std::{net::IpAddr, time::Duration};
 
 use tokio::time::Instant;
-use understudy_hypervisor::{MachineTag, PowerState, TagRole};
+use understudy_hypervisor::{Answer, Console, MachineTag, PowerState, Question, TagRole};
 use understudy_ids::{MachineName, NetworkName};
 use understudy_jobs_api::TaskContext;
+use understudy_probe::Probe;
 use understudy_replication_api::AgentTaskResult;
 
 use super::{Result, Scope, TaskError, Tasks, no_machine, not_ours, now, stopped, unreadable};
 
-/// One question to an address takes at most this long, so that progress is told and a stop is heard.
-const QUESTION: Duration = Duration::from_secs(2);
-/// Between two questions that are answered at once by "no".
-const PAUSE: Duration = Duration::from_millis(300);
+/// One question to a machine takes at most this long, so that progress is told and a stop is heard.
+const ONE_QUESTION: Duration = Duration::from_secs(5);
+/// How much is told of why there is no picture, in bytes.
+const MAX_WHY: usize = 512;
+/// Between the starts of two questions that are answered at once by "no".
+const PERIOD: Duration = Duration::from_secs(1);
 
 impl Tasks {
     /// The machine is off.
@@ -72,33 +75,44 @@ impl Tasks {
         Ok(AgentTaskResult::MachineStarted { time: now() })
     }
 
-    /// Asks until there is an answer, the machine is known to be off or the limit has passed; all are results.
+    /// Asks until there is the answer that is wanted, the machine is known to be off or the time is up; all are results (R-TF-8).
     pub(super) async fn probe_machine(
         &self,
-        name: &MachineName,
-        network: NetworkName,
-        address: IpAddr,
-        port: Option<u16>,
-        limit: Duration,
+        machine: MachineName,
+        at: Option<(NetworkName, IpAddr)>,
+        probe: Probe,
         context: &TaskContext,
     ) -> Result {
+        let Probe { name, time_out, kind } = probe;
+        let question = Question { machine, at, kind };
         let began = Instant::now();
         loop {
-            let left = limit.saturating_sub(began.elapsed());
+            let left = time_out.saturating_sub(began.elapsed());
             let asked = Instant::now();
-            let asking = self.hypervisor.probe_address(&network, address, port, QUESTION.min(left));
-            let reachable = asking.await.map_err(TaskError::of_question)?;
+            let asking = self.hypervisor.ask(&question, ONE_QUESTION.min(left));
+            let Answer { passed, seen } = asking.await.map_err(TaskError::of_question)?;
             let after = began.elapsed();
-            // Asked after the address was: a machine that is off now did not merely answer too late.
-            if reachable || after >= limit || self.is_off(name).await? {
-                return Ok(AgentTaskResult::ProbeResult { reachable, after });
+            // A question that gets no time would be answered by "too late", and hide what was seen before.
+            let is_last = began.elapsed() + PERIOD > time_out;
+            // Asked after the question was: a machine that is off now did not merely answer too late.
+            if passed || is_last || self.is_off(&question.machine).await? {
+                return Ok(AgentTaskResult::ProbeResult { reachable: passed, after, seen });
             }
-            let percent = (after.as_secs_f64() / limit.as_secs_f64().max(0.001) * 100.0) as u32;
-            context.progress(percent, format!("{address} does not answer yet, {} s", after.as_secs()));
+            let percent = (after.as_secs_f64() / time_out.as_secs_f64().max(0.001) * 100.0) as u32;
+            context.progress(percent, format!("{name}: {seen}, {} s", after.as_secs()));
             tokio::select! {
-                () = tokio::time::sleep_until(asked + PAUSE) => {}
+                () = tokio::time::sleep_until(asked + PERIOD) => {}
                 () = context.stopped().cancelled() => return Err(stopped()),
             }
+        }
+    }
+
+    /// A picture that cannot be had is told and no error: it would say nothing about the machine.
+    pub(super) async fn take_screenshot(&self, machine: &MachineName) -> AgentTaskResult {
+        match self.hypervisor.screenshot(machine).await {
+            Ok(Console::Shown(png)) => AgentTaskResult::Screenshot(png),
+            Ok(Console::Dark(why)) => AgentTaskResult::NoScreenshot(shortened(why)),
+            Err(error) => AgentTaskResult::NoScreenshot(shortened(error.to_string())),
         }
     }
 
@@ -107,4 +121,9 @@ impl Tasks {
         let machine = self.machine(name).await?;
         Ok(machine.is_some_and(|machine| machine.power == PowerState::ShutOff))
     }
+}
+
+fn shortened(mut why: String) -> String {
+    why.truncate(why.floor_char_boundary(MAX_WHY));
+    why
 }

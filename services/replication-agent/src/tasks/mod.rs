@@ -111,8 +111,11 @@ impl Tasks {
         let AgentTask { item, generation, run, action } = task;
         let scope = Scope { item, generation, run };
         // Probes and scrubs change nothing and last long, so they keep nobody waiting.
-        if let Action::ProbeMachine { machine, network, address, port, limit } = action {
-            return self.probe_machine(&machine, network, address, port, limit, context).await;
+        if let Action::ProbeMachine { machine, at, probe } = action {
+            return self.probe_machine(machine, at, probe, context).await;
+        }
+        if let Action::TakeScreenshot { machine } = action {
+            return Ok(self.take_screenshot(&machine).await);
         }
         if let Action::ScrubItem { seq } = action {
             return self.scrub_item(&scope, seq, context).await;
@@ -164,9 +167,10 @@ impl Tasks {
             Action::StartMachine { machine } | Action::StartInBoot { machine, .. } => {
                 self.start_machine(scope, &machine).await
             }
-            Action::ProbeMachine { machine, network, address, port, limit } => {
-                self.probe_machine(&machine, network, address, port, limit, context).await
+            Action::ProbeMachine { machine, at, probe } => {
+                self.probe_machine(machine, at, probe, context).await
             }
+            Action::TakeScreenshot { machine } => Ok(self.take_screenshot(&machine).await),
             Action::VerifyPoint { seq } => self.verify_point(scope, seq, context).await,
             Action::PromotePoint { seq, nics } => self.promote_point(scope, seq, nics).await,
             Action::AdoptDisks { machine, seq } => self.adopt_disks(scope, &machine, seq).await,

@@ -44,6 +44,9 @@ pub const BLOCK: u64 = 65_536;
 /// Long enough for a slow machine, short enough to notice a hang.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// No guest of these hosts has it open.
+pub const CLOSED_PORT: u16 = 9;
+
 pub fn item() -> ItemName {
     "web1".parse().unwrap()
 }
@@ -177,7 +180,9 @@ impl Host {
         let file = |f: &str| dir.join("pki").join(f);
         let tls = TlsFiles { ca: file("ca.pem"), certificate: file("agent.pem"), key: file("agent.key") };
         std::fs::write(dir.join("boot"), "boot-1\n").unwrap();
-        let hypervisor = SimulatedHypervisor::open(simulated::Config::new(dir.join("machines"))).unwrap();
+        let mut machines = simulated::Config::new(dir.join("machines"));
+        machines.closed_ports = vec![CLOSED_PORT];
+        let hypervisor = SimulatedHypervisor::open(machines).unwrap();
         let outside =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         Self {
@@ -630,6 +635,7 @@ pub fn define_as(host: &Host, item: &ItemName, machine: &MachineName, uuid: Uuid
             firmware: Firmware::Bios,
             disks,
             guest_agent: true,
+            video: None,
             nics: vec![NicHardware {
                 mac: "52:54:00:00:00:01".parse().unwrap(),
                 model: "virtio".to_owned(),

@@ -10,6 +10,7 @@ mod guard;
 mod harness;
 mod health;
 mod lifecycle;
+mod proof;
 mod replication;
 mod scripts;
 mod scrub;

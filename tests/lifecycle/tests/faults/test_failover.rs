@@ -23,15 +23,80 @@ const PROBED_WITHIN: Duration = Duration::from_secs(30);
 
 #[test]
 fn whatever_happens_to_a_test_failover_nothing_of_it_is_left() {
-    let machines = [Machine::reserved("web1", 1).unwrap()];
+    let machines = [Machine { guest_agent: true, ..Machine::reserved("web1", 1).unwrap() }];
     let scene = Scene::set("tfkills", &machines).unwrap();
     let stack = &scene.stack;
     protect(stack, "web1", FIVE_SECONDS).unwrap();
 
+    what_was_asked_for_is_proven(stack).unwrap();
     the_agent_dies_when_the_machine_was_made(stack).unwrap();
     the_test_machine_dies(stack).unwrap();
     someone_cancels(stack).unwrap();
     production_is_as_before(stack, &machines[0]).unwrap();
+}
+
+/// R-TF-8, R-JOB-4: the machine is asked what its item says, from inside the test network; what fails says why and stops nothing; there is a
+/// picture of its console; and all of it is in one file.
+fn what_was_asked_for_is_proven(stack: &Stack) -> Result<()> {
+    let [agent, tcp, http, wrong] = [
+        "guest-agent",
+        "tcp:80,within=30s",
+        "http:80/,within=30s,contains=boot_id",
+        "http:80/,name=wrong,within=3s,contains=no such text",
+    ];
+    let set = ["item", "probes", "web1", "--probe", agent, "--probe", tcp, "--probe", http, "--probe", wrong];
+    stack.cli().json(&set)?;
+    let run = start_run(stack, "test", "web1", &[])?;
+    let waiting = run_is(stack, &run, "waiting")?;
+    let steps = array(&waiting["steps"]);
+    let step = |name: &str| steps.iter().find(|step| text(step, "step") == name).context(name.to_owned());
+    for (name, said) in [
+        ("web1.probe-1", "answered after"),
+        ("web1.probe-2", ": connected"),
+        ("web1.probe-3", ": HTTP status 200, with the text that is wanted"),
+    ] {
+        let step = step(name)?;
+        ensure!(step["state"] == "succeeded" && text(step, "outcome").contains(said), "{name}: {step}");
+    }
+    let failed = step("web1.probe-4")?;
+    ensure!(failed["state"] == "failed", "a text that is not there was found: {failed}");
+    let why = text(&failed["error"], "message");
+    ensure!(why.ends_with("HTTP status 200, without the text that is wanted"), "no reason: {failed}");
+    ensure!(step("web1.screenshot")?["state"] == "succeeded", "no picture: {waiting}");
+
+    let place = tempfile::tempdir()?;
+    let [picture, report] =
+        ["console.png", "report.html"].map(|file| place.path().join(file).display().to_string());
+    stack.cli().json(&["run", "screenshot", &run, "web1", "--out", &picture])?;
+    ensure!(colours(&picture)? > 1, "the console shows nothing");
+    stack.cli().json(&["run", "complete-test", &run, "--notes", "looked at"])?;
+    run_is(stack, &run, "completed-with-errors")?;
+    wait_until("the report", RUN_LIMIT, || {
+        let written = stack.cli().json(&["run", "report", &run, "--html", &report]);
+        Ok(written.is_ok().then_some(()))
+    })?;
+    let page = std::fs::read_to_string(&report)?;
+    for part in [
+        "data:image/png;base64,",
+        "without the text that is wanted",
+        "guest-agent",
+        "Isolation",
+        "CompleteTest",
+        "looked at",
+        &run,
+    ] {
+        ensure!(page.contains(part), "{part} is not in the report");
+    }
+    stack.cli().json(&["item", "probes", "web1", "--none"])?;
+    nothing_of_a_test_is_left(stack, &stack.lab().host(BRAVO), "web1")
+}
+
+/// How many colours a PNG has.
+fn colours(file: &str) -> Result<usize> {
+    let mut reader = png::Decoder::new(std::io::BufReader::new(std::fs::File::open(file)?)).read_info()?;
+    let mut pixels = vec![0; reader.output_buffer_size().context("it has no size")?];
+    let frame = reader.next_frame(&mut pixels)?;
+    Ok(pixels[..frame.buffer_size()].chunks_exact(3).collect::<std::collections::BTreeSet<_>>().len())
 }
 
 fn the_agent_dies_when_the_machine_was_made(stack: &Stack) -> Result<()> {

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::{CallError, Checkpoint, c_text, check, owned_array, owned_text, raw, text};
+use super::{CallError, Checkpoint, c_text, check, owned_array, owned_text, raw, stream::Stream, text};
 
 pub struct Domain(NonNull<raw::VirDomain>);
 
@@ -230,6 +230,23 @@ impl Domain {
         // SAFETY: the handle is alive; NULL stands for all mount points.
         let count = check(unsafe { raw::virDomainFSThaw(self.pointer(), ptr::null(), 0, 0) })?;
         Ok(u32::try_from(count).unwrap_or(0))
+    }
+
+    /// Has the guest's agent tell its clock: the least that it can be asked without marking the machine as tampered with.
+    pub fn guest_time(&self) -> Result<(), CallError> {
+        let (mut seconds, mut nanoseconds) = (0, 0);
+        // SAFETY: the handle is alive, the results have room.
+        check(unsafe { raw::virDomainGetTime(self.pointer(), &mut seconds, &mut nanoseconds, 0) }).map(drop)
+    }
+
+    /// An image of the first screen as the hypervisor makes it, PPM or PNG; of at most so many bytes.
+    pub fn screenshot(&self, most: usize) -> Result<Vec<u8>, CallError> {
+        // SAFETY: the handle is alive, and so is the connection that it belongs to.
+        let stream = unsafe { raw::virStreamNew(raw::virDomainGetConnect(self.pointer()), 0) };
+        let stream = Stream::own(stream).ok_or_else(CallError::last)?;
+        // SAFETY: both handles are alive; the text, which names the format, is ours to free.
+        owned_text(unsafe { raw::virDomainScreenshot(self.pointer(), stream.pointer(), 0, 0) })?;
+        stream.read(most)
     }
 
     /// How long libvirt waits for the guest's agent, in whole seconds. Without it freezing would wait for ever.

@@ -10,6 +10,7 @@ mod domain;
 mod network;
 mod raw;
 mod secret;
+mod stream;
 
 use std::{
     ffi::{CStr, CString, c_char, c_int, c_void},

@@ -7,7 +7,7 @@ use std::ffi::{c_char, c_int, c_uint, c_ulong, c_void};
 macro_rules! opaque {
     ($($name:ident),*) => { $(#[repr(C)] pub struct $name { _private: [u8; 0] })* };
 }
-opaque!(VirConnect, VirDomain, VirNetwork, VirCheckpoint, VirSecret);
+opaque!(VirConnect, VirDomain, VirNetwork, VirCheckpoint, VirSecret, VirStream);
 
 #[repr(C)]
 pub struct VirError {
@@ -145,7 +145,26 @@ unsafe extern "C" {
         count: c_uint,
         flags: c_uint,
     ) -> c_int;
+    pub fn virDomainGetTime(
+        domain: *mut VirDomain,
+        seconds: *mut i64,
+        nanoseconds: *mut c_uint,
+        flags: c_uint,
+    ) -> c_int;
     pub fn virDomainAgentSetResponseTimeout(domain: *mut VirDomain, seconds: c_int, flags: c_uint) -> c_int;
+
+    pub fn virDomainGetConnect(domain: *mut VirDomain) -> *mut VirConnect;
+    pub fn virDomainScreenshot(
+        domain: *mut VirDomain,
+        stream: *mut VirStream,
+        screen: c_uint,
+        flags: c_uint,
+    ) -> *mut c_char;
+    pub fn virStreamNew(connection: *mut VirConnect, flags: c_uint) -> *mut VirStream;
+    pub fn virStreamRecv(stream: *mut VirStream, data: *mut c_char, size: usize) -> c_int;
+    pub fn virStreamFinish(stream: *mut VirStream) -> c_int;
+    pub fn virStreamAbort(stream: *mut VirStream) -> c_int;
+    pub fn virStreamFree(stream: *mut VirStream) -> c_int;
 
     pub fn virDomainListAllCheckpoints(
         domain: *mut VirDomain,

@@ -24,7 +24,7 @@ use understudy_ids::{NetworkName, Uuid};
 
 use super::{LibvirtHypervisor, command, describe, ffi::Connection, session::failed, tag, xml::Element};
 use crate::{Error, TestNetworkDefinition};
-use namespace::Namespace;
+pub(super) use namespace::{Namespace, ping_arguments};
 
 /// Names of what a test network consists of.
 #[derive(Debug, Clone)]
@@ -170,6 +170,12 @@ impl LibvirtHypervisor {
     pub(super) async fn list_test_networks(&self) -> Result<Vec<NetworkName>, Error> {
         let listed = self.session.call("the networks of this host", listed).await?;
         Ok(listed.into_iter().filter(|network| network.is_test).map(|network| network.name).collect())
+    }
+
+    /// From where machines on the network are reached; nothing where this host reaches them by itself.
+    pub(super) async fn inside(&self, network: &NetworkName) -> Result<Option<Namespace>, Error> {
+        let is_test = self.list_test_networks().await?.contains(network);
+        Ok(is_test.then(|| self.parts(network).namespace))
     }
 
     pub(super) fn jump_command(&self, name: &NetworkName) -> String {

@@ -1,17 +1,17 @@
-//! Proof of isolation, and reachability of one address (R-TF-9).
+//! Proof of isolation (R-TF-9).
 
 use std::{
     collections::BTreeSet,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use understudy_ids::{MacAddress, NetworkName, Uuid};
 
 use super::{
     super::{LibvirtHypervisor, command, describe, session::failed, tag, xml::Element},
-    Namespace, Parts, SERVICES_INTERFACE, arp, namespace,
+    Namespace, Parts, SERVICES_INTERFACE, arp,
 };
 use crate::{Error, IsolationEvidence, TagRole};
 
@@ -19,8 +19,6 @@ use crate::{Error, IsolationEvidence, TagRole};
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Ports that a machine in production is likely to have open.
 const PORTS: [u16; 3] = [22, 80, 443];
-/// Between attempts to connect.
-const PAUSE: Duration = Duration::from_millis(200);
 const MAX_TARGETS: usize = 256;
 
 impl LibvirtHypervisor {
@@ -84,34 +82,6 @@ impl LibvirtHypervisor {
                 Ok(ports)
             })
             .await
-    }
-
-    pub(in super::super) async fn reach(
-        &self,
-        network: &NetworkName,
-        address: IpAddr,
-        port: Option<u16>,
-        limit: Duration,
-    ) -> Result<bool, Error> {
-        let is_test = self.list_test_networks().await?.contains(network);
-        let namespace = is_test.then(|| self.parts(network).namespace);
-        match (namespace, port) {
-            (Some(namespace), None) => namespace.ping(address, limit).await,
-            (Some(namespace), Some(port)) => namespace.run(move || Ok(connects(address, port, limit))).await,
-            (None, None) => {
-                let arguments = namespace::ping_arguments(address, limit);
-                command::attempt("ping", &arguments, limit + command::LIMIT)
-                    .await
-                    .map(|(answered, _)| answered)
-            }
-            (None, Some(port)) => {
-                let connected = tokio::task::spawn_blocking(move || connects(address, port, limit)).await;
-                connected.map_err(|error| Error::Failed {
-                    what: format!("probing {address}"),
-                    why: error.to_string(),
-                })
-            }
-        }
     }
 }
 
@@ -219,19 +189,4 @@ fn any_port(targets: &[IpAddr]) -> Vec<IpAddr> {
             probes.into_iter().filter_map(|(target, probe)| probe.join().unwrap_or(true).then_some(target));
         heard.collect()
     })
-}
-
-/// Whether a connection to the port is accepted within `limit`. Blocks.
-fn connects(address: IpAddr, port: u16, limit: Duration) -> bool {
-    let deadline = Instant::now() + limit;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return false;
-        }
-        if TcpStream::connect_timeout(&SocketAddr::new(address, port), left.min(PATIENCE)).is_ok() {
-            return true;
-        }
-        std::thread::sleep(PAUSE.min(deadline.saturating_duration_since(Instant::now())));
-    }
 }

@@ -1,7 +1,7 @@
 //! Another recovery point before the commit (R-FO-4, R-UF-3).
 //!
 //! ```text
-//!   shut down what runs ─▶ set aside what it wrote ─▶ promote the other point ─▶ start ─┬▶ probe
+//!   shut down what runs ─▶ set aside what it wrote ─▶ promote the other point ─▶ start ─┬▶ probes ─▶ screenshot
 //!                                                                                       └▶ remove what lies aside
 //! ```
 //!
@@ -14,7 +14,7 @@ use understudy_ids::{ItemName, PointChoice, Problem};
 
 use super::{AmendedItem, Amending};
 use crate::{
-    action::{AgentWork, MachineRef, NetworkRef, PointRef},
+    action::{Action, AgentWork, MachineRef, NetworkRef, PointRef},
     item::{ItemState, Verb},
     plan::{
         ErrorPolicy, Estimate, Operation, Phase, PlannedItem, PointView, RunSpec, Step, check,
@@ -129,11 +129,18 @@ fn steps_of(
     let machine = MachineRef::Named(planned.machine.clone());
     let start = step("start", Phase::Start, AgentWork::StartMachine { machine }).records([Verb::FailedOver]);
     push(start);
-    let probe = amending.last_work(&planned.item, |work| matches!(work, AgentWork::ProbeMachine { .. }));
-    let after_start = |next: Step| next.on_error(ErrorPolicy::GoOn).after(last.clone());
-    let probe = probe.map(|work| after_start(step("probe", Phase::Probe, work)));
-    let drop = after_start(step("drop-aside", Phase::Start, AgentWork::DropAside));
-    steps.extend(probe.into_iter().chain([drop]));
+    let drop = step("drop-aside", Phase::Start, AgentWork::DropAside).after(last.clone());
+    // As it was asked before: what its run was told to ask is what proves the other point, too.
+    for (probe, n) in run::last_probes(amending.run, &planned.item).into_iter().zip(1..) {
+        let Action::Agent { work, .. } = &probe.action else { continue };
+        let next = step(&format!("probe-{n}"), Phase::Probe, work.clone()).after(last);
+        last = vec![next.id.clone()];
+        steps.push(next.on_error(ErrorPolicy::GoOn));
+    }
+    let machine = MachineRef::Named(planned.machine.clone());
+    let look = step("screenshot", Phase::Probe, AgentWork::TakeScreenshot { machine }).after(last);
+    steps.push(look.on_error(ErrorPolicy::GoOn));
+    steps.push(drop.on_error(ErrorPolicy::GoOn));
     steps
 }
 
