@@ -19,10 +19,14 @@ const HOOK: &str = "/freeze-hook";
 pub struct GuestAgent(Mutex<Option<Child>>);
 
 impl GuestAgent {
-    /// Runs from now on, or does not. Doing it twice is doing it once.
+    /// Runs from now on, or does not. Doing it twice is doing it once; one that has ended by itself is started anew, as a system's manager would.
     pub fn set(&self, runs: bool) -> io::Result<()> {
         let mut child = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match (runs, child.take()) {
+        let ended = match child.as_mut() {
+            Some(running) => running.try_wait()?.is_some(),
+            None => false,
+        };
+        match (runs, child.take().filter(|_| !ended)) {
             (true, Some(running)) => *child = Some(running),
             (true, None) => *child = Some(start()?),
             (false, Some(mut running)) => {

@@ -10,7 +10,7 @@
 //! instance: that is decided under the item's lock, as is the end of the wait.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -22,7 +22,7 @@ use understudy_recovery::{
     Event,
     run::{awaited_leases, ends_lease},
 };
-use understudy_replication::activation::Granted;
+use understudy_replication::activation::{Granted, LENGTHS};
 use understudy_replication_api::{
     ActivationClient,
     activation::{HeldLease, Lease, Renewal},
@@ -34,7 +34,8 @@ use crate::store::{
     Failure,
     hosts::HostRecord,
     items::{self, ItemRecord},
-    leases, policies, runs,
+    leases::{self, AtHost},
+    runs,
 };
 
 /// How often a host's leases are looked at: a few times in the shortest of them.
@@ -61,20 +62,27 @@ async fn renew_for_ever(runtime: Runtime, host: HostRecord, shutdown: Cancellati
     };
     let mut tick = tokio::time::interval(PERIOD);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut fails = false;
     loop {
         tokio::select! {
             _ = tick.tick() => {}
             () = shutdown.cancelled() => return,
         }
-        if let Err(error) = renew(&runtime, &name, &client).await {
-            tracing::warn!(host = %name, %error, "activation leases were not renewed");
+        let renewed = renew(&runtime, &name, &client).await;
+        // A site that is dark for a night fills no log.
+        match &renewed {
+            Err(error) if !fails => tracing::warn!(host = %name, %error, "activation leases are not renewed"),
+            Ok(()) if fails => tracing::info!(host = %name, "activation leases are renewed again"),
+            _ => {}
         }
+        fails = renewed.is_err();
     }
 }
 
-/// One exchange with a host. Nothing is said to one that is bound by no lease and is not to be.
+/// One exchange with a host. Nothing is said to one for which nothing is due.
 async fn renew(runtime: &Runtime, host: &HostName, client: &ActivationClient) -> Result<(), ApiError> {
-    if leases::at_host(&mut *runtime.reader().await?, host).await?.is_empty() {
+    let known = leases::at_host(&mut *runtime.reader().await?, host).await?;
+    if !known.iter().any(|at| is_due(at, host, now())) {
         return Ok(());
     }
     // What is granted is counted from this answer, so it has to be there before anything is put on record.
@@ -88,18 +96,19 @@ async fn renew(runtime: &Runtime, host: &HostName, client: &ActivationClient) ->
     if leases.is_empty() && released.is_empty() {
         return Ok(());
     }
-    let renewal = Renewal { answers, leases, released: released.clone() };
+    let renewal = Renewal { answers, leases, released };
     let renewed = answer(client.renew(renewal)).await?;
     for refused in &renewed.refused {
         tracing::info!(%host, item = %refused.item, why = refused.why, "activation lease not taken");
     }
-    let told = Arc::new((host.clone(), renewed.held, released));
+    let known = leases::at_host(&mut *runtime.reader().await?, host).await?;
+    if known.iter().all(|at| news(at, host, &renewed.held).is_none()) {
+        return Ok(());
+    }
+    let told = Arc::new((host.clone(), renewed.held));
     let noted = runtime.write(move |tx| {
         let told = told.clone();
-        Box::pin(async move {
-            let (host, held, released) = &*told;
-            note(tx, host, held, released).await
-        })
+        Box::pin(async move { note(tx, &told.0, &told.1).await })
     });
     Ok(noted.await?)
 }
@@ -116,37 +125,45 @@ struct Grants {
 }
 
 async fn grant(tx: &mut PgConnection, host: &HostName, now: UnixMicros) -> Result<Grants, Failure> {
-    let names = leases::at_host(tx, host).await?;
+    let due = |at: &AtHost| is_due(at, host, now).then(|| at.item.clone());
+    let names: Vec<ItemName> = leases::at_host(tx, host).await?.iter().filter_map(due).collect();
     items::lock(tx, &names).await?;
     let runs = runs::open(tx).await?;
+    let records = items::get(tx, &names).await?;
     let mut grants = Grants { leases: Vec::new(), released: Vec::new() };
-    for record in items::get(tx, &names).await? {
-        // A failover may have come first, or a run waits for the end.
-        let ends = runs.iter().any(|run| ends_lease(run, &record.name, record.generation));
-        if record.active_host != *host || ends {
+    // A failover may have come first; what is active elsewhere by now is not in the list.
+    for at in leases::at_host(tx, host).await? {
+        let Some(record) = records.iter().find(|record| record.name == at.item) else { continue };
+        // A run waits for the end.
+        if runs.iter().any(|run| ends_lease(run, &at.item, at.generation)) {
             continue;
         }
-        let Some(policy) = policies::get(tx, &record.policy).await? else { continue };
-        match policy.settings.activation_lease {
-            Some(length) if is_due(&record, length, now) => {
-                grants.leases.push(granted(tx, &record, length, now).await?);
+        match (at.wanted, at.lease) {
+            (Some(length), _) => grants.leases.push(granted(tx, record, length, now).await?),
+            (None, Some(lease)) if lease.host == *host => {
+                // Nothing follows from its silence any more, from before it is told.
+                let granted = lease.granted.unheld();
+                leases::put(tx, &at.item, &items::Lease { granted, ..lease }).await?;
+                grants.released.push(at.item);
             }
-            Some(_) => {}
-            None => {
-                release(tx, &record).await?;
-                grants.released.push(record.name);
-            }
+            // The other side's, of before a failover.
+            (None, _) => leases::delete(tx, &at.item).await?,
         }
     }
     Ok(grants)
 }
 
-fn is_due(record: &ItemRecord, length: Duration, now: UnixMicros) -> bool {
-    let Some(granted) = record.binding_lease().filter(|granted| granted.length() == length) else {
-        return true;
+fn is_due(at: &AtHost, host: &HostName, now: UnixMicros) -> bool {
+    let in_force = |length: Duration| {
+        let lease = at.lease.as_ref().filter(|lease| lease.host == *host)?;
+        let is_it = lease.granted.held
+            && lease.granted.generation == at.generation
+            && lease.granted.length() == length;
+        lease.granted.renewed().filter(|_| is_it)
     };
+    let Some(length) = at.wanted else { return true };
     // Of a clock that was set back nothing follows.
-    granted.renewed().is_none_or(|at| at > now || now.since(at) + PERIOD >= length / RENEWED_IN)
+    in_force(length).is_none_or(|renewed| renewed > now || now.since(renewed) + PERIOD >= length / RENEWED_IN)
 }
 
 /// On record first: whoever waits for its end must know of it before the host does.
@@ -171,46 +188,51 @@ async fn granted(
     })
 }
 
-/// Nothing follows from its silence any more, from before it is told.
-async fn release(tx: &mut PgConnection, record: &ItemRecord) -> Result<(), Failure> {
-    let Some(mut lease) = record.lease.clone() else { return Ok(()) };
-    lease.granted.held = false;
+/// A host is bound by a lease that is not on record, such as by a renewal that its release has overtaken: it goes on record, so that it is
+/// renewed or released like any other.
+pub async fn adopt(tx: &mut PgConnection, record: &ItemRecord, now: UnixMicros) -> Result<(), Failure> {
+    let granted = Granted::again(None, record.generation, *LENGTHS.end(), now).unheld();
+    let lease = items::Lease { host: record.active_host.clone(), granted };
     leases::put(tx, &record.name, &lease).await
 }
 
+/// What follows for the record of a lease from what its host is bound by.
+enum News {
+    Held,
+    Gone,
+}
+
+fn news(at: &AtHost, host: &HostName, held: &[HeldLease]) -> Option<News> {
+    let lease = at.lease.as_ref().filter(|lease| lease.host == *host)?;
+    let holds = held.iter().any(|h| h.item == at.item && h.generation == lease.granted.generation);
+    match at.wanted {
+        Some(_) if holds && !lease.granted.held => Some(News::Held),
+        None if !holds => Some(News::Gone),
+        _ => None,
+    }
+}
+
 /// What the host has told of what it holds by now.
-async fn note(
-    tx: &mut PgConnection,
-    host: &HostName,
-    held: &[HeldLease],
-    released: &[ItemName],
-) -> Result<(), Failure> {
-    let holds = |item: &ItemName, generation: Generation| {
-        held.iter().any(|lease| lease.item == *item && lease.generation == generation)
-    };
-    let names: Vec<ItemName> =
-        held.iter().map(|lease| lease.item.clone()).chain(released.iter().cloned()).collect();
+async fn note(tx: &mut PgConnection, host: &HostName, held: &[HeldLease]) -> Result<(), Failure> {
+    let names: Vec<ItemName> = leases::at_host(tx, host).await?.into_iter().map(|at| at.item).collect();
     items::lock(tx, &names).await?;
-    for record in items::get(tx, &names).await? {
-        let Some(lease) = record.lease.as_ref().filter(|lease| lease.host == *host) else { continue };
-        let policy = policies::get(tx, &record.policy).await?;
-        let wanted = policy.is_some_and(|policy| policy.settings.activation_lease.is_some());
-        let holds = holds(&record.name, lease.granted.generation);
-        if !wanted && !holds && released.contains(&record.name) {
-            leases::delete(tx, &record.name).await?;
-        } else if wanted && holds && !lease.granted.held {
-            let mut lease = lease.clone();
-            lease.granted.held = true;
-            leases::put(tx, &record.name, &lease).await?;
+    for at in leases::at_host(tx, host).await? {
+        match (news(&at, host, held), at.lease) {
+            (Some(News::Held), Some(mut lease)) => {
+                lease.granted.held = true;
+                leases::put(tx, &at.item, &lease).await?;
+            }
+            (Some(News::Gone), _) => leases::delete(tx, &at.item).await?,
+            _ => {}
         }
     }
     Ok(())
 }
 
-/// When this process has looked at each item's lease last, by a clock that cannot jump.
-pub type Looked = BTreeMap<ItemName, Instant>;
+/// When this process has looked at each item's lease last, by a clock that cannot jump, and when that had been granted then.
+pub type Looked = BTreeMap<ItemName, (Instant, Option<UnixMicros>)>;
 
-/// Adds the silence that has passed, and tells runs of leases that have ended.
+/// Adds the silence that has passed, and tells runs of leases that have ended. What was granted since the last look is not silent.
 pub async fn count(runtime: &Runtime, looked: &mut Looked) -> Result<(), Failure> {
     let known = leases::list(&mut *runtime.reader().await?).await?;
     looked.retain(|item, _| known.iter().any(|(name, _)| name == item));
@@ -220,14 +242,19 @@ pub async fn count(runtime: &Runtime, looked: &mut Looked) -> Result<(), Failure
             awaited.entry(item).or_default().push((run.id, generation));
         }
     }
-    let names: BTreeSet<ItemName> = known.into_iter().map(|(item, _)| item).collect();
-    for item in names {
-        let elapsed = looked.entry(item.clone()).or_insert_with(Instant::now).elapsed();
+    for (item, granted) in known {
+        let (since, renewed) =
+            looked.entry(item.clone()).or_insert_with(|| (Instant::now(), granted.renewed()));
+        if *renewed != granted.renewed() {
+            (*since, *renewed) = (Instant::now(), granted.renewed());
+        }
+        let elapsed = since.elapsed();
         let waiting = awaited.remove(&item).unwrap_or_default();
-        if elapsed < KEEP && waiting.is_empty() {
+        let is_over = granted.over_in().is_zero();
+        if waiting.is_empty() && (is_over || elapsed < KEEP) {
             continue;
         }
-        looked.insert(item.clone(), Instant::now());
+        *since = Instant::now();
         let what = Arc::new((item, waiting));
         let counted = runtime.write(move |tx| {
             let what = what.clone();

@@ -19,7 +19,7 @@ use understudy_rpc::{
     retry::{BackOff, jitter},
 };
 
-use super::{Runtime, apply, gather::SILENCE, inventory::Inventory, now, per_host};
+use super::{Runtime, activation, apply, gather::SILENCE, inventory::Inventory, now, per_host};
 use crate::store::{
     Failure, awaited,
     hosts::{self, HostRecord},
@@ -122,7 +122,7 @@ impl Runtime {
                 let (host, inventory) = &*what;
                 let now = now();
                 if hosts::told(&mut *tx, host, inventory, now).await? {
-                    machines(&mut *tx, host, inventory).await?;
+                    machines(&mut *tx, host, inventory, now).await?;
                     first_points(tx, host, inventory, now).await?;
                 }
                 Ok(())
@@ -134,13 +134,22 @@ impl Runtime {
 }
 
 /// The machines of items that are active here, as they are now: what is planned with when this host falls silent.
-async fn machines(tx: &mut PgConnection, host: &HostName, inventory: &Inventory) -> Result<(), Failure> {
+async fn machines(
+    tx: &mut PgConnection,
+    host: &HostName,
+    inventory: &Inventory,
+    now: UnixMicros,
+) -> Result<(), Failure> {
     let told: Vec<_> = inventory.items.iter().map(|facts| facts.item.clone()).collect();
     for record in items::get(tx, &told).await? {
         let found = inventory.machine(&record.machine.name);
         if let Some(machine) = found.filter(|m| record.active_host == *host && m.uuid == record.machine.uuid)
         {
             items::saw_machine(tx, &record.name, machine).await?;
+        }
+        let is_bound = inventory.item(&record.name).is_some_and(|facts| facts.lease.is_some());
+        if is_bound && record.lease.is_none() && record.active_host == *host {
+            activation::adopt(tx, &record, now).await?;
         }
     }
     Ok(())

@@ -1,21 +1,61 @@
 //! Table `activation_leases`: what was granted to the active hosts of items. Whoever writes a row has locked the item's.
 
-use sqlx::{PgConnection, types::Json};
-use understudy_ids::{HostName, ItemName};
+use std::time::Duration;
+
+use sqlx::{FromRow, PgConnection, types::Json};
+use understudy_ids::{Generation, HostName, ItemName};
 use understudy_replication::activation::Granted;
 
-use super::{Failure, items::Lease, read};
+use super::{Failure, items::Lease, read, unsigned};
 
-/// Items whose lease may be in force, or that are to have one, at a host: in the order of their names.
-pub async fn at_host(conn: &mut PgConnection, host: &HostName) -> Result<Vec<ItemName>, Failure> {
-    let names: Vec<String> = sqlx::query_scalar(
-        "SELECT i.name FROM items i JOIN policies p ON p.name = i.policy LEFT JOIN activation_leases l ON l.item = i.name
+/// An item of a host whose lease may be in force there, or that is to have one.
+#[derive(Debug, Clone)]
+pub struct AtHost {
+    pub item: ItemName,
+    pub generation: Generation,
+    /// What its policy says.
+    pub wanted: Option<Duration>,
+    pub lease: Option<Lease>,
+}
+
+#[derive(FromRow)]
+struct Row {
+    name: String,
+    generation: i64,
+    activation_lease_ms: Option<i64>,
+    host: Option<String>,
+    granted: Option<Json<Granted>>,
+}
+
+impl TryFrom<Row> for AtHost {
+    type Error = Failure;
+    fn try_from(Row { name, generation, activation_lease_ms, host, granted }: Row) -> Result<Self, Failure> {
+        let lease = match (host, granted) {
+            (Some(host), Some(Json(granted))) => {
+                Some(Lease { host: read("activation_leases", host.parse())?, granted })
+            }
+            _ => None,
+        };
+        Ok(Self {
+            item: read("items", name.parse())?,
+            generation: Generation::new(unsigned(generation)),
+            wanted: activation_lease_ms.map(|ms| Duration::from_millis(unsigned(ms))),
+            lease,
+        })
+    }
+}
+
+/// The items that are active at a host and have, or are to have, a lease: in the order of their names.
+pub async fn at_host(conn: &mut PgConnection, host: &HostName) -> Result<Vec<AtHost>, Failure> {
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT i.name, i.generation, p.activation_lease_ms, l.host, l.granted
+         FROM items i JOIN policies p ON p.name = i.policy LEFT JOIN activation_leases l ON l.item = i.name
          WHERE i.active_host = $1 AND (p.activation_lease_ms IS NOT NULL OR l.item IS NOT NULL) ORDER BY i.name",
     )
     .bind(host.to_string())
     .fetch_all(conn)
     .await?;
-    names.into_iter().map(|name| read("items", name.parse())).collect()
+    rows.into_iter().map(AtHost::try_from).collect()
 }
 
 /// Every item that was granted a lease, in the order of their names.

@@ -64,6 +64,12 @@ async fn leases_are_granted_for_as_long_as_the_policy_has_them() {
         stage.estate.lease(ALPHA, &item("web1")).is_none() && web1(client).await.activation_lease.is_none()
     })
     .await;
+    // Nobody would renew it, and the machine would be stopped.
+    stage.estate.bind_late(ALPHA, &item("web1"));
+    eventually("what came late is released as well", async || {
+        stage.estate.lease(ALPHA, &item("web1")).is_none()
+    })
+    .await;
 }
 
 /// R-UF-1, R-FO-7: nobody has to state anything; the run waits, and nothing is granted meanwhile, by no instance, to a host that is still heard. The

@@ -21,7 +21,7 @@ use understudy_probe::ProbeKind;
 use understudy_replication::{BlockDigest, RetentionPolicy};
 use understudy_replication_api::{
     Action, ActivationHandler, AgentTask, AgentTaskResult, Disk, DiskRoot, Facts, FactsSource,
-    IsolationResult, ItemFacts, ItemRole, Machine, Nic, PointDisk, PowerState, RecoveryPoint,
+    IsolationResult, ItemFacts, ItemRole, LeaseFacts, Machine, Nic, PointDisk, PowerState, RecoveryPoint,
     ReplicationFacts, ReplicationState, StartReplication,
     activation::{HeldLease, Lease, Pulse, Renewal, Renewed},
 };
@@ -95,6 +95,19 @@ impl Estate {
 
     fn told(&self, host: &HostName) -> Facts {
         Facts { time: now(), ..self.model.lock().unwrap().hosts[host].clone() }
+    }
+
+    /// The host takes a renewal that was on its way when it was released.
+    pub fn bind_late(&self, host: &str, item: &ItemName) {
+        let length = Duration::from_secs(15);
+        let mut model = self.model.lock().unwrap();
+        let host: HostName = host.parse().unwrap();
+        let facts = model.host(&host).items.iter_mut().find(|facts| facts.item == *item).unwrap();
+        facts.lease = Some(LeaseFacts { length, ended: false, stopped: None });
+        let held = HeldLease { item: item.clone(), generation: facts.generation, length };
+        model.leases.insert((host, item.clone()), (held, 1));
+        drop(model);
+        self.tell();
     }
 
     /// What a host is bound by for an item, and how often that was renewed.
@@ -222,6 +235,8 @@ impl ActivationHandler for Teller {
     async fn renew(&self, renewal: Renewal) -> Result<Renewed, ApiError> {
         let mut model = self.estate.model.lock().unwrap();
         for item in renewal.released {
+            let facts = model.host(&self.host).items.iter_mut().find(|facts| facts.item == item);
+            facts.into_iter().for_each(|facts| facts.lease = None);
             model.leases.remove(&(self.host.clone(), item));
         }
         for Lease { item, generation, length, .. } in renewal.leases {

@@ -150,7 +150,11 @@ impl Activation {
         if !self.ledger.get(&item).is_some_and(|record| is_active(record.role, record.generation)) {
             return Ok(Err(format!("this host is not the active side of {item} at generation {generation}")));
         }
-        let before = self.notes.get(&item)?;
+        // One that was spoilt by the host's end is put right by the next.
+        let before = self.notes.get(&item).unwrap_or_else(|error| {
+            tracing::error!(%item, %error, "the note of its activation lease cannot be read and is written anew");
+            None
+        });
         let held = before.as_ref().filter(|note| self.is_of_this_boot(note)).map(|note| note.held);
         let renewal = Held { generation, counted_from: answers.since_boot, length };
         match Held::renewed(held, renewal, since_boot()?) {

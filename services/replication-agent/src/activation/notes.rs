@@ -55,6 +55,7 @@ impl Notes {
         }
     }
 
+    /// Without those that cannot be read, which keep nobody from the others: what they are about does not start here until it is renewed.
     pub fn all(&self) -> io::Result<Vec<Note>> {
         let entries = match fs::read_dir(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -64,10 +65,13 @@ impl Notes {
         for entry in entries {
             let path = entry?.path();
             if path.extension().is_some_and(|e| e == "json") {
-                match fs::read(&path) {
+                match fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?)) {
+                    Ok(note) => notes.push(note),
                     // Released meanwhile.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    bytes => notes.push(serde_json::from_slice(&bytes?)?),
+                    Err(error) => {
+                        tracing::error!(path = %path.display(), %error, "a note of an activation lease cannot be read")
+                    }
                 }
             }
         }

@@ -97,6 +97,20 @@ fn what_is_not_the_answer_to_this_host_now_is_refused() {
     assert_eq!(world.alpha.power(&machine()), Some(PowerState::Running), "bound by what it did not take");
 }
 
+/// R-FO-7: a note that was spoilt starts nothing, keeps nobody from the other leases, and is put right by the next renewal.
+#[test]
+fn a_note_that_cannot_be_read_is_no_lease_in_force() {
+    let world = leased();
+    world.alpha.renew(1, 60 * SECOND).unwrap();
+    world.alpha.block_on(world.alpha.hypervisor.power_off(&machine())).unwrap();
+    let note = world.alpha.dir.join("state/leases/web1.json");
+    std::fs::write(&note, "").unwrap();
+    let start = || world.alpha.perform(1, world.run, Action::StartMachine { machine: machine() });
+    assert!(start().is_err());
+    assert_eq!(world.alpha.renew(1, 60 * SECOND).unwrap().held.len(), 1);
+    start().unwrap();
+}
+
 /// A policy without a lease, and an item that is not protected any more: the machine runs on.
 #[test]
 fn a_machine_that_is_released_runs_on() {
