@@ -104,6 +104,40 @@ fn a_held_guest_goes_on_by_itself() {
     );
 }
 
+/// R-REP-12: a call that takes effect after its limit, when the snapshot has been given up, leaves no guest held.
+#[test]
+fn what_is_held_too_late_is_let_go_all_the_same() {
+    with_libvirtd("late", |host| async move {
+        let db1 = name("db1");
+        host.driver.define(&definition(&host, "db1").await).await.unwrap();
+        host.driver.start(&db1).await.unwrap();
+        for number in 1..=3 {
+            let request = understudy_hypervisor::SnapshotRequest {
+                machine: db1.clone(),
+                disks: vec![disk("vda")],
+                checkpoint: understudy_hypervisor::CheckpointName(format!("understudy-db1-1-{number}")),
+                base: None,
+                quiesce: None,
+            };
+            let mut prepared = host.driver.prepare_snapshot(&request).await.unwrap();
+            let pid = std::fs::read_to_string(host.path("libvirtd.pid")).unwrap().trim().to_owned();
+            run("kill", &["-STOP", &pid]);
+            let held = prepared.hold(Duration::from_millis(300)).await;
+            let goes_on = std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(500));
+                run("kill", &["-CONT", &pid]);
+            });
+            assert!(held.is_err(), "libvirtd stood still");
+            let _ = prepared.abandon().await;
+            goes_on.join().unwrap();
+            assert!(!host.is_held(&db1), "held when nobody is left to let it go");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert!(!host.is_held(&db1), "held afterwards");
+        }
+        host.driver.power_off(&db1).await.unwrap();
+    });
+}
+
 /// R-REP-12
 #[test]
 fn a_machine_that_is_off_takes_part() {

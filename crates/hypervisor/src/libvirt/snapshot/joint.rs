@@ -15,11 +15,13 @@ use std::{
 };
 
 use async_trait::async_trait;
+use tokio::task::JoinHandle;
 use understudy_ids::{MachineName, UnixMicros};
 
 use super::{
     super::{
         LibvirtHypervisor,
+        ffi::Connection,
         guard::{self, HOLDING},
         machines::{self, look_up},
         session::failed,
@@ -50,9 +52,19 @@ enum Guest {
     Held {
         guard: Standby,
         since: Instant,
+        asked: Asked,
     },
     /// Held and let go.
     Released(Duration),
+}
+
+/// What is known of the call that suspends the guest.
+enum Asked {
+    Answered,
+    /// It took too long, and may take effect at any moment.
+    OnItsWay(JoinHandle<Result<(), Error>>),
+    /// Nobody will tell whether it took effect, or when.
+    Lost,
 }
 
 /// The snapshot of a machine that is off, open already: it is of any instant until the machine starts.
@@ -171,15 +183,29 @@ impl PreparedSnapshot for RunningJoint {
         let Guest::Guarded(guard) = std::mem::replace(&mut self.guest, Guest::Suspended) else {
             return Err(self.out_of_turn("nothing stands by to let it go"));
         };
-        self.guest = Guest::Held { guard, since };
+        self.guest = Guest::Held { guard, since, asked: Asked::Lost };
         let what = format!("holding machine {machine}");
-        let asked = self.hypervisor.session.call(what.clone(), move |connection| {
-            look_up(connection, &machine)?.suspend().map_err(failed(what))
+        let session = self.hypervisor.session.clone();
+        // On its own, so that it can be waited for before the guest is let go: what comes after that would hold it for good.
+        let mut asked = tokio::spawn(async move {
+            let suspend = |what: String| {
+                move |connection: &Connection| look_up(connection, &machine)?.suspend().map_err(failed(what))
+            };
+            session.call(what.clone(), suspend(what)).await
         });
-        match tokio::time::timeout(limit, asked).await {
-            Ok(held) => held,
-            Err(_) => Err(self.out_of_turn(&format!("it did not stand still within {limit:?}"))),
+        let (asked, held) = match tokio::time::timeout(limit, &mut asked).await {
+            Ok(Ok(Err(error @ Error::Unknown { .. }))) => (Asked::Lost, Err(error)),
+            Ok(Ok(answer)) => (Asked::Answered, answer),
+            Ok(Err(lost)) => (Asked::Lost, Err(self.out_of_turn(&format!("the call was lost: {lost}")))),
+            Err(_) => {
+                let why = format!("it did not stand still within {limit:?}");
+                (Asked::OnItsWay(asked), Err(self.out_of_turn(&why)))
+            }
+        };
+        if let Guest::Held { asked: known, .. } = &mut self.guest {
+            *known = asked;
         }
+        held
     }
 
     async fn cut(&mut self) -> Result<(), Error> {
@@ -209,7 +235,19 @@ impl PreparedSnapshot for RunningJoint {
                 self.guest = Guest::Released(held);
                 return Ok(held);
             }
-            Guest::Held { guard, since } => (guard, since),
+            Guest::Held { guard, since, asked } => {
+                let known = match asked {
+                    Asked::Answered => true,
+                    Asked::OnItsWay(asked) => !matches!(asked.await, Ok(Err(Error::Unknown { .. })) | Err(_)),
+                    Asked::Lost => false,
+                };
+                if !known {
+                    // The guard is not dismissed and looks again at the limit; the note stays for the next snapshot.
+                    self.hypervisor.resume_held(&self.request.machine).await?;
+                    return Err(self.out_of_turn("it is not known whether it was held"));
+                }
+                (guard, since)
+            }
         };
         let machine = self.request.machine.clone();
         // Where it fails the guard is not dismissed but dropped, and lets the guest go on.
