@@ -288,7 +288,7 @@ fn people(run: &Run, report: &Report, audit: &[AuditRecord]) -> Markup {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
 
     use understudy_ids::{Problem, UnixMicros};
     use understudy_recovery_api::{Decision, Operation, RunState, request::RunSpec};
@@ -335,17 +335,8 @@ mod tests {
         let run = Run {
             name: report.run,
             spec: RunSpec {
-                operation: Operation::UnplannedFailover,
-                items: BTreeSet::new(),
-                points: BTreeMap::new(),
                 primary_down_assertion: Some(HOSTILE.to_owned()),
-                without_network: false,
-                no_reverse_replication: false,
-                deadline: None,
-                instant: None,
-                synchronise_within: None,
-                recovery_plan: None,
-                from_site: None,
+                ..RunSpec::new(Operation::UnplannedFailover, BTreeSet::new())
             },
             operation: Operation::UnplannedFailover,
             state: RunState::CompletedWithErrors,

@@ -117,12 +117,6 @@ impl Granted {
         Self { generation, held, terms }
     }
 
-    /// Nothing follows from the holder's silence any more.
-    #[must_use]
-    pub fn unheld(self) -> Self {
-        Self { held: false, ..self }
-    }
-
     /// `elapsed` has passed for an observer since he looked last, and `at` is the time by the clock that all observers share.
     #[must_use]
     pub fn and(mut self, elapsed: Duration, at: UnixMicros) -> Self {

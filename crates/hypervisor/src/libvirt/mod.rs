@@ -50,8 +50,9 @@ use crate::{
     TestNetworkDefinition,
 };
 pub use config::{Config, Emulation};
-pub use guard::{stand as thaw_guard, stand_by_held as hold_guard, stay_alive};
+pub use guard::{READY, stand as thaw_guard, stand_by_held as hold_guard, stay_alive};
 use session::Session;
+pub use snapshot::start_guard;
 // Image files are served and read in one way, whatever driver they belong to.
 pub(crate) use snapshot::{Place, TrackedDisk, end_server, open_reader, serve};
 

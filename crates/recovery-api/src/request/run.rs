@@ -145,6 +145,23 @@ impl SetRunDeadline {
 }
 
 impl RunSpec {
+    /// The operation with no option set.
+    pub fn new(operation: Operation, items: BTreeSet<ItemName>) -> Self {
+        Self {
+            operation,
+            items,
+            points: BTreeMap::new(),
+            primary_down_assertion: None,
+            without_network: false,
+            no_reverse_replication: false,
+            deadline: None,
+            instant: None,
+            synchronise_within: None,
+            recovery_plan: None,
+            from_site: None,
+        }
+    }
+
     /// # Errors
     /// With every field that is missing, malformed, or not meant for the operation: ignored options are refused.
     pub fn from_wire(wire: Option<v1::RunSpec>) -> Result<Self, Invalid> {
@@ -464,19 +481,7 @@ mod tests {
     use super::*;
 
     fn spec(operation: Operation) -> RunSpec {
-        RunSpec {
-            operation,
-            items: [("web1".parse().unwrap()), ("db1".parse().unwrap())].into(),
-            points: BTreeMap::new(),
-            primary_down_assertion: None,
-            without_network: false,
-            no_reverse_replication: false,
-            deadline: None,
-            instant: None,
-            synchronise_within: None,
-            recovery_plan: None,
-            from_site: None,
-        }
+        RunSpec::new(operation, ["web1".parse().unwrap(), "db1".parse().unwrap()].into())
     }
 
     #[test]

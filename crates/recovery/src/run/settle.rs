@@ -33,13 +33,10 @@ pub(super) fn is_forward(step: &Step) -> bool {
 /// Whether the step is no work but waiting for somebody or something.
 pub(super) fn is_wait(step: &Step) -> bool {
     use Internal::{AwaitFirstPoint, AwaitLease, Delay};
-    let internal =
-        |internal: &Internal| matches!(internal, AwaitFirstPoint { .. } | AwaitLease { .. } | Delay { .. });
-    match &step.action {
-        Action::Operator(_) => true,
-        Action::Internal(work) => internal(work),
-        Action::Agent { .. } | Action::Network(_) => false,
-    }
+    matches!(
+        step.action,
+        Action::Operator(_) | Action::Internal(AwaitFirstPoint { .. } | AwaitLease { .. } | Delay { .. })
+    )
 }
 
 /// Whether something that cannot be taken back was begun.

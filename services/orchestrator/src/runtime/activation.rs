@@ -25,7 +25,7 @@ use understudy_recovery::{
 use understudy_replication::activation::{Granted, LENGTHS};
 use understudy_replication_api::{
     ActivationClient,
-    activation::{HeldLease, Lease, Renewal},
+    activation::{self as wire, HeldLease, Renewal},
 };
 use understudy_rpc::ApiError;
 
@@ -34,7 +34,7 @@ use crate::store::{
     Failure,
     hosts::HostRecord,
     items::{self, ItemRecord},
-    leases::{self, AtHost},
+    leases::{self, AtHost, Lease},
     runs,
 };
 
@@ -82,15 +82,17 @@ async fn renew_for_ever(runtime: Runtime, host: HostRecord, shutdown: Cancellati
 /// One exchange with a host. Nothing is said to one for which nothing is due.
 async fn renew(runtime: &Runtime, host: &HostName, client: &ActivationClient) -> Result<(), ApiError> {
     let known = leases::at_host(&mut *runtime.reader().await?, host).await?;
-    if !known.iter().any(|at| is_due(at, host, now())) {
+    let due = known.into_iter().filter(|at| is_due(at, host, now()));
+    let due: Vec<ItemName> = due.map(|at| at.item).collect();
+    if due.is_empty() {
         return Ok(());
     }
     // What is granted is counted from this answer, so it has to be there before anything is put on record.
     let answers = answer(client.pulse()).await?;
-    let of = host.clone();
+    let asked = Arc::new((host.clone(), due));
     let asked = runtime.write(move |tx| {
-        let of = of.clone();
-        Box::pin(async move { grant(tx, &of, now()).await })
+        let asked = asked.clone();
+        Box::pin(async move { grant(tx, &asked.0, &asked.1, now()).await })
     });
     let Grants { leases, released } = asked.await?;
     if leases.is_empty() && released.is_empty() {
@@ -102,13 +104,15 @@ async fn renew(runtime: &Runtime, host: &HostName, client: &ActivationClient) ->
         tracing::info!(%host, item = %refused.item, why = refused.why, "activation lease not taken");
     }
     let known = leases::at_host(&mut *runtime.reader().await?, host).await?;
-    if known.iter().all(|at| news(at, host, &renewed.held).is_none()) {
+    let changed = known.into_iter().filter(|at| news(at, host, &renewed.held).is_some());
+    let changed: Vec<ItemName> = changed.map(|at| at.item).collect();
+    if changed.is_empty() {
         return Ok(());
     }
-    let told = Arc::new((host.clone(), renewed.held));
+    let told = Arc::new((host.clone(), changed, renewed.held));
     let noted = runtime.write(move |tx| {
         let told = told.clone();
-        Box::pin(async move { note(tx, &told.0, &told.1).await })
+        Box::pin(async move { note(tx, &told.0, &told.1, &told.2).await })
     });
     Ok(noted.await?)
 }
@@ -120,16 +124,19 @@ async fn answer<T>(asked: impl Future<Output = Result<T, ApiError>>) -> Result<T
 
 /// What a host is to be told.
 struct Grants {
-    leases: Vec<Lease>,
+    leases: Vec<wire::Lease>,
     released: Vec<ItemName>,
 }
 
-async fn grant(tx: &mut PgConnection, host: &HostName, now: UnixMicros) -> Result<Grants, Failure> {
-    let due = |at: &AtHost| is_due(at, host, now).then(|| at.item.clone());
-    let names: Vec<ItemName> = leases::at_host(tx, host).await?.iter().filter_map(due).collect();
-    items::lock(tx, &names).await?;
+async fn grant(
+    tx: &mut PgConnection,
+    host: &HostName,
+    due: &[ItemName],
+    now: UnixMicros,
+) -> Result<Grants, Failure> {
+    items::lock(tx, due).await?;
     let runs = runs::open(tx).await?;
-    let records = items::get(tx, &names).await?;
+    let records = items::get(tx, due).await?;
     let mut grants = Grants { leases: Vec::new(), released: Vec::new() };
     // A failover may have come first; what is active elsewhere by now is not in the list.
     for at in leases::at_host(tx, host).await? {
@@ -140,10 +147,10 @@ async fn grant(tx: &mut PgConnection, host: &HostName, now: UnixMicros) -> Resul
         }
         match (at.wanted, at.lease) {
             (Some(length), _) => grants.leases.push(granted(tx, record, length, now).await?),
-            (None, Some(lease)) if lease.host == *host => {
+            (None, Some(mut lease)) if lease.host == *host => {
                 // Nothing follows from its silence any more, from before it is told.
-                let granted = lease.granted.unheld();
-                leases::put(tx, &at.item, &items::Lease { granted, ..lease }).await?;
+                lease.granted.held = false;
+                leases::put(tx, &at.item, &lease).await?;
                 grants.released.push(at.item);
             }
             // The other side's, of before a failover.
@@ -154,16 +161,11 @@ async fn grant(tx: &mut PgConnection, host: &HostName, now: UnixMicros) -> Resul
 }
 
 fn is_due(at: &AtHost, host: &HostName, now: UnixMicros) -> bool {
-    let in_force = |length: Duration| {
-        let lease = at.lease.as_ref().filter(|lease| lease.host == *host)?;
-        let is_it = lease.granted.held
-            && lease.granted.generation == at.generation
-            && lease.granted.length() == length;
-        lease.granted.renewed().filter(|_| is_it)
-    };
     let Some(length) = at.wanted else { return true };
+    let binding = at.lease.as_ref().and_then(|lease| lease.binding(host, at.generation));
+    let renewed = binding.filter(|granted| granted.length() == length).and_then(Granted::renewed);
     // Of a clock that was set back nothing follows.
-    in_force(length).is_none_or(|renewed| renewed > now || now.since(renewed) + PERIOD >= length / RENEWED_IN)
+    renewed.is_none_or(|renewed| renewed > now || now.since(renewed) + PERIOD >= length / RENEWED_IN)
 }
 
 /// On record first: whoever waits for its end must know of it before the host does.
@@ -172,14 +174,14 @@ async fn granted(
     record: &ItemRecord,
     length: Duration,
     now: UnixMicros,
-) -> Result<Lease, Failure> {
+) -> Result<wire::Lease, Failure> {
     let (name, generation) = (record.name.clone(), record.generation);
     let before =
         record.lease.clone().filter(|lease| lease.host == record.active_host).map(|lease| lease.granted);
     let granted = Granted::again(before, generation, length, now);
-    let lease = items::Lease { host: record.active_host.clone(), granted };
+    let lease = Lease { host: record.active_host.clone(), granted };
     leases::put(tx, &name, &lease).await?;
-    Ok(Lease {
+    Ok(wire::Lease {
         item: name,
         generation,
         length,
@@ -191,8 +193,8 @@ async fn granted(
 /// A host is bound by a lease that is not on record, such as by a renewal that its release has overtaken: it goes on record, so that it is
 /// renewed or released like any other.
 pub async fn adopt(tx: &mut PgConnection, record: &ItemRecord, now: UnixMicros) -> Result<(), Failure> {
-    let granted = Granted::again(None, record.generation, *LENGTHS.end(), now).unheld();
-    let lease = items::Lease { host: record.active_host.clone(), granted };
+    let granted = Granted::again(None, record.generation, *LENGTHS.end(), now);
+    let lease = Lease { host: record.active_host.clone(), granted };
     leases::put(tx, &record.name, &lease).await
 }
 
@@ -213,10 +215,14 @@ fn news(at: &AtHost, host: &HostName, held: &[HeldLease]) -> Option<News> {
 }
 
 /// What the host has told of what it holds by now.
-async fn note(tx: &mut PgConnection, host: &HostName, held: &[HeldLease]) -> Result<(), Failure> {
-    let names: Vec<ItemName> = leases::at_host(tx, host).await?.into_iter().map(|at| at.item).collect();
-    items::lock(tx, &names).await?;
-    for at in leases::at_host(tx, host).await? {
+async fn note(
+    tx: &mut PgConnection,
+    host: &HostName,
+    changed: &[ItemName],
+    held: &[HeldLease],
+) -> Result<(), Failure> {
+    items::lock(tx, changed).await?;
+    for at in leases::at_host(tx, host).await?.into_iter().filter(|at| changed.contains(&at.item)) {
         match (news(&at, host, held), at.lease) {
             (Some(News::Held), Some(mut lease)) => {
                 lease.granted.held = true;
@@ -236,6 +242,9 @@ pub type Looked = BTreeMap<ItemName, (Instant, Option<UnixMicros>)>;
 pub async fn count(runtime: &Runtime, looked: &mut Looked) -> Result<(), Failure> {
     let known = leases::list(&mut *runtime.reader().await?).await?;
     looked.retain(|item, _| known.iter().any(|(name, _)| name == item));
+    if known.is_empty() {
+        return Ok(());
+    }
     let mut awaited: BTreeMap<ItemName, Vec<(RunId, Generation)>> = BTreeMap::new();
     for run in runs::open(&mut *runtime.reader().await?).await? {
         for (item, generation) in awaited_leases(&run) {
@@ -280,7 +289,7 @@ async fn passed(
     let now = now();
     if !lease.granted.over_in().is_zero() {
         let granted = lease.granted.clone().and(elapsed, now);
-        leases::put(&mut *tx, item, &items::Lease { granted, ..lease.clone() }).await?;
+        leases::put(&mut *tx, item, &Lease { granted, ..lease.clone() }).await?;
     }
     // What was added just now counts from the next look on: it is on record then.
     if lease.granted.over_in().is_zero() {

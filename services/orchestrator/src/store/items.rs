@@ -9,7 +9,7 @@ use understudy_probe::Probe;
 use understudy_recovery::{ItemState, item::HeldBy};
 use understudy_replication::{activation::Granted, rpo::Pause};
 
-use super::{Failure, micros, read, signed, unsigned};
+use super::{Failure, leases::Lease, micros, read, signed, unsigned};
 use crate::runtime::inventory::Machine;
 
 /// A protected item.
@@ -37,14 +37,6 @@ pub struct ItemRecord {
     pub lease: Option<Lease>,
 }
 
-/// The activation lease of an item.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lease {
-    /// To whom it was granted.
-    pub host: HostName,
-    pub granted: Granted,
-}
-
 /// The run that has an item in its hands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hold {
@@ -55,8 +47,7 @@ pub struct Hold {
 impl ItemRecord {
     /// What the active side is bound by at this moment, from whose end something follows.
     pub fn binding_lease(&self) -> Option<&Granted> {
-        let lease = self.lease.as_ref().filter(|lease| lease.host == self.active_host)?;
-        Some(&lease.granted).filter(|granted| granted.held && granted.generation == self.generation)
+        self.lease.as_ref()?.binding(&self.active_host, self.generation)
     }
 
     pub fn held_by(&self) -> Option<HeldBy> {
@@ -91,14 +82,8 @@ impl TryFrom<Row> for ItemRecord {
     type Error = Failure;
     fn try_from(row: Row) -> Result<Self, Failure> {
         let disks = row.disks.iter().map(|d| d.parse());
-        let lease = match (row.lease_host, row.granted) {
-            (Some(host), Some(Json(granted))) => {
-                Some(Lease { host: read("activation_leases", host.parse())?, granted })
-            }
-            _ => None,
-        };
         Ok(Self {
-            lease,
+            lease: Lease::of_row(row.lease_host, row.granted)?,
             name: read("items", row.name.parse())?,
             active_host: read("items", row.active_host.parse())?,
             standby_host: read("items", row.standby_host.parse())?,
@@ -120,6 +105,19 @@ impl TryFrom<Row> for ItemRecord {
             hold: row.run.zip(row.test).map(|(run, test)| Hold { run, test }),
         })
     }
+}
+
+/// What a [`Row`] is read by.
+macro_rules! select_items {
+    ($which:literal) => {
+        concat!(
+            "SELECT i.name, i.active_host, i.standby_host, i.machine, i.disks, i.excluded, i.policy, i.state,
+                    i.generation, i.created, i.paused_at, i.paused_by, i.paused_why, i.consistency_group,
+                    i.probes, h.run, h.test, l.host AS lease_host, l.granted
+             FROM items i LEFT JOIN holds h ON h.item = i.name LEFT JOIN activation_leases l ON l.item = i.name ",
+            $which
+        )
+    };
 }
 
 /// Makes an item, and remembers its generation. Its generation lies above every one that its name ever had.
@@ -185,32 +183,20 @@ pub async fn lock(tx: &mut PgConnection, names: &[ItemName]) -> Result<(), Failu
 /// Those of `names` that exist, in the order of their names.
 pub async fn get(conn: &mut PgConnection, names: &[ItemName]) -> Result<Vec<ItemRecord>, Failure> {
     let names: Vec<&str> = names.iter().map(ItemName::as_str).collect();
-    let rows: Vec<Row> = sqlx::query_as(
-        "SELECT i.name, i.active_host, i.standby_host, i.machine, i.disks, i.excluded, i.policy, i.state,
-                i.generation, i.created, i.paused_at, i.paused_by, i.paused_why, i.consistency_group,
-                i.probes, h.run, h.test, l.host AS lease_host, l.granted
-         FROM items i LEFT JOIN holds h ON h.item = i.name LEFT JOIN activation_leases l ON l.item = i.name
-         WHERE i.name = ANY($1) ORDER BY i.name",
-    )
-    .bind(names)
-    .fetch_all(conn)
-    .await?;
+    let rows: Vec<Row> = sqlx::query_as(select_items!("WHERE i.name = ANY($1) ORDER BY i.name"))
+        .bind(names)
+        .fetch_all(conn)
+        .await?;
     rows.into_iter().map(ItemRecord::try_from).collect()
 }
 
 /// Items in the order of their names, after `after`.
 pub async fn list(conn: &mut PgConnection, after: &str, limit: i64) -> Result<Vec<ItemRecord>, Failure> {
-    let rows: Vec<Row> = sqlx::query_as(
-        "SELECT i.name, i.active_host, i.standby_host, i.machine, i.disks, i.excluded, i.policy, i.state,
-                i.generation, i.created, i.paused_at, i.paused_by, i.paused_why, i.consistency_group,
-                i.probes, h.run, h.test, l.host AS lease_host, l.granted
-         FROM items i LEFT JOIN holds h ON h.item = i.name LEFT JOIN activation_leases l ON l.item = i.name
-         WHERE i.name > $1 ORDER BY i.name LIMIT $2",
-    )
-    .bind(after)
-    .bind(limit)
-    .fetch_all(conn)
-    .await?;
+    let rows: Vec<Row> = sqlx::query_as(select_items!("WHERE i.name > $1 ORDER BY i.name LIMIT $2"))
+        .bind(after)
+        .bind(limit)
+        .fetch_all(conn)
+        .await?;
     rows.into_iter().map(ItemRecord::try_from).collect()
 }
 

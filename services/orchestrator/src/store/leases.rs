@@ -6,7 +6,34 @@ use sqlx::{FromRow, PgConnection, types::Json};
 use understudy_ids::{Generation, HostName, ItemName};
 use understudy_replication::activation::Granted;
 
-use super::{Failure, items::Lease, read, unsigned};
+use super::{Failure, read, unsigned};
+
+/// The activation lease of an item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// To whom it was granted.
+    pub host: HostName,
+    pub granted: Granted,
+}
+
+impl Lease {
+    /// From what a row has, which is both or neither.
+    pub(super) fn of_row(
+        host: Option<String>,
+        granted: Option<Json<Granted>>,
+    ) -> Result<Option<Self>, Failure> {
+        let of = |(host, Json(granted)): (String, Json<Granted>)| {
+            Ok(Self { host: read("activation_leases", host.parse())?, granted })
+        };
+        host.zip(granted).map(of).transpose()
+    }
+
+    /// What the host is bound by as the active side at this generation, from whose end something follows.
+    pub fn binding(&self, host: &HostName, generation: Generation) -> Option<&Granted> {
+        let binds = self.host == *host && self.granted.held && self.granted.generation == generation;
+        binds.then_some(&self.granted)
+    }
+}
 
 /// An item of a host whose lease may be in force there, or that is to have one.
 #[derive(Debug, Clone)]
@@ -30,17 +57,11 @@ struct Row {
 impl TryFrom<Row> for AtHost {
     type Error = Failure;
     fn try_from(Row { name, generation, activation_lease_ms, host, granted }: Row) -> Result<Self, Failure> {
-        let lease = match (host, granted) {
-            (Some(host), Some(Json(granted))) => {
-                Some(Lease { host: read("activation_leases", host.parse())?, granted })
-            }
-            _ => None,
-        };
         Ok(Self {
             item: read("items", name.parse())?,
             generation: Generation::new(unsigned(generation)),
             wanted: activation_lease_ms.map(|ms| Duration::from_millis(unsigned(ms))),
-            lease,
+            lease: Lease::of_row(host, granted)?,
         })
     }
 }

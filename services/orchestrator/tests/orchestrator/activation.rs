@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use understudy_ids::RunId;
 use understudy_recovery_api::{
     Operation, RecoveryClient, RunState,
     request::{PolicySettings, UpdatePolicy},
@@ -31,9 +32,20 @@ async fn web1(client: &RecoveryClient) -> ProtectedItem {
 async fn leased(stage: &Stage, client: &RecoveryClient) {
     stage.introduce(client).await;
     protected(client, "web1").await;
+    lease_is_given(client).await;
+}
+
+async fn lease_is_given(client: &RecoveryClient) {
     lease_of_policy(client, Some(LEASE)).await;
     eventually("the host holds the lease, and that is on record", async || {
         web1(client).await.activation_lease.is_some_and(|lease| lease.held)
+    })
+    .await;
+}
+
+async fn waits_for_lease(client: &RecoveryClient, run: RunId) {
+    eventually("the run waits for the lease", async || {
+        client.get_run(run).await.unwrap().waiting_for.contains("activation lease")
     })
     .await;
 }
@@ -87,10 +99,7 @@ async fn a_failover_rests_on_the_end_of_a_lease() {
     let preview = client.preview_run(wish.clone()).await.unwrap();
     assert!(preview.items[0].lease_over_in.is_some_and(|wait| wait > LEASE), "{:?}", preview.items);
     let run = start(client, wish).await.unwrap();
-    eventually("the run waits for it", async || {
-        client.get_run(run.name).await.unwrap().waiting_for.contains("activation lease")
-    })
-    .await;
+    waits_for_lease(client, run.name).await;
     let before = stage.estate.lease(ALPHA, &item("web1")).unwrap().1;
     tokio::time::sleep(Duration::from_secs(8)).await;
     let after = stage.estate.lease(ALPHA, &item("web1")).unwrap().1;
@@ -124,16 +133,9 @@ async fn a_wait_that_is_cancelled_gives_the_lease_back() {
     let refused = client.preview_run(wish.clone()).await.unwrap().problems;
     assert_eq!(refused.iter().map(|p| &*p.reason).collect::<Vec<_>>(), ["PRIMARY_DOWN_ASSERTION_REQUIRED"]);
 
-    lease_of_policy(client, Some(LEASE)).await;
-    eventually("the host holds the lease", async || {
-        web1(client).await.activation_lease.is_some_and(|lease| lease.held)
-    })
-    .await;
+    lease_is_given(client).await;
     let run = start(client, wish.clone()).await.unwrap();
-    eventually("the run waits for it", async || {
-        client.get_run(run.name).await.unwrap().waiting_for.contains("activation lease")
-    })
-    .await;
+    waits_for_lease(client, run.name).await;
     let other = client.preview_run(wish).await.unwrap().problems;
     assert!(!other.is_empty(), "another run began beside it");
     client.cancel_run(verb(run.name)).await.unwrap();

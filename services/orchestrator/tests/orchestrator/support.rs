@@ -339,19 +339,7 @@ pub fn protect(name: &str) -> ProtectMachine {
 }
 
 pub fn spec(operation: Operation, items: &[&str]) -> RunSpec {
-    RunSpec {
-        operation,
-        items: items.iter().map(|name| item(name)).collect(),
-        points: Default::default(),
-        primary_down_assertion: None,
-        without_network: false,
-        no_reverse_replication: false,
-        deadline: None,
-        instant: None,
-        synchronise_within: None,
-        recovery_plan: None,
-        from_site: None,
-    }
+    RunSpec::new(operation, items.iter().map(|name| item(name)).collect())
 }
 
 /// Protects the machine of that name and waits until it is.

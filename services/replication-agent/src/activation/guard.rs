@@ -9,7 +9,6 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    process::Stdio,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,10 +17,9 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt as _, BufReader},
+    io::AsyncReadExt as _,
     process::{Child, ChildStdin, Command},
     sync::watch,
-    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use understudy_hypervisor::libvirt::{self, LibvirtHypervisor};
@@ -33,7 +31,6 @@ use super::{
 
 /// Name of the command.
 pub const COMMAND: &str = "lease-guard";
-const READY: &str = "ready";
 /// For the guard to start.
 const START: Duration = Duration::from_secs(20);
 /// Between two attempts to start one.
@@ -70,7 +67,7 @@ async fn keep(Charge { uri, state_dir, boot_id }: Charge) -> Result<(), String> 
     // It only stops machines, for which the driver keeps nothing.
     let driver = LibvirtHypervisor::new(libvirt::Config::new(uri, state_dir.clone(), state_dir.clone()));
     let keeping = Keeping { notes, state_dir, boot_id, hypervisor: Arc::new(driver), keeper: Keeper::Guard };
-    println!("{READY}");
+    println!("{}", libvirt::READY);
     let is_orphan = Arc::new(AtomicBool::new(false));
     let orphaned = is_orphan.clone();
     tokio::spawn(async move {
@@ -128,22 +125,9 @@ pub async fn have_one(charge: Charge, ready: &watch::Sender<bool>, shutdown: Can
 
 async fn start(charge: &Charge) -> Result<(Child, ChildStdin), String> {
     let program = std::env::current_exe().map_err(|e| format!("this program's path is not known: {e}"))?;
-    let mut guard = Command::new(&program)
+    let mut guard = Command::new(&program);
+    guard
         .args([COMMAND, "--uri", &charge.uri, "--boot-id", &charge.boot_id, "--state-dir"])
-        .arg(&charge.state_dir)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|e| format!("{} cannot be started: {e}", program.display()))?;
-    let (Some(line), Some(said)) = (guard.stdin.take(), guard.stdout.take()) else {
-        return Err("it has no standard input and output".to_owned());
-    };
-    let mut said = BufReader::new(said).lines();
-    match timeout(START, said.next_line()).await {
-        Ok(Ok(Some(said))) if said == READY => Ok((guard, line)),
-        Ok(Ok(Some(said))) => Err(said),
-        Ok(Ok(None)) => Err("it ended before it was ready".to_owned()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("it was not ready within {START:?}")),
-    }
+        .arg(&charge.state_dir);
+    libvirt::start_guard(guard, START).await
 }

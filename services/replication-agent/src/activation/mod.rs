@@ -13,7 +13,6 @@ mod notes;
 
 use std::{
     io,
-    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -198,9 +197,4 @@ impl ActivationHandler for Activation {
         let taken = tokio::task::spawn_blocking(move || this.take(renewal)).await;
         taken.map_err(ApiError::internal)?.map_err(ApiError::internal)
     }
-}
-
-/// Whether the item's machine must not start on this host for want of a lease; for a process beside the agent.
-pub fn forbids(state_dir: &Path, item: &ItemName, generation: Generation, boot_id: &str) -> io::Result<bool> {
-    Notes::below(state_dir).forbids(item, generation, boot_id)
 }

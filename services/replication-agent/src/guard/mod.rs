@@ -25,7 +25,7 @@ use understudy_hypervisor::{MachineTag, libvirt};
 use understudy_ids::ItemName;
 use understudy_replica_store::GenerationRecord;
 
-use crate::{activation, config::Config, ledger};
+use crate::{activation::Notes, config::Config, ledger};
 pub use hook::install;
 pub use rule::{Facts, Verdict, decide};
 
@@ -62,7 +62,7 @@ fn gather(config: &Config, tag: Option<&MachineTag>) -> Result<Facts, String> {
     let record = ledger::read_record(&config.state_dir, &tag.item).map_err(|e| e.to_string())?;
     let store = store_record(&config.store_dir, &tag.item)?;
     let boot_id = config.boot_id().map_err(|e| format!("the host's boot id cannot be read: {e}"))?;
-    let lease = activation::forbids(&config.state_dir, &tag.item, tag.generation, &boot_id);
+    let lease = Notes::below(&config.state_dir).forbids(&tag.item, tag.generation, &boot_id);
     let lease_ended =
         lease.map_err(|e| format!("the activation lease of {} cannot be read: {e}", tag.item))?;
     Ok(Facts { record, store, boot_id, lease_ended })

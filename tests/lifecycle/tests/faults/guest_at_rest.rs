@@ -98,11 +98,12 @@ fn points(stack: &Stack, consistency: &str) -> Result<Vec<Value>> {
 /// The newest point of that consistency whose instant is after `after_us`.
 fn point_after(stack: &Stack, consistency: &str, after_us: i64) -> Result<Value> {
     let what = format!("a point with the consistency {consistency}");
-    let found = wait_until(&what, LIMIT, || {
-        let newest = points(stack, consistency)?.into_iter().next();
-        Ok(newest.filter(|point| time_us(&point["instant"]).is_ok_and(|instant| instant > after_us)))
-    });
-    found.map(|(point, _)| point)
+    wait_until(&what, LIMIT, || newest_after(stack, consistency, after_us)).map(|(point, _)| point)
+}
+
+fn newest_after(stack: &Stack, consistency: &str, after_us: i64) -> Result<Option<Value>> {
+    let newest = points(stack, consistency)?.into_iter().next();
+    Ok(newest.filter(|point| time_us(&point["instant"]).is_ok_and(|instant| instant > after_us)))
 }
 
 fn now_us() -> i64 {
@@ -281,8 +282,7 @@ fn without_the_guests_agent(stack: &Stack, web1: &Machine) -> Result<()> {
     wait_until("a point at rest", LIMIT, || {
         // It may have found its channel taken still, and have ended.
         tell("/guest-agent?runs=yes")?;
-        let newest = points(stack, "application")?.into_iter().next();
-        Ok(newest.filter(|point| time_us(&point["instant"]).is_ok_and(|instant| instant > since)))
+        newest_after(stack, "application", since)
     })?;
     wait_until("health to be well again", LIMIT, || {
         Ok((item(stack, "web1")?["health"]["level"] == "ok").then_some(()))

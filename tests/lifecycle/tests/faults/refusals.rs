@@ -206,19 +206,7 @@ fn the_same_request_twice(stack: &Stack) -> Result<()> {
 }
 
 fn test_of_web1() -> RunSpec {
-    RunSpec {
-        operation: Operation::TestFailover,
-        items: "web1".parse().into_iter().collect(),
-        points: BTreeMap::new(),
-        primary_down_assertion: None,
-        without_network: false,
-        no_reverse_replication: false,
-        deadline: None,
-        instant: None,
-        synchronise_within: None,
-        recovery_plan: None,
-        from_site: None,
-    }
+    RunSpec::new(Operation::TestFailover, "web1".parse().into_iter().collect())
 }
 
 fn start(seen: &RunPreview, request: &str) -> StartRun {

@@ -31,6 +31,7 @@ use super::{LibvirtHypervisor, describe, ffi::Domain, xml::Element};
 use crate::{Error, PowerState, Snapshot, SnapshotRequest};
 pub(crate) use reader::open as open_reader;
 pub(crate) use shut_off::{end_server, serve};
+pub use standby::start as start_guard;
 
 /// Where a snapshot of one machine keeps its files.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    process::{ChildStdin, Command},
+    process::{Child, ChildStdin, Command},
     time::timeout,
 };
 use understudy_ids::MachineName;
@@ -44,24 +44,10 @@ impl Standby {
             Some(program) => program.clone(),
             None => std::env::current_exe().map_err(|e| format!("this program's path is not known: {e}"))?,
         };
-        let mut child = Command::new(&program)
-            .args([command, "--uri", &hypervisor.config.uri, "--machine", machine.as_str()])
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|e| format!("{} cannot be started: {e}", program.display()))?;
-        let (Some(line), Some(said)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err("it has no standard input and output".to_owned());
-        };
-        let mut said = BufReader::new(said).lines();
-        match timeout(GUARD_LIMIT, said.next_line()).await {
-            Ok(Ok(Some(said))) if said == READY => Ok(Self { line }),
-            Ok(Ok(Some(said))) => Err(said),
-            Ok(Ok(None)) => Err("it ended before it was ready".to_owned()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("it was not ready within {GUARD_LIMIT:?}")),
-        }
+        let mut guard = Command::new(&program);
+        guard.args([command, "--uri", &hypervisor.config.uri, "--machine", machine.as_str()]).args(arguments);
+        let (_, line) = start(guard, GUARD_LIMIT).await?;
+        Ok(Self { line })
     }
 
     pub async fn say(&mut self, word: &str) -> Result<(), String> {
@@ -75,6 +61,27 @@ impl Standby {
     pub async fn dismiss(mut self) {
         // One that is gone already has nothing more to do.
         let _ = self.say(DISMISSED).await;
+    }
+}
+
+/// Starts a guard process and returns when it says that it stands ready, with the line whose end it takes for ours.
+///
+/// # Errors
+/// When it does not say so within `limit`, with what it said instead.
+pub async fn start(mut guard: Command, limit: Duration) -> Result<(Child, ChildStdin), String> {
+    let spawned = guard.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let program = || guard.as_std().get_program().display().to_string();
+    let mut child = spawned.map_err(|e| format!("{} cannot be started: {e}", program()))?;
+    let (Some(line), Some(said)) = (child.stdin.take(), child.stdout.take()) else {
+        return Err("it has no standard input and output".to_owned());
+    };
+    let mut said = BufReader::new(said).lines();
+    match timeout(limit, said.next_line()).await {
+        Ok(Ok(Some(said))) if said == READY => Ok((child, line)),
+        Ok(Ok(Some(said))) => Err(said),
+        Ok(Ok(None)) => Err("it ended before it was ready".to_owned()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("it was not ready within {limit:?}")),
     }
 }
 
