@@ -12,6 +12,9 @@ use serde::Deserialize;
 
 use crate::{command, namespace::Namespace};
 
+/// For what is expected to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// What a guest says about itself on its HTTP page.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, serde::Serialize)]
 pub struct GuestPage {
@@ -70,6 +73,17 @@ pub fn reach_from_guest(from: &Namespace, guest: Ipv4Addr, target: Ipv4Addr, por
     Ok(answer.outcome)
 }
 
+/// Waits until the guest can connect to `target`: the first attempt of a busy machine may take too long.
+///
+/// # Errors
+/// When it could not for half a minute.
+pub fn wait_reach_from_guest(from: &Namespace, guest: Ipv4Addr, target: Ipv4Addr, port: u16) -> Result<()> {
+    wait_until(&format!("{guest} to reach {target}:{port}"), PATIENCE, || {
+        Ok((reach_from_guest(from, guest, target, port)? == Reach::Connected).then_some(()))
+    })
+    .map(drop)
+}
+
 /// The body of the answer to `GET path`.
 ///
 /// # Errors
@@ -123,6 +137,15 @@ pub fn tcp(from: &Namespace, address: Ipv4Addr, port: u16, timeout: Duration) ->
 /// Only when ping cannot be started.
 pub fn ping(from: &Namespace, address: Ipv4Addr) -> Result<bool> {
     command::succeeds(from.command("ping").args(["-c", "1", "-W", "1", &address.to_string()]))
+}
+
+/// Waits until `address` answers a ping: the first one after a link has come up may be late on a busy machine.
+///
+/// # Errors
+/// When it has not answered for half a minute.
+pub fn wait_ping(from: &Namespace, address: Ipv4Addr) -> Result<()> {
+    let what = format!("{address} to answer {}", from.name());
+    wait_until(&what, PATIENCE, || Ok(ping(from, address)?.then_some(()))).map(drop)
 }
 
 /// Asks again and again until `condition` yields something, and returns that and the time it took.

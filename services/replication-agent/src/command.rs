@@ -50,6 +50,9 @@ enum Command {
         uri: String,
         #[arg(long)]
         machine: MachineName,
+        /// The agent's note of it.
+        #[arg(long)]
+        note: PathBuf,
         #[arg(long)]
         limit_ms: u64,
     },
@@ -99,8 +102,8 @@ pub fn run() -> Option<ExitCode> {
         Command::KeepScript => scripts::keep(),
         Command::LeaseGuard { charge } => activation::guard::stand(charge),
         Command::HoldGuard { uri, machine, note } => libvirt::hold_guard(&uri, &machine, &note),
-        Command::ThawGuard { uri, machine, limit_ms } => {
-            libvirt::thaw_guard(&uri, &machine, Duration::from_millis(limit_ms))
+        Command::ThawGuard { uri, machine, note, limit_ms } => {
+            libvirt::thaw_guard(&uri, &machine, &note, Duration::from_millis(limit_ms))
         }
     };
     Some(match done {
@@ -156,7 +159,7 @@ mod tests {
             is("guard web1 prepare begin -")
                 && is("--config a.toml install-hook --dir /x")
                 && is("--config=a guard m p b")
-                && is("thaw-guard --uri u --machine m --limit-ms 1")
+                && is("thaw-guard --uri u --machine m --note n --limit-ms 1")
                 && is("hold-guard --uri u --machine m --note n")
                 && is("keep-script")
         );

@@ -21,11 +21,12 @@ fn stand(arguments: &[String]) -> Result<(), String> {
         at.and_then(|at| arguments.get(at + 1)).ok_or_else(|| format!("{flag} is missing"))
     };
     let machine = value("--machine")?.parse().map_err(|e| format!("--machine: {e}"))?;
+    let note = || value("--note").map(Path::new);
     match arguments.first().map(String::as_str) {
-        Some("hold-guard") => libvirt::hold_guard(value("--uri")?, &machine, Path::new(value("--note")?)),
+        Some("hold-guard") => libvirt::hold_guard(value("--uri")?, &machine, note()?),
         Some("thaw-guard") => {
             let limit = value("--limit-ms")?.parse().map_err(|e| format!("--limit-ms: {e}"))?;
-            libvirt::thaw_guard(value("--uri")?, &machine, Duration::from_millis(limit))
+            libvirt::thaw_guard(value("--uri")?, &machine, note()?, Duration::from_millis(limit))
         }
         _ => Err("which guard?".to_owned()),
     }

@@ -40,15 +40,16 @@ const PAUSE: Duration = Duration::from_secs(1);
 const GIVE_UP: Duration = Duration::from_secs(15 * 60);
 
 /// Guards one machine from now on until its parent dismisses it or the guest is thawed. The parent is at the other end of
-/// standard input, and waits for [`READY`] on standard output.
+/// standard input, and waits for [`READY`] on standard output. Removes the note of it when the guest is thawed by this process's doing.
 ///
 /// # Errors
 /// When the machine cannot be found, or could not be thawed.
-pub fn stand(uri: &str, machine: &MachineName, limit: Duration) -> Result<(), String> {
+pub fn stand(uri: &str, machine: &MachineName, note: &Path, limit: Duration) -> Result<(), String> {
     let begun = Instant::now();
     stand_ready(uri, machine)?;
-    let thaw = || for_certain(uri, machine, "thawed", |domain| thaw(domain).map(|thawed| thawed > 0));
-    unless_dismissed(&Parent::listen(), limit, begun, thaw, thaw)
+    unless_dismissed(&Parent::listen(), limit, begun, note, || {
+        for_certain(uri, machine, "thawed", |domain| thaw(domain).map(|thawed| thawed > 0))
+    })
 }
 
 /// Before anything is done to the guest: what is not reachable now would not be then.
@@ -59,15 +60,24 @@ fn stand_ready(uri: &str, machine: &MachineName) -> Result<(), String> {
     io::stdout().flush().map_err(|e| e.to_string())
 }
 
-/// Lets the guest go on when the parent is gone, or has taken longer than the limit, counted from `begun` on; for a parent that is gone,
-/// `once_more` at the limit.
+/// Frees the guest when the parent is gone, or has taken longer than the limit, counted from `begun` on; for a parent that is gone,
+/// once more at the limit.
 fn unless_dismissed(
     parent: &Parent,
     limit: Duration,
     begun: Instant,
-    let_go: impl Fn() -> Result<(), String>,
-    once_more: impl Fn() -> Result<(), String>,
+    note: &Path,
+    free: impl Fn() -> Result<(), String>,
 ) -> Result<(), String> {
+    let let_go = || {
+        free()?;
+        match std::fs::remove_file(note) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(format!("{}: {error}", note.display()))
+            }
+            _ => Ok(()),
+        }
+    };
     match parent.dismisses(limit.saturating_sub(begun.elapsed())) {
         Answer::Dismisses => Ok(()),
         Answer::TakesTooLong => let_go(),
@@ -75,12 +85,13 @@ fn unless_dismissed(
             let_go()?;
             // What the parent had asked for may take effect only after that; nothing does after the limit.
             thread::sleep(limit.saturating_sub(begun.elapsed()));
-            once_more()
+            // Our note is gone by then. One that is there is that of the next snapshot, whose own guard stands by the guest.
+            if note.exists() { Ok(()) } else { let_go() }
         }
     }
 }
 
-/// As [`stand`], for a guest that is held. Removes the note of it when the guest goes on by this process's doing.
+/// As [`stand`], for a guest that is held.
 ///
 /// # Errors
 /// When the machine cannot be found, or could not be let go.
@@ -89,19 +100,7 @@ pub fn stand_by_held(uri: &str, machine: &MachineName, note: &Path) -> Result<()
     let parent = Parent::listen();
     // Nobody is held before that, so there is nothing to do for one that goes.
     let Some(limit) = parent.holds() else { return Ok(()) };
-    let begun = Instant::now();
-    let let_go = || {
-        for_certain(uri, machine, "let go", resume)?;
-        match std::fs::remove_file(note) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(format!("{}: {error}", note.display()))
-            }
-            _ => Ok(()),
-        }
-    };
-    // Our note is gone by then. One that is there is that of the next snapshot, whose own guard stands by the guest.
-    let once_more = || if note.exists() { Ok(()) } else { let_go() };
-    unless_dismissed(&parent, limit, begun, let_go, once_more)
+    unless_dismissed(&parent, limit, Instant::now(), note, || for_certain(uri, machine, "let go", resume))
 }
 
 /// Puts a guard process out of reach of its parent's terminal and of the signals that a whole group gets.

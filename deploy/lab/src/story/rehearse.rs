@@ -16,7 +16,7 @@ use crate::{
     Host, HostName, Stack, Visitor,
     cli::Product,
     machine::Machine,
-    probe::{Reach, guest_page, reach_from_guest, wait_until},
+    probe::{Reach, guest_page, reach_from_guest, wait_reach_from_guest, wait_until},
     topology::WITNESS,
 };
 
@@ -123,8 +123,7 @@ fn inside(
     });
     story.tell.check("a machine in production reaches the production witness", || {
         let host = stack.lab().host(HostName::AlphaH1).namespace();
-        let reach = reach_from_guest(&host, address, WITNESS, 80)?;
-        ensure!(reach == Reach::Connected, "{reach:?}");
+        wait_reach_from_guest(&host, address, WITNESS, 80)?;
         Ok("web1 at alpha: connected".to_owned())
     });
     story.tell.check("the test machine does not", || {

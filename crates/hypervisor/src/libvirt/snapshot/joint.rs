@@ -103,9 +103,7 @@ impl LibvirtHypervisor {
 
     async fn guard_of_held(&self, machine: &MachineName) -> Result<Standby, Error> {
         let note = self.note_of_held(machine);
-        let guard =
-            Standby::set(self, machine, "hold-guard", &["--note", note.to_string_lossy().as_ref()]).await;
-        guard.map_err(|why| no_guard(machine, &why))
+        Standby::set(self, machine, "hold-guard", &note, &[]).await.map_err(|why| no_guard(machine, &why))
     }
 
     fn note_of_held(&self, machine: &MachineName) -> PathBuf {

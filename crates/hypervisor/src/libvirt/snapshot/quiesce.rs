@@ -76,9 +76,10 @@ impl LibvirtHypervisor {
         heard.await.map_err(no_answer)??;
         let no_guard = |why: String| NotQuiesced::new(QuiesceFailure::NoGuard, why);
         let limit_ms = limit.as_millis().to_string();
+        let note = self.intent(machine);
         let arguments = ["--limit-ms", limit_ms.as_str()];
-        let guard = Standby::set(self, machine, "thaw-guard", &arguments).await.map_err(no_guard)?;
-        standby::note(&self.intent(machine)).await.map_err(no_guard)?;
+        let guard = Standby::set(self, machine, "thaw-guard", &note, &arguments).await.map_err(no_guard)?;
+        standby::note(&note).await.map_err(no_guard)?;
         let frozen =
             Frozen { hypervisor: self.clone(), machine: machine.clone(), guard, since: Instant::now() };
         let what = format!("freezing the file systems of machine {machine}");

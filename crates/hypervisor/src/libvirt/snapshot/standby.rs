@@ -38,6 +38,7 @@ impl Standby {
         hypervisor: &LibvirtHypervisor,
         machine: &MachineName,
         command: &str,
+        note: &Path,
         arguments: &[&str],
     ) -> Result<Self, String> {
         let program = match &hypervisor.config.thaw_guard {
@@ -45,7 +46,8 @@ impl Standby {
             None => std::env::current_exe().map_err(|e| format!("this program's path is not known: {e}"))?,
         };
         let mut guard = Command::new(&program);
-        guard.args([command, "--uri", &hypervisor.config.uri, "--machine", machine.as_str()]).args(arguments);
+        guard.args([command, "--uri", &hypervisor.config.uri, "--machine", machine.as_str()]);
+        guard.arg("--note").arg(note).args(arguments);
         let (_, line) = start(guard, GUARD_LIMIT).await?;
         Ok(Self { line })
     }
