@@ -576,6 +576,9 @@ pub struct Failover {
     /// Planned: do not reverse replicate on commit
     #[arg(long)]
     pub no_reverse_replication: bool,
+    /// Reverse: to this host (site/host), with a full copy, instead of the one that the items were failed over from
+    #[arg(long, value_name = "HOST")]
+    pub to: Option<HostName>,
     #[command(flatten)]
     pub deadline: DeadlineWish,
     /// Private key (PEM) of a recipient, for items that are encrypted. It stays here; the hosts get what it opens

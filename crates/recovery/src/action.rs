@@ -294,6 +294,9 @@ pub struct ReservedTestNetwork {
 pub enum Internal {
     /// From here on `active` is the item's only side. Committed before anyone is told to promote (R-FO-7).
     RaiseGeneration { item: ItemName, generation: Generation, active: HostName, standby: HostName },
+    /// From here on `standby` is the item's other side, if its generation is still this one. The old one may not come up whether it hears of that or
+    /// not: it is not the active side.
+    SetStandby { item: ItemName, generation: Generation, standby: HostName },
     /// The roots that the two steps reported are equal, disk by disk (R-PF-2).
     CompareDigests { item: ItemName, source: StepName, target: StepName },
     /// Ends with [`Event::FirstPoint`](crate::run::Event::FirstPoint).

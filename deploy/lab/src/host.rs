@@ -75,7 +75,7 @@ impl Host {
 
     /// The namespace of the witness on its production network.
     pub fn witness(&self) -> Namespace {
-        Namespace::of(&self.lab, self.name.site().witness())
+        Namespace::of(&self.lab, self.name.witness())
     }
 
     /// A namespace of the same lab that belongs to this host.

@@ -162,13 +162,23 @@ impl Lab {
         self.create_control(wan.namespace()).context("cannot build the control site")?;
         let mut work: Vec<Work<'_>> =
             vec![Box::new(|| self.postgres().create().context("cannot start Postgres"))];
-        for name in HostName::ALL {
+        for name in HostName::FIRST {
             let (host, wan) = (self.host(name), wan.clone());
             work.push(Box::new(move || {
                 host.create(wan.namespace()).with_context(|| format!("cannot build {name}"))
             }));
         }
         side_by_side(work)
+    }
+
+    /// Builds a host that the lab does not have from the beginning.
+    ///
+    /// # Errors
+    /// When a part does not start, or it is there already.
+    pub fn add_host(&self, name: HostName) -> Result<()> {
+        let host = self.host(name);
+        ensure!(!host.namespace().exists(), "{name} is there already");
+        host.create(self.wan().namespace()).with_context(|| format!("cannot build {name}"))
     }
 
     fn create_control(&self, wan: &Namespace) -> Result<()> {
@@ -200,7 +210,7 @@ impl Lab {
         collect_side_by_side(work.collect())
     }
 
-    /// The whole site dies at once: processes killed, links down.
+    /// The host that the site has in every lab dies at once: processes killed, links down.
     ///
     /// # Errors
     /// When something survives.

@@ -278,7 +278,7 @@ fn status(lab: &Lab) -> Result<()> {
     }
     let database = lab.postgres().process().ok().and_then(|process| process.pid());
     println!("postgres   {}", database.map_or("down".to_owned(), |pid| format!("up (process {pid})")));
-    for name in HostName::ALL {
+    for name in HostName::ALL.into_iter().filter(|name| lab.host(*name).namespace().exists()) {
         let host = lab.host(name);
         println!("{name}   {}", host.libvirt_uri());
         match host.virsh(["list", "--all"]) {

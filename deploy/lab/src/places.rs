@@ -249,10 +249,7 @@ work_dir = "{script_work}"
     pub fn describe_sites(&self, cli: &Cli, (policy, interval): (&str, &str)) -> Result<()> {
         for site in Site::ALL {
             cli.json(&["site", "create", site.name(), "--kind", "hypervisor"])?;
-            let agent = self.agent(site.host());
-            let at = |address: SocketAddr| format!("https://{address}");
-            let name = resource(site.host());
-            cli.json(&["host", "create", &name, "--facts", &at(agent.facts), "--sink", &at(agent.sink)])?;
+            self.describe_host(cli, site.host())?;
             cli.json(&[
                 "network",
                 "create",
@@ -280,13 +277,37 @@ work_dir = "{script_work}"
             "30s",
             "--power-off",
         ])?;
-        wait_until("both agents to be heard", HEARD_LIMIT, || {
-            let hosts = cli.json(&["host", "list"])?;
-            let all = hosts.as_array().is_some_and(|h| h.iter().all(|host| host["connected"] == true));
-            Ok(all.then_some(()))
-        })
-        .map(drop)
+        await_agents(cli, &HostName::FIRST)
     }
+
+    /// Tells the product about a host.
+    ///
+    /// # Errors
+    /// When the command is refused.
+    pub fn describe_host(&self, cli: &Cli, host: HostName) -> Result<()> {
+        let agent = self.agent(host);
+        let at = |address: SocketAddr| format!("https://{address}");
+        let name = resource(host);
+        cli.json(&["host", "create", &name, "--facts", &at(agent.facts), "--sink", &at(agent.sink)]).map(drop)
+    }
+}
+
+/// Waits until the agents of these hosts are heard.
+///
+/// # Errors
+/// When they are not within half a minute.
+pub(crate) fn await_agents(cli: &Cli, of: &[HostName]) -> Result<()> {
+    wait_until("the agents to be heard", HEARD_LIMIT, || {
+        let hosts = cli.json(&["host", "list"])?;
+        let is_heard = |name: &HostName| {
+            let listed = hosts
+                .as_array()
+                .and_then(|all| all.iter().find(|host| host["name"] == resource(*name).as_str()));
+            listed.is_some_and(|host| host["connected"] == true)
+        };
+        Ok(of.iter().all(is_heard).then_some(()))
+    })
+    .map(drop)
 }
 
 fn tls_config(pki: &Path, name: &str) -> String {

@@ -18,7 +18,7 @@ use crate::{
     Host, HostName, Lab, ManagedProcess, Namespace, ProcessSpec, Site,
     cli::{Cli, Product},
     command,
-    places::{AgentPlace, Places, Programs},
+    places::{AgentPlace, Places, Programs, await_agents},
     probe::{Reach, tcp},
     topology::CONTROL,
 };
@@ -125,12 +125,25 @@ impl Stack {
         for service in Service::ALL {
             self.start_service(service)?;
         }
-        for host in HostName::ALL {
-            self.install_hook(&self.lab.host(host))
-                .with_context(|| format!("cannot install the hook on {host}"))?;
-            self.start_agent(host)?;
-        }
-        Ok(())
+        HostName::FIRST.into_iter().try_for_each(|host| self.bring_in(host))
+    }
+
+    fn bring_in(&self, host: HostName) -> Result<()> {
+        self.install_hook(&self.lab.host(host))
+            .with_context(|| format!("cannot install the hook on {host}"))?;
+        self.start_agent(host)
+    }
+
+    /// Builds a further host, starts its agent and tells the product of it.
+    ///
+    /// # Errors
+    /// When a part does not start, or the agent is not heard within half a minute.
+    pub fn add_host(&self, host: HostName) -> Result<()> {
+        self.lab.add_host(host)?;
+        self.bring_in(host)?;
+        let (places, cli) = (self.places(), self.cli());
+        places.describe_host(&cli, host)?;
+        await_agents(&cli, &[host])
     }
 
     /// A service's process, running or not.
@@ -260,7 +273,7 @@ impl Stack {
     /// # Errors
     /// When one does not end within its time.
     pub fn stop(&self) -> Result<()> {
-        for host in HostName::ALL {
+        for host in HostName::ALL.into_iter().filter(|host| self.lab.host(*host).namespace().exists()) {
             self.agent(host)?.stop(STOP_LIMIT)?;
         }
         for service in Service::ALL {

@@ -63,7 +63,7 @@ impl Site {
         }
     }
 
-    /// Its one host.
+    /// The host that it has in every lab.
     pub fn host(self) -> HostName {
         match self {
             Self::Alpha => HostName::AlphaH1,
@@ -84,14 +84,6 @@ impl Site {
             Self::Bravo => "br-bravo",
         }
     }
-
-    /// Short name of the namespace of its witness.
-    pub fn witness(self) -> &'static str {
-        match self {
-            Self::Alpha => "alpha-prod",
-            Self::Bravo => "bravo-prod",
-        }
-    }
 }
 
 /// A hypervisor host.
@@ -99,24 +91,38 @@ impl Site {
 pub enum HostName {
     AlphaH1,
     BravoH1,
+    /// Only where it is added: a lab of its own size for what needs no third host.
+    AlphaH2,
 }
 
 impl HostName {
-    /// All hosts.
-    pub const ALL: [Self; 2] = [Self::AlphaH1, Self::BravoH1];
+    /// Every host that a lab can have.
+    pub const ALL: [Self; 3] = [Self::AlphaH1, Self::BravoH1, Self::AlphaH2];
+    /// Those that it has from the beginning: one at each site.
+    pub const FIRST: [Self; 2] = [Self::AlphaH1, Self::BravoH1];
 
     /// Its name, which is also the short name of its namespace.
     pub fn name(self) -> &'static str {
         match self {
             Self::AlphaH1 => "alpha-h1",
             Self::BravoH1 => "bravo-h1",
+            Self::AlphaH2 => "alpha-h2",
+        }
+    }
+
+    /// Short name of the namespace of the witness on its production network.
+    pub fn witness(self) -> &'static str {
+        match self {
+            Self::AlphaH1 => "alpha-prod",
+            Self::BravoH1 => "bravo-prod",
+            Self::AlphaH2 => "alpha-h2-prod",
         }
     }
 
     /// Where it stands.
     pub fn site(self) -> Site {
         match self {
-            Self::AlphaH1 => Site::Alpha,
+            Self::AlphaH1 | Self::AlphaH2 => Site::Alpha,
             Self::BravoH1 => Site::Bravo,
         }
     }
@@ -126,6 +132,7 @@ impl HostName {
         match self {
             Self::AlphaH1 => Ipv4Addr::new(10, 77, 1, 11),
             Self::BravoH1 => Ipv4Addr::new(10, 77, 2, 11),
+            Self::AlphaH2 => Ipv4Addr::new(10, 77, 1, 12),
         }
     }
 
@@ -134,6 +141,7 @@ impl HostName {
         match self {
             Self::AlphaH1 => "5c0f6a10-77a1-4b11-9d00-0000000077a1",
             Self::BravoH1 => "5c0f6a10-77a2-4b11-9d00-0000000077a2",
+            Self::AlphaH2 => "5c0f6a10-77a3-4b11-9d00-0000000077a3",
         }
     }
 }

@@ -82,7 +82,7 @@ impl Scene {
         let places = [lab.control_dir().join("logs")]
             .into_iter()
             .chain(HostName::ALL.map(|host| lab.host(host).logs()));
-        for place in places {
+        for place in places.filter(|place| place.exists()) {
             let whose = place.parent().and_then(|p| p.file_name()).context("a log directory has a parent")?;
             let target = kept.join(whose);
             fs::create_dir_all(&target)?;

@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 use understudy_ids::{
-    ItemName, PointChoice, PointSeq, RecoveryPlanName, RunId, SiteName, StepName, UnixMicros,
+    HostName, ItemName, PointChoice, PointSeq, RecoveryPlanName, RunId, SiteName, StepName, UnixMicros,
 };
 use understudy_types_api::{duration_to_wire, time_to_wire};
 
@@ -56,6 +56,8 @@ pub struct RunSpec {
     pub recovery_plan: Option<RecoveryPlanName>,
     /// From where the run goes, of a plan whose items are active at both of its sites.
     pub from_site: Option<SiteName>,
+    /// Reverse replicate: to this host instead of the one that the items were failed over from.
+    pub standby_host: Option<HostName>,
 }
 
 /// One instant for a whole run (R-UF-3).
@@ -159,6 +161,7 @@ impl RunSpec {
             synchronise_within: None,
             recovery_plan: None,
             from_site: None,
+            standby_host: None,
         }
     }
 
@@ -190,6 +193,7 @@ impl RunSpec {
             synchronise_within,
             recovery_plan,
             from_site,
+            standby_host,
         } = self;
         let (numbers, app_consistent) = points_to_wire(points);
         v1::RunSpec {
@@ -205,6 +209,7 @@ impl RunSpec {
             synchronise_within: synchronise_within.map(duration_to_wire),
             recovery_plan: recovery_plan.as_ref().map(Resource::to_resource).unwrap_or_default(),
             from_site: from_site.as_ref().map(Resource::to_resource).unwrap_or_default(),
+            standby_host: standby_host.as_ref().map(Resource::to_resource).unwrap_or_default(),
         }
     }
 }
@@ -235,6 +240,7 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
         synchronise_within,
         recovery_plan,
         from_site,
+        standby_host,
     } = wire;
     let operation = checks.word("spec.operation", Operation::from_wire(operation));
     if let Some(operation) = operation.filter(|o| !allowed.contains(o)) {
@@ -242,6 +248,7 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
     }
     let recovery_plan = checks.optional_resource("spec.recovery_plan", &recovery_plan);
     let from_site = checks.optional_resource("spec.from_site", &from_site);
+    let standby_host = checks.optional_resource("spec.standby_host", &standby_host);
     let by_plan = matches!(recovery_plan, Some(Some(_)));
     if !by_plan && matches!(from_site, Some(Some(_))) {
         checks.refuse("spec.from_site", "has no meaning without a recovery plan; leave it out");
@@ -265,7 +272,7 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
         None => Some(None),
     };
     if let Some(operation) = operation {
-        use Operation::{PlannedFailover, TestFailover, UnplannedFailover};
+        use Operation::{PlannedFailover, ReverseReplicate, TestFailover, UnplannedFailover};
         let waits = [PlannedFailover, UnplannedFailover].contains(&operation);
         let given = [
             ("spec.points", !points.is_empty(), [TestFailover, UnplannedFailover].contains(&operation)),
@@ -277,6 +284,7 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
             ("spec.without_network", without_network, operation == TestFailover),
             ("spec.no_reverse_replication", no_reverse_replication, operation == PlannedFailover),
             ("spec.deadline", matches!(deadline, Some(Some(_))), waits),
+            ("spec.standby_host", matches!(standby_host, Some(Some(_))), operation == ReverseReplicate),
             ("spec.synchronise_within", matches!(synchronise, Some(Some(_))), operation == UnplannedFailover),
             (
                 "spec.instant",
@@ -300,6 +308,7 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
         synchronise_within: synchronise?,
         recovery_plan: recovery_plan?,
         from_site: from_site?,
+        standby_host: standby_host?,
     })
 }
 
@@ -512,9 +521,11 @@ mod tests {
             from_site: Some("alpha".parse().unwrap()),
             ..spec(Operation::PlannedFailover)
         };
-        for spec in
-            [test, by_plan, unplanned, spec(Operation::PlannedFailover), spec(Operation::ReverseReplicate)]
-        {
+        let elsewhere = RunSpec {
+            standby_host: Some("alpha/alpha-h2".parse().unwrap()),
+            ..spec(Operation::ReverseReplicate)
+        };
+        for spec in [test, by_plan, unplanned, elsewhere, spec(Operation::PlannedFailover)] {
             assert_eq!(RunSpec::from_wire(Some(spec.clone().into_wire())), Ok(spec));
         }
     }

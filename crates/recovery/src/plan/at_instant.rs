@@ -19,7 +19,7 @@ pub(super) fn resolved(spec: &RunSpec, input: &PlanInput) -> (RunSpec, Vec<Probl
         .iter()
         .filter(|item| of_run(&item.name))
         .map(|item| {
-            let usable = usable_points(item, ends(spec.operation, item).1);
+            let usable = usable_points(item, ends(spec, item).1);
             (item.name.clone(), usable.iter().map(|point| (point.seq, point.instant)).collect())
         })
         .collect();

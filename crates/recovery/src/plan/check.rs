@@ -49,11 +49,12 @@ pub(super) fn problems(spec: &RunSpec, input: &PlanInput) -> Vec<Problem> {
 /// Options that the operation would ignore.
 fn options(spec: &RunSpec) -> Vec<Problem> {
     use Operation::*;
-    let given: [(&str, bool, &[Operation]); 10] = [
+    let given: [(&str, bool, &[Operation]); 11] = [
         ("points", !spec.points.is_empty(), &[TestFailover, UnplannedFailover]),
         ("primary_down_assertion", spec.primary_down_assertion.is_some(), &[UnplannedFailover]),
         ("without_network", spec.without_network, &[TestFailover]),
         ("no_reverse_replication", spec.no_reverse_replication, &[PlannedFailover]),
+        ("standby_host", spec.standby_host.is_some(), &[ReverseReplicate]),
         ("delete_replica", spec.delete_replica, &[Unprotect]),
         ("seed", spec.seed.is_some(), &[Protect]),
         ("instant", spec.instant.is_some(), &[TestFailover, UnplannedFailover]),
@@ -158,7 +159,7 @@ fn one_direction(spec: &RunSpec, input: &PlanInput) -> Option<Problem> {
     let named = input.items.iter().filter(|item| spec.items.contains(&item.name));
     let ways: BTreeSet<_> = named
         .map(|item| {
-            let (source, target) = ends(spec.operation, item);
+            let (source, target) = ends(spec, item);
             (source.site().clone(), target.site().clone())
         })
         .collect();
@@ -201,7 +202,7 @@ struct ItemCheck<'a> {
 
 impl<'a> ItemCheck<'a> {
     fn new(spec: &'a RunSpec, input: &'a PlanInput, item: &'a ItemView) -> Self {
-        let (source, target) = ends(spec.operation, item);
+        let (source, target) = ends(spec, item);
         Self { spec, input, item, source, target }
     }
 
@@ -469,12 +470,19 @@ impl<'a> ItemCheck<'a> {
         Some(self.problem("SEED_NOT_ENCRYPTED", message, remedy))
     }
 
-    /// The first copy fits, even when every block of it is used.
+    /// The first copy fits, even when every block of it is used. A side that has disks of the item is sent what differs.
     fn space(&self) -> Option<Problem> {
+        let copied = match self.spec.operation {
+            Operation::Protect => true,
+            Operation::ReverseReplicate => {
+                *self.target != self.item.standby_host && !self.item.sides.contains_key(self.target)
+            }
+            _ => false,
+        };
         let target = self.host(self.target).filter(|host| host.connected)?;
         let replicated = self.item.machine.disks.iter().filter(|disk| self.item.disks.contains(&disk.name));
         let needed = replicated.fold(0u64, |sum, disk| sum.saturating_add(disk.size_bytes));
-        if !self.is(&[Operation::Protect]) || needed <= target.store_free_bytes {
+        if !copied || needed <= target.store_free_bytes {
             return None;
         }
         let message = format!(
@@ -500,7 +508,7 @@ impl<'a> ItemCheck<'a> {
             );
             return Some(self.problem("NAME_TOO_LONG", message, remedy));
         }
-        if !self.is(&[Protect, PlannedFailover, UnplannedFailover]) {
+        if !self.is(&[Protect, PlannedFailover, UnplannedFailover, ReverseReplicate]) {
             return None;
         }
         let owner = self.host(self.target)?.machines.get(machine)?;

@@ -30,7 +30,7 @@ pub(super) fn settle(spec: &RunSpec, input: &PlanInput) -> (PlanInput, Vec<Strin
         if free.len() < 2 {
             continue;
         }
-        match common(spec.operation, &free) {
+        match common(spec, &free) {
             Some(points) => {
                 // Items of another group of the run keep what was found for theirs.
                 for item in &mut settled.items {
@@ -57,9 +57,9 @@ fn by_group(items: &[ItemView]) -> BTreeMap<&GroupName, Vec<&ItemView>> {
 }
 
 /// The point of each of these items at the newest instant that they share.
-fn common(operation: Operation, items: &[&ItemView]) -> Option<BTreeMap<ItemName, PointSeq>> {
+fn common(spec: &RunSpec, items: &[&ItemView]) -> Option<BTreeMap<ItemName, PointSeq>> {
     let usable: Vec<Vec<&PointView>> =
-        items.iter().map(|item| usable_points(item, ends(operation, item).1)).collect();
+        items.iter().map(|item| usable_points(item, ends(spec, item).1)).collect();
     let joints: Vec<Vec<_>> =
         usable.iter().map(|points| points.iter().map(|point| point.joint.as_ref()).collect()).collect();
     let (_, found) = newest_shared(&joints)?;

@@ -39,7 +39,7 @@ pub(super) fn draft(spec: &RunSpec, input: &PlanInput) -> Result<RunPlan, Vec<Pr
         Operation::TestFailover => test_failover::steps(spec, input, &items),
         Operation::PlannedFailover => planned::steps(spec, input, &items),
         Operation::UnplannedFailover => unplanned::steps(spec, input, &items),
-        Operation::ReverseReplicate => reverse::steps(&items),
+        Operation::ReverseReplicate => reverse::steps(input, &items),
     };
     let steps = order::ordered(spec, input, &items, steps);
     let plan = RunPlan {
@@ -66,11 +66,14 @@ pub(super) struct Subject<'a> {
 /// From where to where an operation takes an item.
 ///
 /// An unplanned failover that failed has switched the sides already: it is tried again at the side that is active now.
-pub(super) fn ends(operation: Operation, item: &ItemView) -> (&HostName, &HostName) {
-    if operation == Operation::UnplannedFailover && item.state == ItemState::Failed {
-        return (&item.standby_host, &item.active_host);
+pub(super) fn ends<'a>(spec: &'a RunSpec, item: &'a ItemView) -> (&'a HostName, &'a HostName) {
+    match (spec.operation, &spec.standby_host) {
+        (Operation::UnplannedFailover, _) if item.state == ItemState::Failed => {
+            (&item.standby_host, &item.active_host)
+        }
+        (Operation::ReverseReplicate, Some(other)) => (&item.active_host, other),
+        _ => (&item.active_host, &item.standby_host),
     }
-    (&item.active_host, &item.standby_host)
 }
 
 /// Points at the host that can be failed over to, oldest first: without bases, and without what a scrub has found damaged, so that
@@ -99,9 +102,9 @@ pub(super) fn chosen_point<'a>(spec: &RunSpec, item: &'a ItemView, host: &HostNa
 }
 
 impl<'a> Subject<'a> {
-    fn of(spec: &RunSpec, input: &'a PlanInput, name: &ItemName) -> Option<Self> {
+    fn of(spec: &'a RunSpec, input: &'a PlanInput, name: &ItemName) -> Option<Self> {
         let view = input.items.iter().find(|item| item.name == *name)?;
-        let (source, target) = ends(spec.operation, view);
+        let (source, target) = ends(spec, view);
         Some(Self::between(view, source, target, input))
     }
 

@@ -45,8 +45,9 @@ pub struct ItemView {
     pub machine: MachineView,
     pub active_host: HostName,
     pub standby_host: HostName,
-    /// What the standby host tells at this moment; `None` while it cannot be heard, or tells nothing of the item (invariant 16).
-    pub standby: Option<SideView>,
+    /// What hosts other than the active one tell at this moment; one that cannot be heard, or tells nothing of the item, is not there
+    /// (invariant 16).
+    pub sides: BTreeMap<HostName, SideView>,
     /// The disks that are replicated.
     pub disks: Vec<DiskName>,
     pub policy: PolicyView,

@@ -48,7 +48,7 @@ pub(super) fn scripts<'a>(
     spec: &'a RunSpec,
     input: &'a PlanInput,
 ) -> impl Iterator<Item = (&'a PlanAction, &'a ScriptAction)> {
-    let towards = input.items.first().map(|item| ends(spec.operation, item).1.site());
+    let towards = input.items.first().map(|item| ends(spec, item).1.site());
     let plan = spec.recovery_plan.as_ref().zip(towards);
     plan.into_iter().flat_map(|(plan, towards)| plan.scripts(spec.operation, towards))
 }

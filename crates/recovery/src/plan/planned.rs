@@ -125,7 +125,14 @@ fn after_commit(spec: &RunSpec, item: &Subject<'_>, commit: &StepName) -> Vec<St
     if reverses {
         let sides =
             Sides { active: item.target, standby: item.source, endpoint: &item.source_endpoint, generation };
-        steps.extend(reverse::reverse(item, &sides, last, Stage::AfterCommit, ErrorPolicy::SkipItem));
+        steps.extend(reverse::reverse(
+            item,
+            &sides,
+            &[last],
+            true,
+            Stage::AfterCommit,
+            ErrorPolicy::SkipItem,
+        ));
     }
     steps
 }

@@ -1,30 +1,72 @@
-//! Reverse replication: the side that was active before becomes the standby side (R-UF-5, R-FO-5).
+//! Reverse replication: the side that was active before becomes the standby side (R-UF-5, R-FO-5), or another host does (R-FB-3).
 //!
 //! ```text
-//!   (fence @ old side ─▶) keep its disks as a base ─▶ prepare replica @ old side ─▶ replicate @ active side ─▶ first point
+//!   old side:      fence ─▶ keep its disks as a base ─┬▶ prepare replica @ new standby ─▶ replicate @ active side ─▶ first point
+//!   another host:  (fence @ old side ─▶) take it ─────┘
 //! ```
 //!
 //! Nothing here is past a point of no return: the machine runs on whatever happens. The base stays when reverse replication is given up,
-//! because it is what makes the next attempt ship differences only.
+//! because it is what makes the next attempt ship differences only; so does the choice of another host. What the old side has stays where it is:
+//! it may be the only copy of something that nobody has looked at yet.
 
 use understudy_ids::{Generation, HostName, StepName};
 
-use super::{ErrorPolicy, Phase, Stage, Step, draft::Subject};
-use crate::action::{AgentWork, PointRef};
+use super::{ErrorPolicy, Phase, PlanInput, Stage, Step, draft::Subject, unplanned::FENCE_LIMIT};
+use crate::action::{AgentWork, Internal, PointRef};
 
-pub(super) fn steps(items: &[Subject<'_>]) -> Vec<Step> {
-    items.iter().flat_map(of_item).collect()
+pub(super) fn steps(input: &PlanInput, items: &[Subject<'_>]) -> Vec<Step> {
+    items.iter().flat_map(|item| of_item(input, item)).collect()
 }
 
-fn of_item(item: &Subject<'_>) -> Vec<Step> {
+fn of_item(input: &PlanInput, item: &Subject<'_>) -> Vec<Step> {
     let generation = item.view.generation;
-    let fence = AgentWork::Fence { power_off: true };
-    let fence = item.agent("fence", item.target, generation, Phase::Switch, fence);
+    let fence = |what: &str, host: &HostName| {
+        item.agent(what, host, generation, Phase::Switch, AgentWork::Fence { power_off: true })
+    };
+    let is_other = *item.target != item.view.standby_host;
+    let mut steps = Vec::new();
+    let mut after = Vec::new();
+    if is_other {
+        let old = &item.view.standby_host;
+        if input.hears(old) {
+            let step = fence("fence-old-side", old).on_error(ErrorPolicy::GoOn);
+            after.push(step.id.clone());
+            steps.push(Step { time_out: Some(FENCE_LIMIT), ..step });
+        }
+        let take = take(item).after(after.iter().cloned());
+        after.push(take.id.clone());
+        steps.push(take);
+    }
+    // A host that never had the item has nothing that could start or be sent.
+    if !is_other || item.view.sides.contains_key(item.target) {
+        let fence = fence("fence", item.target).after(after.iter().cloned());
+        after = vec![fence.id.clone()];
+        steps.push(fence);
+    }
     let sides =
         Sides { active: item.source, standby: item.target, endpoint: &item.target_endpoint, generation };
-    let mut steps = vec![fence.clone()];
-    steps.extend(reverse(item, &sides, fence.id, Stage::Main, ErrorPolicy::StopRun));
+    steps.extend(reverse(item, &sides, &after, has_disks(item, is_other), Stage::Main, ErrorPolicy::StopRun));
     steps
+}
+
+fn take(item: &Subject<'_>) -> Step {
+    let title = format!("Make {} the standby side of {}", item.target, item.name());
+    let take = Internal::SetStandby {
+        item: item.name().clone(),
+        generation: item.view.generation,
+        standby: item.target.clone(),
+    };
+    item.internal("set-standby", title, Phase::Reverse, take)
+}
+
+/// Whether the target has disks of the item, as a machine or as a base from an earlier attempt. One that was active and does not tell is taken
+/// to have them: if it has none, that is an error and no reason for a full copy.
+fn has_disks(item: &Subject<'_>, is_other: bool) -> bool {
+    let has_base = item.view.points.iter().any(|point| point.host == *item.target && point.is_base);
+    match item.view.sides.get(item.target) {
+        Some(side) => side.machine.is_some() || has_base,
+        None => !is_other,
+    }
 }
 
 /// Who replicates to whom.
@@ -36,11 +78,12 @@ pub(super) struct Sides<'a> {
     pub generation: Generation,
 }
 
-/// The steps after `after`, with what undoes them.
+/// The steps after `after`, with what undoes them. `adopts`: the standby side has disks that become a base, so that only what differs is sent.
 pub(super) fn reverse(
     item: &Subject<'_>,
     sides: &Sides<'_>,
-    after: StepName,
+    after: &[StepName],
+    adopts: bool,
     stage: Stage,
     on_error: ErrorPolicy,
 ) -> Vec<Step> {
@@ -48,9 +91,13 @@ pub(super) fn reverse(
     let on = |what: &str, host: &HostName, work| {
         item.agent(what, host, generation, Phase::Reverse, work).stage(stage).on_error(on_error)
     };
-    let adopt = AgentWork::AdoptDisks { machine: item.view.machine.name.clone(), point: PointRef::NewBase };
-    let adopt = on("adopt-disks", standby, adopt).after([after]);
-    let prepare = on("prepare-reverse", standby, item.prepare_replica()).after([adopt.id.clone()]);
+    let adopt = adopts.then(|| {
+        let work =
+            AgentWork::AdoptDisks { machine: item.view.machine.name.clone(), point: PointRef::NewBase };
+        on("adopt-disks", standby, work).after(after.iter().cloned())
+    });
+    let ready: Vec<StepName> = adopt.as_ref().map_or(after.to_vec(), |adopt| vec![adopt.id.clone()]);
+    let prepare = on("prepare-reverse", standby, item.prepare_replica()).after(ready);
     let start =
         on("start-reverse", active, item.start_replication(standby, endpoint)).after([prepare.id.clone()]);
     let wait = item
@@ -63,5 +110,5 @@ pub(super) fn reverse(
     let stop = item
         .agent("stop-reverse", active, generation, Phase::CleanUp, stop)
         .cleans_up(Stage::Undo, [start.id.clone()]);
-    vec![adopt, prepare, start, wait, stop]
+    adopt.into_iter().chain([prepare, start, wait, stop]).collect()
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use understudy_ids::{ItemName, PointChoice, SeedName, SiteName};
+use understudy_ids::{HostName, ItemName, PointChoice, SeedName, SiteName};
 
 use crate::{instant::Instant, item::Verb, recovery_plan::RecoveryPlan, run::Deadline};
 
@@ -98,6 +98,9 @@ pub struct RunSpec {
     /// Of a plan whose items are active at both of its sites: from where the run goes (R-FO-3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_site: Option<SiteName>,
+    /// Reverse replicate: the host that becomes the standby side, instead of the one that the items were failed over from (R-FB-3).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby_host: Option<HostName>,
 }
 
 /// A first copy on a medium (R-REP-11).
@@ -127,6 +130,7 @@ impl RunSpec {
             synchronise_within: None,
             recovery_plan: None,
             from_site: None,
+            standby_host: None,
         }
     }
 }

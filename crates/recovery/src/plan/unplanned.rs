@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// How long a side that was spoken to is waited for until it is known to be fenced.
-const FENCE_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const FENCE_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why it is certain that the machine does not run at the other side any more (R-UF-1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub(super) fn certainty(spec: &RunSpec, input: &PlanInput, item: &ItemView) -> C
         return Certainty::Asserted;
     }
     // What is told, and what is held, is so of the active side.
-    if draft::ends(spec.operation, item).0 != &item.active_host {
+    if draft::ends(spec, item).0 != &item.active_host {
         return Certainty::None;
     }
     if input.hears(&item.active_host) && item.machine.power == Power::ShutOff {

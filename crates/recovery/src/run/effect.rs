@@ -58,6 +58,11 @@ pub enum ItemChange {
         active: HostName,
         standby: HostName,
     },
+    /// Another host is the side that does not run it, as long as the generation is this one.
+    SetStandby {
+        generation: Generation,
+        standby: HostName,
+    },
     /// The run holds the item from now on.
     HoldRun(RunId),
     ReleaseRun(RunId),

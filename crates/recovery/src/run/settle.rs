@@ -247,6 +247,11 @@ fn do_internal(change: &mut Change, step: &Step, internal: &Internal) {
             change.effects.push(Effect::Item { item: item.clone(), change: switch });
             change.succeeded(step, StepResult::Done);
         }
+        Internal::SetStandby { item, generation, standby } => {
+            let other = ItemChange::SetStandby { generation: *generation, standby: standby.clone() };
+            change.effects.push(Effect::Item { item: item.clone(), change: other });
+            change.succeeded(step, StepResult::Done);
+        }
         Internal::CompareDigests { source, target, .. } => match compare(&change.run, source, target) {
             Ok(()) => change.succeeded(step, StepResult::Done),
             Err(problem) => change.failed(step, StepError { problem, unknown: false }),

@@ -206,7 +206,7 @@ fn rolling_back_needs_an_old_side_that_is_known_to_be_whole() {
     );
     let spoilt = |spoil: fn(&mut SideView)| {
         let mut facts = theatre.facts();
-        spoil(facts.items[0].standby.as_mut().unwrap());
+        spoil(facts.items[0].sides.get_mut(&alpha()).unwrap());
         let problems = amend(&theatre.run, &BACK, &facts).unwrap_err();
         problems.into_iter().map(|p| p.reason).collect::<Vec<_>>()
     };
@@ -215,7 +215,7 @@ fn rolling_back_needs_an_old_side_that_is_known_to_be_whole() {
     assert_eq!(spoilt(|side| side.machine = None), ["OLD_MACHINE_GONE"]);
     for power in [Power::Running, Power::Paused, Power::Unknown] {
         let mut facts = theatre.facts();
-        facts.items[0].standby.as_mut().unwrap().machine.as_mut().unwrap().power = power;
+        facts.items[0].sides.get_mut(&alpha()).unwrap().machine.as_mut().unwrap().power = power;
         assert_eq!(amend(&theatre.run, &BACK, &facts).unwrap_err()[0].reason, "OLD_MACHINE_NOT_OFF");
     }
     assert_eq!(spoilt(|side| side.machine.as_mut().unwrap().disks.clear()), ["OLD_DISKS_MISSING"]);

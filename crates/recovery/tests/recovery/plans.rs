@@ -13,7 +13,7 @@ use understudy_recovery::{
 
 use understudy_replication::{Joint, Membership};
 
-use crate::world::{alpha, bravo, input, item, planned, spec};
+use crate::world::{alpha, bravo, elsewhere, input, item, planned, spec};
 
 /// Every operation with every option that changes its plan.
 fn all() -> Vec<(RunSpec, PlanInput)> {
@@ -42,6 +42,7 @@ fn all() -> Vec<(RunSpec, PlanInput)> {
             (item.active_host, item.standby_host) = (bravo(), alpha());
         }
     }));
+    all.push(with(Operation::ReverseReplicate, &|spec, _| spec.standby_host = Some(elsewhere())));
     all
 }
 

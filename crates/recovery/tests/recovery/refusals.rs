@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use understudy_ids::{Consistency, PointChoice, PointSeq, Problem, RunId};
+use understudy_ids::{Consistency, HostName, PointChoice, PointSeq, Problem, RunId};
 use understudy_recovery::{
     Operation, PlanInput, RunSpec,
     conflict::OpenRun,
@@ -11,7 +11,7 @@ use understudy_recovery::{
     plan::{Power, plan},
 };
 
-use crate::world::{alpha, bravo, input, item, spec};
+use crate::world::{alpha, bravo, elsewhere, input, item, spec};
 
 fn refusals(operation: Operation, change: impl FnOnce(&mut RunSpec, &mut PlanInput)) -> Vec<Problem> {
     let (mut spec, mut input) = (spec(operation), input(operation));
@@ -79,7 +79,7 @@ fn only_the_chosen_point_has_to_be_open() {
 fn options_that_the_operation_would_ignore() {
     use Operation::*;
     type Set = fn(&mut RunSpec);
-    let options: [(Set, &[Operation]); 5] = [
+    let options: [(Set, &[Operation]); 6] = [
         (
             |spec| spec.points = [(item("web1"), PointChoice::LatestAppConsistent)].into(),
             &[TestFailover, UnplannedFailover],
@@ -87,6 +87,7 @@ fn options_that_the_operation_would_ignore() {
         (|spec| spec.primary_down_assertion = Some("dark".to_owned()), &[UnplannedFailover]),
         (|spec| spec.without_network = true, &[TestFailover]),
         (|spec| spec.no_reverse_replication = true, &[PlannedFailover]),
+        (|spec| spec.standby_host = Some(elsewhere()), &[ReverseReplicate]),
         (|spec| spec.delete_replica = true, &[Unprotect]),
     ];
     for (set, used_by) in options {
@@ -113,6 +114,29 @@ fn requests_that_name_the_wrong_things() {
     });
     assert_refused(UnplannedFailover, "INVALID_ASSERTION", |spec, _| {
         spec.primary_down_assertion = Some("  ".to_owned());
+    });
+}
+
+/// R-FB-3: all that another host needs to become the standby side.
+#[test]
+fn another_standby_host_that_will_not_do() {
+    use Operation::ReverseReplicate;
+    let towards =
+        |host: HostName| move |spec: &mut RunSpec, _: &mut PlanInput| spec.standby_host = Some(host.clone());
+    assert_refused(ReverseReplicate, "SAME_HOST", towards(bravo()));
+    assert_refused(ReverseReplicate, "HOST_NOT_FOUND", towards("alpha/ghost".parse().unwrap()));
+    assert_refused(ReverseReplicate, "HOST_NOT_CONNECTED", |spec, input| {
+        spec.standby_host = Some(elsewhere());
+        input.hosts.get_mut(&elsewhere()).unwrap().connected = false;
+    });
+    assert_refused(ReverseReplicate, "NOT_ENOUGH_SPACE", |spec, input| {
+        spec.standby_host = Some(elsewhere());
+        input.hosts.get_mut(&elsewhere()).unwrap().store_free_bytes = 1;
+    });
+    assert_refused(ReverseReplicate, "NAME_IN_USE", |spec, input| {
+        spec.standby_host = Some(elsewhere());
+        let machines = &mut input.hosts.get_mut(&elsewhere()).unwrap().machines;
+        machines.insert("web1".parse().unwrap(), None);
     });
 }
 

@@ -7,13 +7,13 @@ use understudy_recovery::{
     Event, ItemState, Operation, RunSpec,
     action::{DiskRoot, StepResult},
     advance,
-    plan::plan,
+    plan::{PointView, SideView, plan},
     run::{self, RunState, RunVerb},
 };
 
 use crate::{
     theatre::{Act, Theatre},
-    world::{alpha, bravo, input, item, planned, spec},
+    world::{alpha, bravo, elsewhere, input, item, planned, spec},
 };
 
 pub fn theatre(operation: Operation) -> Theatre {
@@ -301,6 +301,61 @@ fn reverse_replication_fences_the_old_side_before_it_takes_its_disks() {
     assert_eq!(ended(&theatre), RunState::Succeeded);
     assert!(position(&theatre, "web1.fence") < position(&theatre, "web1.adopt-disks"));
     assert!(theatre.records.values().all(|r| r.state == ItemState::Protected && r.generation.get() == 2));
+}
+
+/// R-FB-3: another host than the old one, which is told its place where it is heard, and is not waited for where it is not.
+#[test]
+fn another_host_can_become_the_standby_side() {
+    let operation = Operation::ReverseReplicate;
+    let spec = RunSpec { standby_host: Some(elsewhere()), ..spec(operation) };
+    for heard in [true, false] {
+        let mut facts = input(operation);
+        facts.hosts.get_mut(&alpha()).unwrap().connected = heard;
+        let mut theatre = Theatre::new(plan(&spec, &facts).unwrap(), spec.clone());
+        theatre.host(&alpha()).dead = !heard;
+        theatre.until_quiet();
+        assert_eq!(ended(&theatre), RunState::Succeeded);
+        for name in ["web1", "db1"] {
+            let done = |what: &str| theatre.done.contains(&format!("{name}.{what}").parse().unwrap());
+            assert_eq!(done("fence-old-side"), heard);
+            assert!(!done("adopt-disks") && !done("fence"), "there is nothing of it at {}", elsewhere());
+            let record = &theatre.records[&item(name)];
+            assert_eq!((record.state, record.generation.get()), (ItemState::Protected, 2));
+            assert_eq!((&record.active, &record.standby), (&bravo(), &elsewhere()));
+            assert!(theatre.hosts[&elsewhere()].replicas.contains(&item(name)));
+        }
+    }
+}
+
+/// R-FB-3: given up on the way, the item is not protected, and the next attempt goes to the same host; what lies there already is taken.
+#[test]
+fn an_attempt_at_another_host_can_be_given_up_and_taken_up_again() {
+    let operation = Operation::ReverseReplicate;
+    let elsewhere_spec = RunSpec { standby_host: Some(elsewhere()), ..spec(operation) };
+    let mut theatre = Theatre::new(plan(&elsewhere_spec, &input(operation)).unwrap(), elsewhere_spec);
+    theatre.play(|step, _| if step.as_str() == "web1.start-reverse" { Act::Fail } else { Act::Succeed });
+    theatre.ask(RunVerb::Cancel);
+    theatre.until_quiet();
+    assert_eq!(ended(&theatre), RunState::Cancelled);
+    let record = &theatre.records[&item("web1")];
+    assert_eq!((record.state, &record.standby), (ItemState::NotProtected, &elsewhere()));
+
+    let mut facts = input(operation);
+    for view in &mut facts.items {
+        view.standby_host = elsewhere();
+        let side = SideView { generation: view.generation, fenced: false, machine: None };
+        view.sides = [(elsewhere(), side)].into();
+    }
+    let again = plan(&spec(operation), &facts).unwrap();
+    let has = |what: &str| again.steps.iter().any(|step| step.id.as_str() == format!("web1.{what}"));
+    assert!(has("fence") && !has("adopt-disks") && !has("set-standby"), "there is no machine to adopt");
+    let base = PointView { host: elsewhere(), is_base: true, ..facts.items[0].points[0].clone() };
+    facts.items[0].points.push(base);
+    let again = plan(&spec(operation), &facts).unwrap();
+    assert!(
+        again.steps.iter().any(|step| step.id.as_str() == "web1.adopt-disks"),
+        "a base is taken up again"
+    );
 }
 
 /// R-FO-5: the failover is final, and its reverse replication fails or is given up: the item is not protected, and says so.

@@ -22,7 +22,7 @@ use understudy_recovery::{
     start,
 };
 
-use crate::world::{self, NOW, RUN, alpha, bravo};
+use crate::world::{self, NOW, RUN, alpha, bravo, elsewhere};
 
 /// What happens to a step when its turn comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +61,7 @@ pub struct Record {
     pub state: ItemState,
     pub generation: Generation,
     pub active: HostName,
+    pub standby: HostName,
     pub held: bool,
     pub tested: bool,
 }
@@ -95,7 +96,7 @@ impl Theatre {
         let (run, effects) = start(RUN, plan.clone(), spec, "ann", NOW);
         let mut theatre = Self {
             run,
-            hosts: BTreeMap::from([(alpha(), HostModel::default()), (bravo(), HostModel::default())]),
+            hosts: [alpha(), bravo(), elsewhere()].map(|host| (host, HostModel::default())).into(),
             records: BTreeMap::new(),
             leases: false,
             queue: VecDeque::new(),
@@ -114,12 +115,13 @@ impl Theatre {
     fn furnish(&mut self, operation: Operation, plan: &RunPlan) {
         for planned in &plan.items {
             let reverse = operation == Operation::ReverseReplicate;
-            let active = if reverse { bravo() } else { alpha() };
+            let (active, standby) = if reverse { (bravo(), alpha()) } else { (alpha(), bravo()) };
             let generation = Generation::new(if reverse { 2 } else { 1 });
             let record = Record {
                 state: planned.state,
                 generation,
                 active: active.clone(),
+                standby,
                 held: false,
                 tested: false,
             };
@@ -208,7 +210,7 @@ impl Theatre {
             let record = &self.records[&view.name];
             (view.state, view.generation) = (record.state, record.generation);
             view.active_host = record.active.clone();
-            view.standby_host = if record.active == alpha() { bravo() } else { alpha() };
+            view.standby_host = record.standby.clone();
             let standby = &self.hosts[&view.standby_host];
             let machine = MachineView {
                 power: if standby.running.contains(&view.machine.name) {
@@ -218,11 +220,13 @@ impl Theatre {
                 },
                 ..view.machine.clone()
             };
-            view.standby = (!standby.dead).then(|| SideView {
+            let side = SideView {
                 generation: standby.seen.get(&view.name).copied().unwrap_or(Generation::FIRST),
                 fenced: standby.fenced.contains(&view.name),
                 machine: Some(machine),
-            });
+            };
+            let heard = (!standby.dead).then(|| (view.standby_host.clone(), side));
+            view.sides = heard.into_iter().collect();
         }
         for (name, host) in &mut facts.hosts {
             host.connected = !self.hosts[name].dead;
@@ -295,8 +299,12 @@ impl Theatre {
             }
             ItemChange::SwitchSides { generation, active, standby } => {
                 assert!(generation > record.generation, "invariant 4: generations only grow");
-                assert_eq!(standby, record.active);
-                (record.generation, record.active) = (generation, active);
+                assert_eq!((&standby, &active), (&record.active, &record.standby));
+                (record.generation, record.active, record.standby) = (generation, active, standby);
+            }
+            ItemChange::SetStandby { generation, standby } => {
+                assert!(generation == record.generation && standby != record.active);
+                record.standby = standby;
             }
             ItemChange::HoldRun(run) => {
                 assert!(run == RUN && !record.held);

@@ -25,6 +25,11 @@ pub fn bravo() -> HostName {
     "bravo/bravo-h1".parse().unwrap()
 }
 
+/// A host that has nothing of any item.
+pub fn elsewhere() -> HostName {
+    "alpha/alpha-h2".parse().unwrap()
+}
+
 pub fn item(name: &str) -> ItemName {
     name.parse().unwrap()
 }
@@ -72,7 +77,11 @@ fn facts_of(operation: Operation, mut items: Vec<ItemView>) -> PlanInput {
         now: NOW,
         connections: connections(&items, test),
         items,
-        hosts: BTreeMap::from([(alpha(), host(!dead, 1)), (bravo(), host(true, 2))]),
+        hosts: BTreeMap::from([
+            (alpha(), host(!dead, 1)),
+            (elsewhere(), host(true, 3)),
+            (bravo(), host(true, 2)),
+        ]),
         open_runs: Vec::new(),
     }
 }
@@ -107,7 +116,7 @@ fn view(name: &str, disks: &[&str], last_octet: u8) -> ItemView {
         },
         active_host: alpha(),
         standby_host: bravo(),
-        standby: None,
+        sides: BTreeMap::new(),
         disks: disks.iter().map(|disk| disk.parse().unwrap()).collect(),
         policy: PolicyView {
             name: "gold".parse().unwrap(),

@@ -108,6 +108,13 @@ async fn change_item(tx: &mut PgConnection, item: &ItemName, change: &ItemChange
             let message = format!("{item} is at generation {generation} or above already");
             Err(ApiError::aborted("GENERATION_NOT_HIGHER", message, "Preview the run again.").into())
         }
+        ItemChange::SetStandby { generation, standby } => {
+            if items::set_standby(tx, item, *generation, standby).await? {
+                return Ok(());
+            }
+            let message = format!("{item} is not at generation {generation} any more");
+            Err(ApiError::aborted("ITEM_CHANGED", message, "Preview the run again.").into())
+        }
         ItemChange::HoldRun(run) => hold(tx, item, *run, false).await,
         ItemChange::HoldTest(run) => hold(tx, item, *run, true).await,
         ItemChange::ReleaseRun(run) | ItemChange::ReleaseTest(run) => items::release(tx, item, *run).await,

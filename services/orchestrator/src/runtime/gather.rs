@@ -50,8 +50,9 @@ pub async fn input(conn: &mut PgConnection, spec: &RunSpec, now: UnixMicros) -> 
         let sites = [&plan.source_site, &plan.target_site];
         sites.into_iter().flat_map(|site| plan.scripts(spec.operation, site))
     });
-    let script_hosts: Vec<HostName> = scripts.map(|(_, script)| script.host.clone()).collect();
-    of_items(conn, &items, &script_hosts, now).await
+    let script_hosts = scripts.map(|(_, script)| script.host.clone());
+    let also: Vec<HostName> = script_hosts.chain(spec.standby_host.clone()).collect();
+    of_items(conn, &items, &also, now).await
 }
 
 /// Everything for these items and hosts, without connections.
@@ -98,12 +99,11 @@ fn item_view(
 ) -> ItemView {
     let active = hosts.get(&record.active_host);
     let standby = hosts.get(&record.standby_host);
-    let told = |host: Option<&HostRecord>| host.and_then(|h| h.heard.as_ref()).map(|h| h.inventory.clone());
-    let (at_active, at_standby) = (told(active), told(standby));
-    let sides = [(&record.active_host, at_active.as_ref()), (&record.standby_host, at_standby.as_ref())];
-    let points = sides.iter().flat_map(|(host, inventory)| {
-        points_at(*inventory, record).iter().map(|point| PointView {
-            host: (*host).clone(),
+    let at_active = active.and_then(|host| host.heard.as_ref()).map(|heard| &heard.inventory);
+    let told = hosts.iter().filter_map(|(name, host)| Some((name, &host.heard.as_ref()?.inventory)));
+    let points = told.clone().flat_map(|(host, inventory)| {
+        points_at(Some(inventory), record).iter().map(|point| PointView {
+            host: host.clone(),
             seq: point.seq,
             instant: point.instant,
             is_base: point.is_base,
@@ -115,12 +115,13 @@ fn item_view(
         })
     });
     let heard_now = active.is_some_and(|host| is_connected(host, now));
+    let others = hosts.iter().filter(|(name, host)| **name != record.active_host && is_connected(host, now));
     ItemView {
         name: record.name.clone(),
-        machine: machine_of(record, at_active.as_ref(), heard_now),
+        machine: machine_of(record, at_active, heard_now),
         active_host: record.active_host.clone(),
         standby_host: record.standby_host.clone(),
-        standby: standby.filter(|host| is_connected(host, now)).and_then(|host| side_of(record, host)),
+        sides: others.filter_map(|(name, host)| Some((name.clone(), side_of(record, host)?))).collect(),
         disks: record.disks.clone(),
         policy: policy_view(policy),
         state: record.state,
@@ -128,7 +129,7 @@ fn item_view(
         probes: record.probes.clone(),
         generation: record.generation,
         points: points.collect(),
-        highest_point: highest_point(record, &sides),
+        highest_point: highest_point(record, told.map(|(_, inventory)| inventory)),
         health: health::level(&health::health(&Observed { record, policy, active, standby }, now)),
         group: record.group.clone().map(|group| {
             let members = groups.get(&group).cloned().unwrap_or_default();
@@ -159,10 +160,8 @@ pub fn points_at<'a>(inventory: Option<&'a Inventory>, record: &ItemRecord) -> &
     inventory.and_then(|i| i.item(&record.name)).map_or(&[], |facts| facts.points.as_slice())
 }
 
-fn highest_point(record: &ItemRecord, sides: &[(&HostName, Option<&Inventory>)]) -> Option<PointSeq> {
-    sides
-        .iter()
-        .filter_map(|(_, inventory)| inventory.and_then(|i| i.item(&record.name)))
+fn highest_point<'a>(record: &ItemRecord, told: impl Iterator<Item = &'a Inventory>) -> Option<PointSeq> {
+    told.filter_map(|inventory| inventory.item(&record.name))
         .flat_map(|facts| {
             let sent = facts.replication.as_ref().and_then(|r| r.last_seq);
             facts.points.iter().map(|p| p.seq).chain(sent)

@@ -167,6 +167,7 @@ fn spec(spec: &RunSpec) -> request::RunSpec {
         synchronise_within: spec.synchronise_within,
         recovery_plan: spec.recovery_plan.as_ref().map(|plan| plan.name.clone()),
         from_site: spec.from_site.clone(),
+        standby_host: spec.standby_host.clone(),
     }
 }
 
@@ -215,6 +216,7 @@ pub fn domain_spec(spec: request::RunSpec) -> RunSpec {
         // What a name stands for is looked up.
         recovery_plan: _,
         from_site: _,
+        standby_host,
     } = spec;
     RunSpec {
         points,
@@ -227,6 +229,7 @@ pub fn domain_spec(spec: request::RunSpec) -> RunSpec {
             request::RunInstant::LatestOfAll => Instant::Latest,
         }),
         synchronise_within,
+        standby_host,
         ..RunSpec::new(operation.into(), items.into_iter().collect())
     }
 }

@@ -258,6 +258,22 @@ pub async fn switch_sides(
     Ok(done.rows_affected() == 1)
 }
 
+/// Another host becomes the side that does not run it. False when the generation is another one by now.
+pub async fn set_standby(
+    tx: &mut PgConnection,
+    name: &ItemName,
+    generation: Generation,
+    standby: &HostName,
+) -> Result<bool, Failure> {
+    let done = sqlx::query("UPDATE items SET standby_host = $3 WHERE name = $1 AND generation = $2")
+        .bind(name.as_str())
+        .bind(signed(generation.get()))
+        .bind(standby.to_string())
+        .execute(tx)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
 /// Keeps the machine as its active host tells of it.
 pub async fn saw_machine(tx: &mut PgConnection, name: &ItemName, machine: &Machine) -> Result<(), Failure> {
     sqlx::query("UPDATE items SET machine = $2 WHERE name = $1 AND machine IS DISTINCT FROM $2")

@@ -1,6 +1,7 @@
 //! What goes wrong, on real guests: links, processes, guests, wishes. Each test sets its own scene and names what it holds the product to.
 
 mod activation_lease;
+mod another_host;
 #[path = "../../../../crates/hypervisor/tests/conformance/at_rest.rs"]
 mod at_rest;
 mod before_commit;

@@ -49,7 +49,7 @@ fn old_side(amending: &Amending<'_>, planned: &PlannedItem) -> Vec<Problem> {
     let problem = |reason: &str, message: String, remedy: &str| {
         Problem::new(reason, check::subject(&planned.item), message, remedy)
     };
-    let Some(side) = view.standby.as_ref().filter(|_| view.standby_host == *host) else {
+    let Some(side) = view.sides.get(host) else {
         let message =
             format!("it is not known how {} stands at {host}: its agent tells nothing of it", planned.item);
         let remedy = "Repair the host, its agent or the line to it; or commit the failover.";
