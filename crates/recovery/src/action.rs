@@ -24,7 +24,7 @@ pub use resolve::{
 use serde::{Deserialize, Serialize};
 use understudy_ids::{
     DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PlanPartName, PointSeq,
-    PolicyName, ScriptName, SeedName, StepName, UnixMicros, Uuid,
+    PolicyName, RunId, ScriptName, SeedName, StepName, UnixMicros, Uuid,
 };
 use understudy_probe::Probe;
 use understudy_replication::{Membership, ReplicationSettings, RetentionPolicy};
@@ -297,6 +297,8 @@ pub enum Internal {
     /// From here on `standby` is the item's other side, if its generation is still this one. The old one may not come up whether it hears of that or
     /// not: it is not the active side.
     SetStandby { item: ItemName, generation: Generation, standby: HostName },
+    /// These tests have ended, or are at least asked to (R-TF-7). Ends with [`Event::TestsEnded`](crate::run::Event::TestsEnded).
+    EndTests { runs: BTreeSet<RunId> },
     /// The roots that the two steps reported are equal, disk by disk (R-PF-2).
     CompareDigests { item: ItemName, source: StepName, target: StepName },
     /// Ends with [`Event::FirstPoint`](crate::run::Event::FirstPoint).

@@ -36,14 +36,19 @@ impl Conflict {
     }
 }
 
+/// A rehearsal is no reason to leave production off.
+pub(crate) fn gives_way(run: &OpenRun, to: Operation) -> bool {
+    run.operation == Operation::TestFailover
+        && matches!(to, Operation::PlannedFailover | Operation::UnplannedFailover)
+}
+
 /// Every open run that must end before `wanted` may begin on one of `items`: each that holds one, whatever it does.
 ///
-/// A test runs beside replication, which is no run (R-TF-7); a failover that is asked for while a test runs is told which test to
-/// complete first.
+/// A test runs beside replication, which is no run, and a real failover ends it first (R-TF-7).
 pub fn conflicts(wanted: Operation, items: &[ItemName], open: &[OpenRun]) -> Vec<Conflict> {
     let mut found = Vec::new();
     for item in items {
-        let blocking = open.iter().filter(|run| run.items.contains(item));
+        let blocking = open.iter().filter(|run| run.items.contains(item) && !gives_way(run, wanted));
         found.extend(blocking.map(|run| Conflict {
             wanted,
             item: item.clone(),

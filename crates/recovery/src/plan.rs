@@ -261,5 +261,6 @@ pub fn plan(spec: &RunSpec, input: &PlanInput) -> Result<RunPlan, Vec<Problem>> 
     }
     let plan = draft::draft(&spec, &input)?;
     let left_out = order::left_out(&spec, &input).into_iter().chain(draft::not_asked(&spec, &input));
-    Ok(RunPlan { notices: notices.into_iter().chain(left_out).collect(), ..plan })
+    let tests = draft::ended_tests(&spec, &input);
+    Ok(RunPlan { notices: notices.into_iter().chain(left_out).chain(tests).collect(), ..plan })
 }

@@ -1,11 +1,12 @@
 //! Puts the steps of an operation together: what all operations share.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
-use understudy_ids::{Generation, HostName, ItemName, PointChoice, Problem, StepName};
+use understudy_ids::{Generation, HostName, ItemName, PointChoice, Problem, RunId, StepName};
 use understudy_probe::{Probe, ProbeKind};
 
 use super::{
@@ -18,6 +19,7 @@ use crate::{
         Action, AgentWork, DiskSize, Internal, MachineRef, NetworkRef, NetworkWork, OperatorWait,
         ReservedNic, ReservedTestNetwork, RunScript,
     },
+    conflict::{OpenRun, gives_way},
     item::{ItemState, Verb},
 };
 
@@ -25,6 +27,8 @@ use crate::{
 const LONG: Duration = Duration::from_secs(6 * 3600);
 /// Whole machines to and from media that may be slow.
 const SEEDING: Duration = Duration::from_secs(7 * 24 * 3600);
+/// For tests to be cleaned up by themselves: machines are powered off and removed.
+const TESTS_END: Duration = Duration::from_secs(90);
 /// Everything else on a host.
 const SHORT: Duration = Duration::from_secs(600);
 /// A worker that dies loses its lease and another attempt begins; a step that loses this many is given up on.
@@ -333,6 +337,32 @@ fn network_of(nic: &PlannedNic) -> NetworkRef {
         (None, Some(name)) => NetworkRef::Named(name.clone()),
         (None, None) => NetworkRef::Unconnected,
     }
+}
+
+/// Tests of these items are over before anything is done (R-TF-7): what they occupy may be needed. `None`: there are none.
+pub(super) fn end_tests(spec: &RunSpec, input: &PlanInput) -> Option<Step> {
+    let runs: BTreeSet<RunId> = tests_in_the_way(spec, input).map(|test| test.id).collect();
+    if runs.is_empty() {
+        return None;
+    }
+    let named: Vec<String> = runs.iter().map(|run| format!("jobs/{run}")).collect();
+    let title = format!("End the tests {}", named.join(", "));
+    let action = Action::Internal(Internal::EndTests { runs });
+    let step = Step::new(step_name("end-tests"), title, Executor::Orchestrator, action, Phase::Prepare);
+    Some(Step { time_out: Some(TESTS_END), ..step.on_error(ErrorPolicy::GoOn) })
+}
+
+/// What is said of them, for those who had other plans with a test.
+pub(super) fn ended_tests(spec: &RunSpec, input: &PlanInput) -> Vec<String> {
+    let of = |test: &OpenRun| test.items.iter().map(ItemName::as_str).collect::<Vec<_>>().join(", ");
+    tests_in_the_way(spec, input)
+        .map(|test| format!("the test jobs/{} of {} is ended first", test.id, of(test)))
+        .collect()
+}
+
+fn tests_in_the_way<'a>(spec: &'a RunSpec, input: &'a PlanInput) -> impl Iterator<Item = &'a OpenRun> {
+    let concerned = |run: &&OpenRun| run.items.iter().any(|item| spec.items.contains(item));
+    input.open_runs.iter().filter(concerned).filter(|run| gives_way(run, spec.operation))
 }
 
 /// The run's addresses and test networks are put on record before anything is made (invariant 6). `None`: there is nothing to reserve.

@@ -1,7 +1,7 @@
 //! Planned failover (R-PF): no write is lost, and nothing irreversible happens before the first possible error (invariant 7).
 //!
 //! ```text
-//!   reserve ─▶ per item: shut down ─▶ last changes ─┬▶ digest @ source ─┐
+//!   (tests end ─▶) reserve ─▶ per item: shut down ─▶ last changes ─┬▶ digest @ source ─┐
 //!                                                   └▶ verify @ target ─┴▶ compare
 //!   all items equal ─▶ per item: stop replicating
 //!   all stopped ══ point of no return ═▶ per item: raise generation ─▶ fence @ source ─▶ promote ─▶ start ─▶ probes ─▶ screenshot
@@ -22,11 +22,14 @@ use crate::{
 };
 
 pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) -> Vec<Step> {
-    let reserve = draft::reserve(input, false, Vec::new());
+    let mut steps: Vec<Step> = draft::end_tests(spec, input).into_iter().collect();
+    let mut begun: Vec<StepName> = steps.iter().map(|step| step.id.clone()).collect();
+    let reserve = draft::reserve(input, false, Vec::new()).map(|step| step.after(begun.clone()));
     let reserved: Vec<StepName> = reserve.iter().map(|step| step.id.clone()).collect();
-    let mut steps: Vec<Step> = reserve.into_iter().collect();
+    begun.extend(reserved.iter().cloned());
+    steps.extend(reserve);
     for item in items {
-        steps.extend(synchronise(item, &reserved));
+        steps.extend(synchronise(item, &begun));
     }
     let compared: Vec<StepName> = items.iter().map(|item| item.id("compare-digests")).collect();
     steps.extend(items.iter().map(|item| stop_replication(item).after(compared.clone())));
@@ -48,7 +51,7 @@ pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) ->
     steps
 }
 
-fn synchronise(item: &Subject<'_>, reserved: &[StepName]) -> Vec<Step> {
+fn synchronise(item: &Subject<'_>, begun: &[StepName]) -> Vec<Step> {
     let machine = || item.view.machine.name.clone();
     let generation = item.view.generation;
     let shut_down = AgentWork::ShutDownMachine {
@@ -58,7 +61,7 @@ fn synchronise(item: &Subject<'_>, reserved: &[StepName]) -> Vec<Step> {
     };
     let shut_down = item
         .agent("shut-down", item.source, generation, Phase::ShutDown, shut_down)
-        .after(reserved.iter().cloned());
+        .after(begun.iter().cloned());
     let sync = AgentWork::SyncFinal { machine: machine() };
     let sync = item
         .agent("sync-final", item.source, generation, Phase::Synchronise, sync)

@@ -3,7 +3,7 @@
 //! ```text
 //!   (for a limited time, where the other side is heard: per item: shut down ─▶ last changes, and fence behind the switch)
 //!   (where nobody knows or states that the machine is off: per item: its activation lease has certainly ended)
-//!   reserve ─▶ per item: raise generation (point of no return) ─▶ promote ─▶ start ─▶ probes ─▶ screenshot
+//!   (tests end ─▶) reserve ─▶ per item: raise generation (point of no return) ─▶ promote ─▶ start ─▶ probes ─▶ screenshot
 //!   commit ─▶ per item: commit                                                            always: release
 //! ```
 //!
@@ -59,14 +59,18 @@ pub(super) fn rests_on_lease(spec: &RunSpec, input: &PlanInput, item: &ItemView)
 
 pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) -> Vec<Step> {
     // An address that cannot be had is no reason to leave machines off.
-    let reserve = draft::reserve(input, false, Vec::new()).map(|step| step.on_error(ErrorPolicy::GoOn));
+    let mut steps: Vec<Step> = draft::end_tests(spec, input).into_iter().collect();
+    let mut begun: Vec<StepName> = steps.iter().map(|step| step.id.clone()).collect();
+    let reserve = draft::reserve(input, false, Vec::new());
+    let reserve = reserve.map(|step| step.on_error(ErrorPolicy::GoOn).after(begun.clone()));
     let reserved: Vec<StepName> = reserve.iter().map(|step| step.id.clone()).collect();
-    let mut steps: Vec<Step> = reserve.into_iter().collect();
+    begun.extend(reserved.iter().cloned());
+    steps.extend(reserve);
     let mut running = Vec::new();
     let mut undo = Vec::new();
     for item in items {
         let tried = match spec.synchronise_within {
-            Some(limit) if is_heard(input, item) => synchronise(item, limit, &reserved),
+            Some(limit) if is_heard(input, item) => synchronise(item, limit, &begun),
             _ => Vec::new(),
         };
         if !tried.is_empty() {
@@ -74,9 +78,8 @@ pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) ->
         }
         let synchronised = tried.last().map(|step| step.id.clone());
         steps.extend(tried);
-        let waits = rests_on_lease(spec, input, item.view).then(|| await_lease(item, &reserved));
-        let awaited: Vec<StepName> =
-            reserved.iter().chain(waits.iter().map(|wait| &wait.id)).cloned().collect();
+        let waits = rests_on_lease(spec, input, item.view).then(|| await_lease(item, &begun));
+        let awaited: Vec<StepName> = begun.iter().chain(waits.iter().map(|wait| &wait.id)).cloned().collect();
         steps.extend(waits);
         let switch = switch(spec, input, item, &awaited, synchronised);
         running.extend(switch.iter().map(|step| step.id.clone()));
@@ -104,11 +107,11 @@ pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) ->
 }
 
 /// Also while the other side is spoken to: its answers are no proof that it stays off.
-fn await_lease(item: &Subject<'_>, reserved: &[StepName]) -> Step {
+fn await_lease(item: &Subject<'_>, begun: &[StepName]) -> Step {
     let (name, generation) = (item.name(), item.view.generation);
     let title = format!("Wait until the activation lease of {name} at {} has ended", item.source);
     let wait = Internal::AwaitLease { item: name.clone(), generation };
-    item.internal("lease-over", title, Phase::Switch, wait).after(reserved.iter().cloned())
+    item.internal("lease-over", title, Phase::Switch, wait).after(begun.iter().cloned())
 }
 
 /// A side that cannot be heard is not waited for.
@@ -119,7 +122,7 @@ fn is_heard(input: &PlanInput, item: &Subject<'_>) -> bool {
 }
 
 /// Half of the time for each: a guest that takes all of it has nothing shipped, which is found out at once.
-fn synchronise(item: &Subject<'_>, limit: Duration, reserved: &[StepName]) -> Vec<Step> {
+fn synchronise(item: &Subject<'_>, limit: Duration, begun: &[StepName]) -> Vec<Step> {
     let (machine, generation) = (item.view.machine.name.clone(), item.view.generation);
     let shut_down = AgentWork::ShutDownMachine {
         machine: machine.clone(),
@@ -131,7 +134,7 @@ fn synchronise(item: &Subject<'_>, limit: Duration, reserved: &[StepName]) -> Ve
     let sync = AgentWork::SyncFinal { machine };
     let sync = item.agent("sync-final", item.source, generation, Phase::Synchronise, sync);
     let within = |step: Step| Step { time_out: Some(limit / 2), ..step.on_error(ErrorPolicy::GoOn) };
-    let shut_down = within(shut_down).after(reserved.iter().cloned());
+    let shut_down = within(shut_down).after(begun.iter().cloned());
     let sync = within(sync).after([shut_down.id.clone()]);
     vec![shut_down, sync]
 }

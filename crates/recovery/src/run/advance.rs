@@ -1,6 +1,6 @@
 //! How a run begins and how it goes on after each event: one function per event, all of them ending in [`settle`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use understudy_ids::{Generation, ItemName, Problem, RunId, StepName, UnixMicros};
 
@@ -83,6 +83,7 @@ pub fn advance(run: &Run, event: &Event) -> Result<(Run, Vec<Effect>), Refusal> 
         Event::FirstPoint { .. } => change.first_point(event),
         Event::DelayOver { step, .. } => change.delay_over(step),
         Event::LeaseOver { item, generation, .. } => change.lease_over(item, *generation),
+        Event::TestsEnded { step, .. } => change.tests_ended(step),
     };
     match told {
         Some(()) => Ok(change.settled()),
@@ -116,6 +117,19 @@ pub fn delays_over(run: &Run, now: UnixMicros) -> Vec<StepName> {
 pub fn awaited_leases(run: &Run) -> Vec<(ItemName, Generation)> {
     let awaited = run.plan.steps.iter().filter(|step| run.step_state(&step.id) == StepState::Running);
     awaited.filter_map(lease_of).map(|(item, generation)| (item.clone(), generation)).collect()
+}
+
+/// Steps that wait for tests to end, with those tests; each is to be told with [`Event::TestsEnded`] when none of them is open any more.
+pub fn awaited_tests(run: &Run) -> Vec<(StepName, &BTreeSet<RunId>)> {
+    let waiting = run.plan.steps.iter().filter(|step| run.step_state(&step.id) == StepState::Running);
+    waiting.filter_map(|step| Some((step.id.clone(), tests_of(step)?))).collect()
+}
+
+fn tests_of(step: &Step) -> Option<&BTreeSet<RunId>> {
+    match &step.action {
+        Action::Internal(Internal::EndTests { runs }) => Some(runs),
+        _ => None,
+    }
 }
 
 /// Whether the run relies on the end of the item's lease at this generation, so that it must not be granted any more.
@@ -375,14 +389,19 @@ impl Change {
             return None;
         }
         let step = self.plan_step(id)?;
-        let key = self.run.task_key(id)?;
-        self.effects.push(Effect::CancelTasks { keys: vec![key] });
-        let problem = Problem::new(
-            "STEP_TIMED_OUT",
-            format!("jobs/{}", self.run.id),
-            format!("{}: {} has not said in time what became of it", step.title, step.executor),
-            "Look at that host or service, then retry: the step is repeated where it was not done.",
-        );
+        let subject = format!("jobs/{}", self.run.id);
+        let problem = if tests_of(&step).is_some() {
+            let message = format!("{}: they have not come to their end in time", step.title);
+            let remedy = "Nothing of this run depends on it. Look at those tests: what they could not remove is listed there.";
+            Problem::new("TESTS_NOT_ENDED", subject, message, remedy)
+        } else {
+            let key = self.run.task_key(id)?;
+            self.effects.push(Effect::CancelTasks { keys: vec![key] });
+            let message = format!("{}: {} has not said in time what became of it", step.title, step.executor);
+            let remedy =
+                "Look at that host or service, then retry: the step is repeated where it was not done.";
+            Problem::new("STEP_TIMED_OUT", subject, message, remedy)
+        };
         self.failed(&step, StepError { problem, unknown: true });
         Some(())
     }
@@ -414,6 +433,13 @@ impl Change {
             lease_of(step) == Some((item, generation)) && self.run.step_state(&step.id) == StepState::Running
         };
         let step = self.run.plan.steps.iter().find(awaited).cloned()?;
+        self.succeeded(&step, StepResult::Done);
+        Some(())
+    }
+
+    fn tests_ended(&mut self, id: &StepName) -> Option<()> {
+        let waits = awaited_tests(&self.run).iter().any(|(step, _)| step == id);
+        let step = self.plan_step(id).filter(|_| waits)?;
         self.succeeded(&step, StepResult::Done);
         Some(())
     }

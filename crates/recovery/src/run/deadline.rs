@@ -12,8 +12,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use understudy_ids::{Problem, UnixMicros};
 
-use super::{Refusal, Run, RunVerb, advance::Change, view};
-use crate::{action::OperatorWait, plan::Operation};
+use super::{Course, Refusal, Run, RunVerb, advance::Change, view};
+use crate::plan::Operation;
 
 /// What is done when the time is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -52,30 +52,33 @@ pub struct SetDeadline {
 /// What is to be done now because the run has waited for too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
-    CompleteTest,
-    /// A test that waits for something else than its completion is ended all the same (R-TF-6).
-    CancelTest,
+    /// Whatever it waits for (R-TF-6); see [`ends_test`].
+    EndTest,
     Deadline(DeadlineAction),
 }
 
 /// What the run is waited with, and how much of that time is left; `None` where it may wait for ever.
 pub fn time_left(run: &Run, test_limit: Duration) -> Option<(Due, Duration)> {
     let waited = run.waited?.span;
+    if run.plan.operation == Operation::TestFailover {
+        return ends_test(run).map(|_| (Due::EndTest, test_limit.saturating_sub(waited)));
+    }
+    let set = run.deadline.as_ref().filter(|set| set.failed.is_empty())?;
+    let verb = match set.deadline.action {
+        DeadlineAction::Commit => RunVerb::Commit,
+        DeadlineAction::RollBack => RunVerb::RollBack,
+    };
+    let left = set.deadline.after.saturating_sub(waited);
+    view::allowed_actions(run).contains(&verb).then_some((Due::Deadline(set.deadline.action), left))
+}
+
+/// What ends a test at this moment: its completion where it waits for that, and otherwise a cancel. `None`: it is no test, or is being cleaned up.
+pub fn ends_test(run: &Run) -> Option<RunVerb> {
+    if run.plan.operation != Operation::TestFailover || matches!(run.course, Course::Ending(_)) {
+        return None;
+    }
     let allowed = view::allowed_actions(run);
-    let (due, limit) = if run.plan.operation == Operation::TestFailover {
-        let asks = view::operator_wait(run).is_some_and(OperatorWait::is_confirmed);
-        (if asks { Due::CancelTest } else { Due::CompleteTest }, test_limit)
-    } else {
-        let set = run.deadline.as_ref().filter(|set| set.failed.is_empty())?;
-        (Due::Deadline(set.deadline.action), set.deadline.after)
-    };
-    let verb = match due {
-        Due::CompleteTest => RunVerb::CompleteTest,
-        Due::CancelTest => RunVerb::Cancel,
-        Due::Deadline(DeadlineAction::Commit) => RunVerb::Commit,
-        Due::Deadline(DeadlineAction::RollBack) => RunVerb::RollBack,
-    };
-    allowed.contains(&verb).then(|| (due, limit.saturating_sub(waited)))
+    [RunVerb::CompleteTest, RunVerb::Cancel].into_iter().find(|verb| allowed.contains(verb))
 }
 
 /// In words, as part of what the run waits for.

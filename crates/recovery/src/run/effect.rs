@@ -1,5 +1,7 @@
 //! What has to be done because of an event. Stored with the run, carried out afterwards.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use understudy_ids::{Generation, HostName, ItemName, Problem, RunId, StepName};
 
@@ -37,6 +39,10 @@ pub enum Effect {
         item: ItemName,
         standby: HostName,
         generation: Generation,
+    },
+    /// Tests that are to end now: completed where they wait for that, and cancelled otherwise.
+    EndTests {
+        runs: BTreeSet<RunId>,
     },
     /// The run's job as people see it.
     Job(Box<JobView>),

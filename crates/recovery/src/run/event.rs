@@ -60,6 +60,11 @@ pub enum Event {
         generation: Generation,
         at: UnixMicros,
     },
+    /// The tests that a step of [`awaited_tests`](super::awaited_tests) waits for have ended.
+    TestsEnded {
+        step: StepName,
+        at: UnixMicros,
+    },
     /// An observer has looked at the run, and `elapsed` has passed since he looked last, by a clock that cannot jump.
     TimePassed {
         elapsed: Duration,
@@ -95,6 +100,7 @@ impl Event {
             | Self::Answered { at, .. }
             | Self::DelayOver { at, .. }
             | Self::LeaseOver { at, .. }
+            | Self::TestsEnded { at, .. }
             | Self::Operator { at, .. }
             | Self::TimePassed { at, .. }
             | Self::DeadlineSet { at, .. }

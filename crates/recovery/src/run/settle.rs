@@ -32,10 +32,11 @@ pub(super) fn is_forward(step: &Step) -> bool {
 
 /// Whether the step is no work but waiting for somebody or something.
 pub(super) fn is_wait(step: &Step) -> bool {
-    use Internal::{AwaitFirstPoint, AwaitLease, Delay};
+    use Internal::{AwaitFirstPoint, AwaitLease, Delay, EndTests};
     matches!(
         step.action,
-        Action::Operator(_) | Action::Internal(AwaitFirstPoint { .. } | AwaitLease { .. } | Delay { .. })
+        Action::Operator(_)
+            | Action::Internal(AwaitFirstPoint { .. } | AwaitLease { .. } | Delay { .. } | EndTests { .. })
     )
 }
 
@@ -263,6 +264,7 @@ fn do_internal(change: &mut Change, step: &Step, internal: &Internal) {
                 generation: *generation,
             });
         }
+        Internal::EndTests { runs } => change.effects.push(Effect::EndTests { runs: runs.clone() }),
         Internal::Record { .. } => change.succeeded(step, StepResult::Done),
         // Each ends with an event.
         Internal::AwaitLease { .. } | Internal::Delay { .. } => {}

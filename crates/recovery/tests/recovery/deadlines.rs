@@ -100,7 +100,7 @@ fn a_deadline_that_cannot_be_kept_is_told_and_given_up() {
 fn a_forgotten_test_is_due_after_its_limit() {
     let mut theatre = theatre(Operation::TestFailover);
     theatre.until_quiet();
-    assert_eq!(time_left(&theatre.run, LIMIT), Some((Due::CompleteTest, LIMIT)));
+    assert_eq!(time_left(&theatre.run, LIMIT), Some((Due::EndTest, LIMIT)));
     hour(&mut theatre);
     assert_eq!(time_left(&theatre.run, LIMIT).unwrap().1, LIMIT - HOUR);
     let refused = RunSpec {

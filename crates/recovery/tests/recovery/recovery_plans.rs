@@ -442,7 +442,7 @@ fn a_test_that_asks_for_too_long_is_due_to_be_cancelled() {
     let mut theatre = theatre(Operation::TestFailover);
     theatre.until_quiet();
     let limit = Duration::from_secs(14 * 86_400);
-    assert_eq!(run::time_left(&theatre.run, limit), Some((run::Due::CancelTest, limit)));
+    assert_eq!(run::time_left(&theatre.run, limit), Some((run::Due::EndTest, limit)));
     theatre.ask(RunVerb::Cancel);
     theatre.until_quiet();
     assert_eq!(run::state(&theatre.run), RunState::Cancelled);

@@ -162,7 +162,9 @@ fn items_in_the_wrong_state() {
 fn runs_in_the_way_are_named() {
     let id = RunId::from_u128(7);
     for running in Operation::ALL {
-        for operation in Operation::ALL {
+        let real = [Operation::PlannedFailover, Operation::UnplannedFailover];
+        let gives_way = |to: &Operation| running == Operation::TestFailover && real.contains(to);
+        for operation in Operation::ALL.into_iter().filter(|to| !gives_way(to)) {
             let problems = refusals(operation, |_, facts| {
                 facts.open_runs =
                     vec![OpenRun { id, operation: running, items: vec![item("db1")], rolls_back: false }];
@@ -313,7 +315,7 @@ fn everything_that_is_wrong_is_told_at_once() {
         facts.hosts.get_mut(&bravo()).unwrap().connected = false;
         facts.open_runs = vec![OpenRun {
             id: RunId::nil(),
-            operation: Operation::TestFailover,
+            operation: Operation::ReverseReplicate,
             items: vec![item("web1")],
             rolls_back: false,
         }];

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use understudy_ids::{Generation, PointSeq};
+use understudy_ids::{Generation, PointSeq, RunId};
 use understudy_recovery::{
     Event, ItemState, Operation, RunSpec,
     action::{DiskRoot, StepResult},
     advance,
+    conflict::OpenRun,
     plan::{PointView, SideView, plan},
     run::{self, RunState, RunVerb},
 };
@@ -416,5 +417,52 @@ fn a_run_that_was_stored_goes_on_as_if_it_had_not_been() {
         let report = run::report(&theatre.run);
         let text = serde_json::to_string(&report).unwrap();
         assert_eq!(serde_json::from_str::<run::Report>(&text).unwrap(), report);
+    }
+}
+
+/// R-TF-7: a real failover does not wait for anybody to complete a test. It ends it, says so beforehand, and goes on whatever becomes of it.
+#[test]
+fn a_real_failover_ends_the_tests_of_its_items() {
+    let test = RunId::from_u128(7);
+    let open = OpenRun {
+        id: test,
+        operation: Operation::TestFailover,
+        items: vec![item("web1"), item("other")],
+        rolls_back: false,
+    };
+    for (operation, in_time) in [
+        (Operation::PlannedFailover, true),
+        (Operation::PlannedFailover, false),
+        (Operation::UnplannedFailover, true),
+        (Operation::UnplannedFailover, false),
+    ] {
+        let mut facts = input(operation);
+        facts.open_runs = vec![open.clone()];
+        let with_test = plan(&spec(operation), &facts).unwrap();
+        assert!(with_test.notices[0].contains("of web1, other is ended first"), "{:?}", with_test.notices);
+        let mut theatre = Theatre::new(with_test, spec(operation));
+        theatre.until_quiet();
+        assert!(theatre.done.is_empty(), "{operation}: begun before the test was over");
+        assert_eq!(theatre.ended_tests, [test].into());
+        let [(step, tests)] = &run::awaited_tests(&theatre.run)[..] else { panic!("it waits for nothing") };
+        assert_eq!((step.as_str(), *tests), ("end-tests", &[test].into()));
+        let step = step.clone();
+        let event = if in_time {
+            Event::TestsEnded { step, at: theatre.now }
+        } else {
+            theatre.tick(3600);
+            assert_eq!(run::overdue(&theatre.run, theatre.now), [step.clone()]);
+            Event::StepTimedOut { step, at: theatre.now }
+        };
+        theatre.tell(&event);
+        theatre.until_quiet();
+        theatre.ask(RunVerb::Commit);
+        theatre.until_quiet();
+        let state = if in_time { RunState::Succeeded } else { RunState::CompletedWithErrors };
+        assert_eq!(ended(&theatre), state, "{operation}");
+        let told = run::problems(&theatre.run).into_iter().map(|problem| problem.reason).collect::<Vec<_>>();
+        assert_eq!(told, if in_time { vec![] } else { vec!["TESTS_NOT_ENDED".to_owned()] });
+        let before = position(&theatre, "web1.start");
+        assert!(theatre.done.len() > before && theatre.records.values().all(|r| r.active == bravo()));
     }
 }

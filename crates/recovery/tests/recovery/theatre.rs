@@ -10,8 +10,8 @@ use std::{
 };
 
 use understudy_ids::{
-    Generation, HostName, ItemName, MachineName, NetworkName, PointChoice, PointSeq, Problem, SeedName,
-    StepName, UnixMicros,
+    Generation, HostName, ItemName, MachineName, NetworkName, PointChoice, PointSeq, Problem, RunId,
+    SeedName, StepName, UnixMicros,
 };
 use understudy_recovery::{
     Effect, Event, ItemState, Operation, Run,
@@ -81,6 +81,8 @@ pub struct Theatre {
     pub leases: bool,
     pub queue: VecDeque<Task>,
     pub now: UnixMicros,
+    /// Tests that were asked to end.
+    pub ended_tests: BTreeSet<RunId>,
     /// Every step that was carried out, in order.
     pub done: Vec<StepName>,
     /// Keys of tasks that were called back and have not answered.
@@ -101,6 +103,7 @@ impl Theatre {
             leases: false,
             queue: VecDeque::new(),
             now: NOW,
+            ended_tests: BTreeSet::new(),
             done: Vec::new(),
             cancelled: VecDeque::new(),
             keys: BTreeSet::new(),
@@ -262,6 +265,7 @@ impl Theatre {
                     self.queue.retain(|task| !keys.contains(&task.key));
                 }
                 Effect::Item { item, change } => self.change_item(&item, change),
+                Effect::EndTests { runs } => self.ended_tests.extend(runs),
                 Effect::AwaitFirstPoint { .. } => {}
                 Effect::Job(view) => {
                     // A job that has ended never goes on (job-tracker's table).

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 
 use sqlx::PgConnection;
-use understudy_ids::{ItemName, RunId};
-use understudy_recovery::{Effect, Event, ItemState, Run, advance, run::ItemChange};
-use understudy_recovery_api::Resource;
+use understudy_ids::{ItemName, RunId, UnixMicros, Uuid};
+use understudy_recovery::{
+    Effect, Event, ItemState, Run, advance,
+    run::{ItemChange, RunVerb, ends_test},
+};
+use understudy_recovery_api::{Decision, Resource};
 use understudy_rpc::ApiError;
 
-use super::message::Message;
-use crate::store::{Failure, awaited, items, outbox, runs};
+use super::{message::Message, now};
+use crate::store::{Failure, audit, awaited, items, outbox, runs};
 
 /// Stores a new run with everything that its first effects ask for. The items' rows are locked by the caller.
 pub async fn begin(
@@ -82,6 +85,13 @@ async fn carry_out(
                 };
                 outbox::insert(tx, run.id, &message).await?;
             }
+            Effect::EndTests { runs } => {
+                let (by, why) = (&run.created_by, format!("{} needs what it occupies", run.id.to_resource()));
+                for test in runs {
+                    // A test is ended like any run, by the transaction that asks for it.
+                    Box::pin(end_test(tx, *test, by, &why, now())).await?;
+                }
+            }
             Effect::CancelTasks { keys } => {
                 outbox::insert(tx, run.id, &Message::CancelTasks { keys: keys.clone() }).await?;
             }
@@ -89,6 +99,39 @@ async fn carry_out(
         }
     }
     Ok(())
+}
+
+/// Ends a test in the name of somebody who did not ask for just that. One that is being cleaned up, or has ended, is left to it.
+pub async fn end_test(
+    tx: &mut PgConnection,
+    id: RunId,
+    by: &str,
+    why: &str,
+    at: UnixMicros,
+) -> Result<(), Failure> {
+    let Some(verb) = runs::lock(tx, id).await?.and_then(|record| ends_test(&record.run)) else {
+        return Ok(());
+    };
+    deliver(tx, id, &Event::Operator { verb, by: by.to_owned(), at }).await?;
+    let note = Message::Note {
+        id: Uuid::new_v5(&id, b"ended by force"),
+        author: by.to_owned(),
+        text: format!("Ended by force ({verb}): {why}."),
+    };
+    outbox::insert(tx, id, &note).await?;
+    let entry = audit::Entry {
+        who: by.to_owned(),
+        what: if verb == RunVerb::Cancel {
+            "FailoverService/CancelRun"
+        } else {
+            "FailoverService/CompleteTest"
+        },
+        target: id.to_resource(),
+        decision: Decision::Allowed,
+        result: "OK".to_owned(),
+        why: why.to_owned(),
+    };
+    audit::insert(tx, &entry).await
 }
 
 async fn change_item(tx: &mut PgConnection, item: &ItemName, change: &ItemChange) -> Result<(), Failure> {

@@ -5,21 +5,20 @@
 //! has waited for a person is counted by what was watched (`recovery/src/run/deadline.rs`), and stored now and then.
 
 use std::{
-    collections::BTreeMap,
-    sync::Arc,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
 use tokio_util::sync::CancellationToken;
-use understudy_ids::{RunId, UnixMicros, Uuid};
+use understudy_ids::{RunId, UnixMicros};
 use understudy_recovery::{
     Event, Run,
-    run::{DeadlineAction, Due, RunVerb, delays_over, overdue, time_left},
+    run::{DeadlineAction, Due, RunVerb, awaited_tests, delays_over, overdue, time_left},
 };
 use understudy_recovery_api::{Decision, Resource};
 
-use super::{Runtime, activation, alerts, apply, changes, events, message::Message, now, reconcile};
-use crate::store::{Failure, audit, outbox, runs};
+use super::{Runtime, activation, alerts, apply, changes, events, now, reconcile};
+use crate::store::{Failure, audit, runs};
 
 /// Who completes a test whose time is over.
 const TEST_LIMIT: &str = "orchestrator (test limit)";
@@ -61,14 +60,18 @@ async fn round(runtime: &Runtime, looked: &mut Looked, now: UnixMicros) -> Resul
     let open = runs::open(&mut *runtime.reader().await?).await?;
     metrics::gauge!("understudy_orchestrator_open_runs").set(open.len() as f64);
     looked.retain(|id, _| open.iter().any(|run| run.id == *id));
-    for run in open {
-        if !overdue(&run, now).is_empty() {
-            give_up_on_overdue(runtime, &run, now).await?;
+    let ids: BTreeSet<RunId> = open.iter().map(|run| run.id).collect();
+    for run in &open {
+        if !overdue(run, now).is_empty() {
+            give_up_on_overdue(runtime, run, now).await?;
         }
-        for step in delays_over(&run, now) {
+        for step in delays_over(run, now) {
             runtime.tell(run.id, Event::DelayOver { step, at: now }).await?;
         }
-        wait(runtime, looked, &run, now).await?;
+        for (step, _) in awaited_tests(run).into_iter().filter(|(_, tests)| tests.is_disjoint(&ids)) {
+            runtime.tell(run.id, Event::TestsEnded { step, at: now }).await?;
+        }
+        wait(runtime, looked, run, now).await?;
     }
     Ok(())
 }
@@ -90,8 +93,7 @@ async fn wait(runtime: &Runtime, looked: &mut Looked, run: &Run, now: UnixMicros
         return Ok(());
     }
     match due {
-        Due::CompleteTest => end_by_force(runtime, run, RunVerb::CompleteTest, now).await,
-        Due::CancelTest => end_by_force(runtime, run, RunVerb::Cancel, now).await,
+        Due::EndTest => end_by_force(runtime, run, now).await,
         Due::Deadline(action) => keep_deadline(runtime, run, action, now).await,
     }
 }
@@ -169,36 +171,14 @@ async fn give_up_on_overdue(runtime: &Runtime, run: &Run, now: UnixMicros) -> Re
 }
 
 /// R-TF-6: a test that waits for its completion is completed, one that waits for something else is cancelled.
-async fn end_by_force(runtime: &Runtime, run: &Run, verb: RunVerb, now: UnixMicros) -> Result<(), Failure> {
-    tracing::warn!(run = %run.id, %verb, "the test has run for longer than allowed and is ended by force");
+async fn end_by_force(runtime: &Runtime, run: &Run, now: UnixMicros) -> Result<(), Failure> {
+    tracing::warn!(run = %run.id, "the test has run for longer than allowed and is ended by force");
     let id = run.id;
     let limit = runtime.0.settings.test_limit.as_secs();
-    let event = Arc::new(Event::Operator { verb, by: TEST_LIMIT.to_owned(), at: now });
     let done = runtime
         .write(move |tx| {
-            let event = event.clone();
-            Box::pin(async move {
-                apply::deliver(&mut *tx, id, &event).await?;
-                let note = Message::Note {
-                    id: Uuid::new_v5(&id, b"completed by force"),
-                    author: TEST_LIMIT.to_owned(),
-                    text: format!("Ended by force ({verb}): the test had run for more than {limit} s."),
-                };
-                outbox::insert(&mut *tx, id, &note).await?;
-                let entry = audit::Entry {
-                    who: TEST_LIMIT.to_owned(),
-                    what: if verb == RunVerb::Cancel {
-                        "FailoverService/CancelRun"
-                    } else {
-                        "FailoverService/CompleteTest"
-                    },
-                    target: id.to_resource(),
-                    decision: Decision::Allowed,
-                    result: "OK".to_owned(),
-                    why: format!("it had run for more than {limit} s"),
-                };
-                audit::insert(tx, &entry).await
-            })
+            let why = format!("it had run for more than {limit} s");
+            Box::pin(async move { apply::end_test(tx, id, TEST_LIMIT, &why, now).await })
         })
         .await;
     match done {
