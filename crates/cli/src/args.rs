@@ -576,6 +576,9 @@ pub struct Failover {
     /// Planned: do not reverse replicate on commit
     #[arg(long)]
     pub no_reverse_replication: bool,
+    /// Unplanned: the machines of this test go on as production, with what they have written, instead of new ones from recovery points
+    #[arg(long, value_name = "RUN")]
+    pub promote_test: Option<RunId>,
     /// Reverse: to this host (site/host), with a full copy, instead of the one that the items were failed over from
     #[arg(long, value_name = "HOST")]
     pub to: Option<HostName>,

@@ -97,6 +97,15 @@ pub enum AgentWork {
         point: PointRef,
         nics: Vec<NetworkRef>,
     },
+    /// As [`Self::PromotePoint`], with what the machine of that test has written on top of the point. The machine is asked to shut down first, and
+    /// powered off when it has not within `grace`; nothing of it is left.
+    PromoteTest {
+        run: RunId,
+        test_machine: MachineName,
+        grace: Duration,
+        point: PointRef,
+        nics: Vec<NetworkRef>,
+    },
     /// As [`Self::StartMachine`], in this boot of the host only.
     StartInBoot {
         machine: MachineRef,

@@ -1,7 +1,9 @@
 //! Which run is in the way of another on an item (invariant 11). The run in the way is always named.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
-use understudy_ids::{ItemName, Problem, RunId};
+use understudy_ids::{ItemName, PointSeq, Problem, RunId};
 
 use crate::plan::Operation;
 
@@ -13,6 +15,8 @@ pub struct OpenRun {
     pub items: Vec<ItemName>,
     /// It takes its items back to the side that they were failed over from.
     pub rolls_back: bool,
+    /// Of a test that waits for its completion: the items whose machines it has, and the points that they were made from.
+    pub rehearsed: BTreeMap<ItemName, PointSeq>,
 }
 
 /// `run` must end first.

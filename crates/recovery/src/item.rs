@@ -272,12 +272,16 @@ pub enum HeldBy {
     Test,
 }
 
-/// Which of them make sense now: what a run holds is moved on by the run's own verbs, except that a test runs beside replication.
+/// Which of them make sense now: what a run holds is moved on by the run's own verbs, except that a test runs beside replication and gives way to a
+/// real failover.
 pub fn allowed_now(state: ItemState, hold: Option<HeldBy>, paused: bool) -> Vec<Verb> {
     let mut verbs = allowed_actions(state);
     match hold {
         None => {}
-        Some(HeldBy::Test) => verbs.retain(|verb| matches!(verb, Verb::Pause | Verb::Resume)),
+        Some(HeldBy::Test) => verbs.retain(|verb| {
+            use Verb::{Pause, PlannedFailover, Resume, UnplannedFailover};
+            matches!(verb, Pause | Resume | PlannedFailover | UnplannedFailover)
+        }),
         Some(HeldBy::Run) => verbs.clear(),
     }
     verbs.retain(|verb| match verb {

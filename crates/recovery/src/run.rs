@@ -36,7 +36,7 @@ pub use deadline::{Deadline, DeadlineAction, Due, SetDeadline, ends_test, time_l
 pub use effect::{Effect, ItemChange, JobState, JobView};
 pub use event::{Event, Refusal, RunVerb};
 pub(crate) use outcome::last_probes;
-pub use outcome::{DiskComparison, ItemOutcome, lost_until, outcomes, runs_since};
+pub use outcome::{DiskComparison, ItemOutcome, lost_until, outcomes, rehearsed, runs_since};
 pub use report::{IsolationEvidence, ProbeEvidence, Report, StepReport, report};
 use serde::{Deserialize, Serialize};
 use understudy_ids::{ItemName, PointSeq, Problem, RunId, StepName, UnixMicros};

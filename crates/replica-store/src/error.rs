@@ -39,6 +39,9 @@ pub enum StoreError {
     #[error("nothing of {item} was promoted here at generation {generation}, so there is nothing to commit")]
     NotPromoted { item: ItemName, generation: Generation },
 
+    #[error("run {run} has no test of {item} here")]
+    NoBranch { item: ItemName, run: Uuid },
+
     #[error(
         "recovery point {seq} of {item} is damaged ({blocks} blocks); choose another one, and leave replication on: its next cycle \
          ships what is damaged"

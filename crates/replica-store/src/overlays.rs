@@ -102,6 +102,42 @@ impl Store {
         self.lend(item, point, &dir, headers)
     }
 
+    /// The disks of a test of `point`, with everything that it has written, become those of the machine itself at `generation`, which is recorded
+    /// first (R-TF-7). Repeatable; [`Self::promote`] returns them then.
+    ///
+    /// # Errors
+    /// [`StoreError::NoBranch`] when the run has none; [`StoreError::OtherBranch`] and [`StoreError::OtherPromotion`] where either is of another point;
+    /// [`StoreError::StaleGeneration`].
+    pub fn promote_branch(
+        &self,
+        item: &ItemName,
+        point: PointSeq,
+        run: Uuid,
+        generation: Generation,
+    ) -> Result<()> {
+        let locks = self.locks(item);
+        // A failover waits for nothing.
+        let (_layers, _lock) = (locks.layers_at_once(), locks.state());
+        let (branch, active) = (self.dir(item).branch(run), self.dir(item).active(generation));
+        match overlay_record(&active)? {
+            Some(record) if record.point == point => return Ok(()),
+            Some(OverlayRecord { point: existing, .. }) => {
+                let item = item.clone();
+                return Err(StoreError::OtherPromotion { item, generation, existing, asked: point });
+            }
+            None => {}
+        }
+        let record =
+            overlay_record(&branch)?.ok_or_else(|| StoreError::NoBranch { item: item.clone(), run })?;
+        if record.point != point {
+            let (item, existing) = (item.clone(), record.point);
+            return Err(StoreError::OtherBranch { item, run, existing, asked: point });
+        }
+        self.admit(item, generation, Some(Role::Active))?;
+        self.io().create_dir_all(&self.dir(item).actives())?;
+        self.io().rename(&branch, &active)
+    }
+
     /// Disks of the machine promoted at `generation`, and the point they stand on; `None` when there are none.
     pub fn active(
         &self,

@@ -204,6 +204,7 @@ fn spec(wish: &Failover, part: &Part) -> RunSpec {
         recovery_plan: part.plan.clone(),
         from_site: part.from.clone(),
         standby_host: wish.to.clone(),
+        promote_test: wish.promote_test,
     }
 }
 

@@ -172,9 +172,11 @@ impl SimulatedDisk {
     }
 
     fn backing(&self) -> Result<Option<Backing>, Error> {
-        let Some(path) = self.chain.files().nth(1).map(Path::to_owned) else { return Ok(None) };
+        let Some(opened) = self.chain.files().nth(1) else { return Ok(None) };
+        // As the file names it, so that both can be moved together.
+        let Some(path) = self.chain.backing().map(Path::to_owned) else { return Ok(None) };
         let mut magic = [0; 4];
-        let read = File::open(&path).and_then(|file| file.read_at(&mut magic, 0));
+        let read = File::open(opened).and_then(|file| file.read_at(&mut magic, 0));
         read.map_err(|error| failed(format!("reading {}", path.display()), error))?;
         let format = if magic == *b"QFI\xfb" { DiskFormat::Qcow2 } else { DiskFormat::Raw };
         Ok(Some(Backing { path, format }))

@@ -58,6 +58,8 @@ pub struct RunSpec {
     pub from_site: Option<SiteName>,
     /// Reverse replicate: to this host instead of the one that the items were failed over from.
     pub standby_host: Option<HostName>,
+    /// Unplanned: the machines of this test go on as production.
+    pub promote_test: Option<RunId>,
 }
 
 /// One instant for a whole run (R-UF-3).
@@ -162,6 +164,7 @@ impl RunSpec {
             recovery_plan: None,
             from_site: None,
             standby_host: None,
+            promote_test: None,
         }
     }
 
@@ -194,6 +197,7 @@ impl RunSpec {
             recovery_plan,
             from_site,
             standby_host,
+            promote_test,
         } = self;
         let (numbers, app_consistent) = points_to_wire(points);
         v1::RunSpec {
@@ -209,6 +213,7 @@ impl RunSpec {
             synchronise_within: synchronise_within.map(duration_to_wire),
             recovery_plan: recovery_plan.as_ref().map(Resource::to_resource).unwrap_or_default(),
             from_site: from_site.as_ref().map(Resource::to_resource).unwrap_or_default(),
+            promote_test: promote_test.as_ref().map(Resource::to_resource).unwrap_or_default(),
             standby_host: standby_host.as_ref().map(Resource::to_resource).unwrap_or_default(),
         }
     }
@@ -241,6 +246,7 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
         recovery_plan,
         from_site,
         standby_host,
+        promote_test,
     } = wire;
     let operation = checks.word("spec.operation", Operation::from_wire(operation));
     if let Some(operation) = operation.filter(|o| !allowed.contains(o)) {
@@ -249,6 +255,7 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
     let recovery_plan = checks.optional_resource("spec.recovery_plan", &recovery_plan);
     let from_site = checks.optional_resource("spec.from_site", &from_site);
     let standby_host = checks.optional_resource("spec.standby_host", &standby_host);
+    let promote_test = checks.optional_resource("spec.promote_test", &promote_test);
     let by_plan = matches!(recovery_plan, Some(Some(_)));
     if !by_plan && matches!(from_site, Some(Some(_))) {
         checks.refuse("spec.from_site", "has no meaning without a recovery plan; leave it out");
@@ -285,6 +292,7 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
             ("spec.no_reverse_replication", no_reverse_replication, operation == PlannedFailover),
             ("spec.deadline", matches!(deadline, Some(Some(_))), waits),
             ("spec.standby_host", matches!(standby_host, Some(Some(_))), operation == ReverseReplicate),
+            ("spec.promote_test", matches!(promote_test, Some(Some(_))), operation == UnplannedFailover),
             ("spec.synchronise_within", matches!(synchronise, Some(Some(_))), operation == UnplannedFailover),
             (
                 "spec.instant",
@@ -309,6 +317,7 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
         recovery_plan: recovery_plan?,
         from_site: from_site?,
         standby_host: standby_host?,
+        promote_test: promote_test?,
     })
 }
 
@@ -513,6 +522,7 @@ mod tests {
                 after: Duration::from_secs(14_400),
             }),
             primary_down_assertion: Some("alpha burnt down".into()),
+            promote_test: Some(RunId::from_u128(7)),
             ..spec(Operation::UnplannedFailover)
         };
         let by_plan = RunSpec {

@@ -99,7 +99,7 @@ impl Resolver<'_> {
             AgentWork::VerifyPoint { point } | AgentWork::AdoptDisks { point, .. } => {
                 *point = self.point(point)?
             }
-            AgentWork::PromotePoint { point, nics } => {
+            AgentWork::PromotePoint { point, nics } | AgentWork::PromoteTest { point, nics, .. } => {
                 *point = self.point(point)?;
                 self.networks(nics);
             }

@@ -49,11 +49,12 @@ pub(super) fn problems(spec: &RunSpec, input: &PlanInput) -> Vec<Problem> {
 /// Options that the operation would ignore.
 fn options(spec: &RunSpec) -> Vec<Problem> {
     use Operation::*;
-    let given: [(&str, bool, &[Operation]); 11] = [
+    let given: [(&str, bool, &[Operation]); 12] = [
         ("points", !spec.points.is_empty(), &[TestFailover, UnplannedFailover]),
         ("primary_down_assertion", spec.primary_down_assertion.is_some(), &[UnplannedFailover]),
         ("without_network", spec.without_network, &[TestFailover]),
         ("no_reverse_replication", spec.no_reverse_replication, &[PlannedFailover]),
+        ("promote_test", spec.promote_test.is_some(), &[UnplannedFailover]),
         ("standby_host", spec.standby_host.is_some(), &[ReverseReplicate]),
         ("delete_replica", spec.delete_replica, &[Unprotect]),
         ("seed", spec.seed.is_some(), &[Protect]),

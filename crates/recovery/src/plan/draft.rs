@@ -341,22 +341,35 @@ fn network_of(nic: &PlannedNic) -> NetworkRef {
 
 /// Tests of these items are over before anything is done (R-TF-7): what they occupy may be needed. `None`: there are none.
 pub(super) fn end_tests(spec: &RunSpec, input: &PlanInput) -> Option<Step> {
-    let runs: BTreeSet<RunId> = tests_in_the_way(spec, input).map(|test| test.id).collect();
-    if runs.is_empty() {
-        return None;
-    }
+    let tests = tests_in_the_way(spec, input).map(|test| test.id);
+    let runs: BTreeSet<RunId> = tests.filter(|run| spec.promote_test != Some(*run)).collect();
+    (!runs.is_empty()).then(|| end_of("end-tests", runs))
+}
+
+/// A test whose machines were promoted has nothing left to show.
+pub(super) fn end_promoted_test(run: RunId, promoted: Vec<StepName>) -> Step {
+    end_of("end-promoted-test", [run].into()).after(promoted)
+}
+
+fn end_of(id: &str, runs: BTreeSet<RunId>) -> Step {
     let named: Vec<String> = runs.iter().map(|run| format!("jobs/{run}")).collect();
     let title = format!("End the tests {}", named.join(", "));
     let action = Action::Internal(Internal::EndTests { runs });
-    let step = Step::new(step_name("end-tests"), title, Executor::Orchestrator, action, Phase::Prepare);
-    Some(Step { time_out: Some(TESTS_END), ..step.on_error(ErrorPolicy::GoOn) })
+    let step = Step::new(step_name(id), title, Executor::Orchestrator, action, Phase::Prepare);
+    Step { time_out: Some(TESTS_END), ..step.on_error(ErrorPolicy::GoOn) }
 }
 
 /// What is said of them, for those who had other plans with a test.
 pub(super) fn ended_tests(spec: &RunSpec, input: &PlanInput) -> Vec<String> {
     let of = |test: &OpenRun| test.items.iter().map(ItemName::as_str).collect::<Vec<_>>().join(", ");
-    tests_in_the_way(spec, input)
-        .map(|test| format!("the test jobs/{} of {} is ended first", test.id, of(test)))
+    let tests = tests_in_the_way(spec, input);
+    tests
+        .map(|test| match spec.promote_test {
+            Some(promoted) if promoted == test.id => {
+                format!("the machines of the test jobs/{promoted} go on as production, with what they have written since, and the test ends")
+            }
+            _ => format!("the test jobs/{} of {} is ended first", test.id, of(test)),
+        })
         .collect()
 }
 
@@ -477,7 +490,7 @@ impl Step {
 
 fn time_out(work: &AgentWork) -> Duration {
     match work {
-        AgentWork::ShutDownMachine { grace, .. } => *grace + SHORT,
+        AgentWork::ShutDownMachine { grace, .. } | AgentWork::PromoteTest { grace, .. } => *grace + SHORT,
         AgentWork::ProbeMachine { probe, .. } => probe.time_out + SHORT,
         AgentWork::RunScript(run) => run.time_out + SHORT,
         AgentWork::SyncFinal { .. }
@@ -525,6 +538,7 @@ fn title(work: &AgentWork, machine: &str) -> String {
         AgentWork::VerifyPoint { .. } => format!("Verify the recovery point of {machine}"),
         AgentWork::CreateTestMachine { .. } => format!("Make a test machine of {machine}"),
         AgentWork::PromotePoint { .. } => format!("Define {machine} from its recovery point"),
+        AgentWork::PromoteTest { test_machine, .. } => format!("Make {machine} of {test_machine}"),
         AgentWork::StartMachine { .. } | AgentWork::StartInBoot { .. } => format!("Start {machine}"),
         AgentWork::ProbeMachine { address, probe, .. } => question(machine, *address, &probe.kind),
         AgentWork::TakeScreenshot { .. } => format!("Take a picture of the console of {machine}"),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use understudy_ids::{HostName, ItemName, PointChoice, SeedName, SiteName};
+use understudy_ids::{HostName, ItemName, PointChoice, RunId, SeedName, SiteName};
 
 use crate::{instant::Instant, item::Verb, recovery_plan::RecoveryPlan, run::Deadline};
 
@@ -101,6 +101,9 @@ pub struct RunSpec {
     /// Reverse replicate: the host that becomes the standby side, instead of the one that the items were failed over from (R-FB-3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standby_host: Option<HostName>,
+    /// Unplanned: the machines of this test go on as production, with everything that they have written (R-TF-7).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promote_test: Option<RunId>,
 }
 
 /// A first copy on a medium (R-REP-11).
@@ -131,6 +134,7 @@ impl RunSpec {
             recovery_plan: None,
             from_site: None,
             standby_host: None,
+            promote_test: None,
         }
     }
 }

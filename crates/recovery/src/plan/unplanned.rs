@@ -7,6 +7,8 @@
 //!   commit ─▶ per item: commit                                                            always: release
 //! ```
 //!
+//! Instead of a point, the machines of a test can be promoted: they shut down, and go on with what they have written as production; then that test ends.
+//!
 //! What is tried first never stops the run: its end, good or bad or not known in time, is what the rest comes after (R-UF-2).
 //! An error ends the item in which it happened; the others go on (R-UF-4). The old side is fenced when it is heard again.
 
@@ -20,7 +22,7 @@ use super::{
     planned,
 };
 use crate::{
-    action::{AgentWork, Internal, MachineRef, PointRef},
+    action::{AgentWork, Internal, MachineRef, PointRef, test_machine_name},
     item::Verb,
 };
 
@@ -84,6 +86,9 @@ pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) ->
         let switch = switch(spec, input, item, &awaited, synchronised);
         running.extend(switch.iter().map(|step| step.id.clone()));
         steps.extend(switch);
+    }
+    if let Some(run) = spec.promote_test {
+        steps.push(draft::end_promoted_test(run, items.iter().map(|item| item.id("promote")).collect()));
     }
     let commit = draft::commit(running);
     let commit_id = commit.id.clone();
@@ -156,7 +161,17 @@ fn switch(
     });
     let switched = fence.as_ref().unwrap_or(&raise).id.clone();
     let point = synchronised.map_or(PointRef::Announced, PointRef::FinalElseAnnounced);
-    let promote = AgentWork::PromotePoint { point, nics: item.networks(input) };
+    let nics = item.networks(input);
+    let promote = match spec
+        .promote_test
+        .and_then(|run| Some((run, test_machine_name(run, &item.view.machine.name).ok()?)))
+    {
+        // A test that could be started has a machine whose name was not too long.
+        Some((run, test_machine)) => {
+            AgentWork::PromoteTest { run, test_machine, grace: item.view.policy.shutdown_grace, point, nics }
+        }
+        None => AgentWork::PromotePoint { point, nics },
+    };
     let promote = item
         .agent("promote", item.target, generation, Phase::Switch, promote)
         .after([switched])

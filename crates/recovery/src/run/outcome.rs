@@ -1,11 +1,11 @@
 //! What a run did to each item, derived from its steps (R-PF-2, R-UF-2, R-JOB-4).
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use understudy_ids::{DiskName, Generation, ItemName, MachineName, PointSeq, Problem, UnixMicros};
 
-use super::{Run, RunState, settle};
+use super::{Run, RunState, RunVerb, ends_test, settle};
 use crate::{
     action::{Action, AgentWork, Internal, StepResult},
     plan::{Operation, Phase, PlannedItem, Stage, Step},
@@ -49,6 +49,15 @@ pub struct DiskComparison {
 /// One outcome per item, in the plan's order.
 pub fn outcomes(run: &Run) -> Vec<ItemOutcome> {
     run.plan.items.iter().map(|item| outcome(run, item)).collect()
+}
+
+/// Of a test that waits for its completion: the items whose machines it has, and from which points. Empty for every other run.
+pub fn rehearsed(run: &Run) -> BTreeMap<ItemName, PointSeq> {
+    if ends_test(run) != Some(RunVerb::CompleteTest) {
+        return BTreeMap::new();
+    }
+    let made = |item: &ItemName| Some((item.clone(), used_point(run, item)?.seq));
+    run.plan.items.iter().filter_map(|planned| made(&planned.item)).collect()
 }
 
 fn outcome(run: &Run, planned: &PlannedItem) -> ItemOutcome {

@@ -8,7 +8,9 @@
 //!             those that it builds on have succeeded; then the run ends
 //! ```
 
-use understudy_ids::{Problem, StepName};
+use std::collections::BTreeSet;
+
+use understudy_ids::{Problem, RunId, StepName};
 use understudy_replication::watched::Watched;
 
 use super::{
@@ -264,11 +266,24 @@ fn do_internal(change: &mut Change, step: &Step, internal: &Internal) {
                 generation: *generation,
             });
         }
-        Internal::EndTests { runs } => change.effects.push(Effect::EndTests { runs: runs.clone() }),
+        Internal::EndTests { runs } => end_tests(change, step, runs),
         Internal::Record { .. } => change.succeeded(step, StepResult::Done),
         // Each ends with an event.
         Internal::AwaitLease { .. } | Internal::Delay { .. } => {}
     }
+}
+
+/// A test whose machines were to be promoted is kept with what it has when not all of them were.
+fn end_tests(change: &mut Change, step: &Step, runs: &BTreeSet<RunId>) {
+    if step.after.iter().all(|id| change.run.step_state(id) == StepState::Succeeded) {
+        change.effects.push(Effect::EndTests { runs: runs.clone() });
+        return;
+    }
+    let named: Vec<String> = runs.iter().map(|run| format!("jobs/{run}")).collect();
+    let message = format!("{} goes on, because not all of its machines could be promoted", named.join(", "));
+    let remedy = "Retry this run, then complete the test; or complete it now, which gives up what its machines have written.";
+    let problem = Problem::new("TEST_KEPT", step.id.as_str(), message, remedy);
+    change.failed(step, StepError { problem, unknown: false });
 }
 
 /// The disk roots that a step reported.
@@ -364,7 +379,9 @@ fn is_expected(action: &Action, result: &StepResult) -> bool {
         AgentWork::DigestDisks { .. } | AgentWork::VerifyPoint { .. } => {
             matches!(result, StepResult::DiskDigests(_))
         }
-        AgentWork::CreateTestMachine { .. } | AgentWork::PromotePoint { .. } => {
+        AgentWork::CreateTestMachine { .. }
+        | AgentWork::PromotePoint { .. }
+        | AgentWork::PromoteTest { .. } => {
             matches!(result, StepResult::MachineCreated { .. })
         }
         AgentWork::StartMachine { .. } | AgentWork::StartInBoot { .. } => {

@@ -83,7 +83,13 @@ impl Scene {
     }
 
     fn open(&mut self, operation: Operation) {
-        self.open = vec![OpenRun { id: RUN, operation, items: vec![item("web1")], rolls_back: false }];
+        self.open = vec![OpenRun {
+            id: RUN,
+            operation,
+            items: vec![item("web1")],
+            rolls_back: false,
+            rehearsed: BTreeMap::new(),
+        }];
     }
 }
 
@@ -212,6 +218,7 @@ fn what_a_test_left_behind_is_removed_machines_first() {
         operation: Operation::TestFailover,
         items: vec![item("web1")],
         rolls_back: false,
+        rehearsed: BTreeMap::new(),
     }];
     assert_eq!(scene.kinds(), [CorrectionKind::RemoveOrphanTestMachine], "another test is none of theirs");
     scene.bravo.machines.pop();

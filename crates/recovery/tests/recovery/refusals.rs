@@ -1,6 +1,6 @@
 //! Every reason for which a plan is refused, and that all of them are told at once (R-REP-1, R-FO-2).
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use understudy_ids::{Consistency, HostName, PointChoice, PointSeq, Problem, RunId};
 use understudy_recovery::{
@@ -117,6 +117,42 @@ fn requests_that_name_the_wrong_things() {
     });
 }
 
+/// R-TF-7: what stands against promoting the machines of a test, all at once.
+#[test]
+fn a_test_that_cannot_be_promoted() {
+    use Operation::{TestFailover, UnplannedFailover};
+    let test = RunId::from_u128(7);
+    let open = |rehearsed: &[&str]| OpenRun {
+        id: test,
+        operation: TestFailover,
+        items: vec![item("web1"), item("db1")],
+        rolls_back: false,
+        rehearsed: rehearsed.iter().map(|name| (item(name), PointSeq::new(19))).collect(),
+    };
+    assert_refused(UnplannedFailover, "TEST_NOT_FOUND", |spec, _| spec.promote_test = Some(test));
+    assert_refused(UnplannedFailover, "TEST_NOT_FOUND", |spec, facts| {
+        spec.promote_test = Some(test);
+        facts.open_runs = vec![open(&[])];
+    });
+    assert_refused(UnplannedFailover, "ITEM_NOT_IN_TEST", |spec, facts| {
+        spec.promote_test = Some(test);
+        facts.open_runs = vec![open(&["web1"])];
+    });
+    let problems = refusals(UnplannedFailover, |spec, facts| {
+        spec.promote_test = Some(test);
+        spec.points = [(item("web1"), PointChoice::Seq(PointSeq::new(20)))].into();
+        spec.synchronise_within = Some(Duration::from_secs(60));
+        facts.open_runs = vec![open(&["web1"])];
+    });
+    let told: Vec<(&str, &str)> = problems.iter().map(|p| (p.reason.as_str(), p.subject.as_str())).collect();
+    let expected = [
+        ("OPTION_NOT_APPLICABLE", "spec.points"),
+        ("OPTION_NOT_APPLICABLE", "spec.synchronise_within"),
+        ("ITEM_NOT_IN_TEST", "protectedItems/db1"),
+    ];
+    assert_eq!(told, expected);
+}
+
 /// R-FB-3: all that another host needs to become the standby side.
 #[test]
 fn another_standby_host_that_will_not_do() {
@@ -166,8 +202,13 @@ fn runs_in_the_way_are_named() {
         let gives_way = |to: &Operation| running == Operation::TestFailover && real.contains(to);
         for operation in Operation::ALL.into_iter().filter(|to| !gives_way(to)) {
             let problems = refusals(operation, |_, facts| {
-                facts.open_runs =
-                    vec![OpenRun { id, operation: running, items: vec![item("db1")], rolls_back: false }];
+                facts.open_runs = vec![OpenRun {
+                    id,
+                    operation: running,
+                    items: vec![item("db1")],
+                    rolls_back: false,
+                    rehearsed: BTreeMap::new(),
+                }];
             });
             assert_eq!(problems.len(), 1);
             assert_eq!(
@@ -318,6 +359,7 @@ fn everything_that_is_wrong_is_told_at_once() {
             operation: Operation::ReverseReplicate,
             items: vec![item("web1")],
             rolls_back: false,
+            rehearsed: BTreeMap::new(),
         }];
     });
     let mut reasons: Vec<&str> = problems.iter().map(|problem| problem.reason.as_str()).collect();

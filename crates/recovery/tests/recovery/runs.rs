@@ -1,6 +1,9 @@
 //! Whole runs without faults, and what is told of them.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use understudy_ids::{Generation, PointSeq, RunId};
 use understudy_recovery::{
@@ -429,6 +432,7 @@ fn a_real_failover_ends_the_tests_of_its_items() {
         operation: Operation::TestFailover,
         items: vec![item("web1"), item("other")],
         rolls_back: false,
+        rehearsed: BTreeMap::new(),
     };
     for (operation, in_time) in [
         (Operation::PlannedFailover, true),
@@ -451,7 +455,7 @@ fn a_real_failover_ends_the_tests_of_its_items() {
             Event::TestsEnded { step, at: theatre.now }
         } else {
             theatre.tick(3600);
-            assert_eq!(run::overdue(&theatre.run, theatre.now), [step.clone()]);
+            assert!(run::overdue(&theatre.run, theatre.now).contains(&step));
             Event::StepTimedOut { step, at: theatre.now }
         };
         theatre.tell(&event);
@@ -464,5 +468,43 @@ fn a_real_failover_ends_the_tests_of_its_items() {
         assert_eq!(told, if in_time { vec![] } else { vec!["TESTS_NOT_ENDED".to_owned()] });
         let before = position(&theatre, "web1.start");
         assert!(theatre.done.len() > before && theatre.records.values().all(|r| r.active == bravo()));
+    }
+}
+
+/// R-TF-7: the machines of a test go on as production, then the test ends. Where one of them could not be had, the test is kept with what it has.
+#[test]
+fn the_machines_of_a_test_can_be_promoted() {
+    let (operation, test) = (Operation::UnplannedFailover, RunId::from_u128(7));
+    let mut facts = input(operation);
+    let items = vec![item("web1"), item("db1")];
+    let rehearsed = items.iter().map(|item| (item.clone(), PointSeq::new(19))).collect();
+    facts.open_runs =
+        vec![OpenRun { id: test, operation: Operation::TestFailover, items, rolls_back: false, rehearsed }];
+    let spec = RunSpec { promote_test: Some(test), ..spec(operation) };
+    let promoted = plan(&spec, &facts).unwrap();
+    assert!(promoted.notices[0].contains("go on as production"), "{:?}", promoted.notices);
+    assert!(promoted.estimates.values().all(|estimate| estimate.point == Some(PointSeq::new(19))));
+    assert!(
+        !promoted.steps.iter().any(|step| step.id.as_str() == "end-tests"),
+        "it would end before it is promoted"
+    );
+    for fails in [false, true] {
+        let mut theatre = Theatre::new(promoted.clone(), spec.clone());
+        theatre
+            .play(|step, _| if fails && step.as_str() == "db1.promote" { Act::Fail } else { Act::Succeed });
+        assert_eq!(theatre.ended_tests, if fails { BTreeSet::new() } else { [test].into() });
+        if !fails {
+            let step = "end-promoted-test".parse().unwrap();
+            theatre.tell(&Event::TestsEnded { step, at: theatre.now });
+            theatre.until_quiet();
+        }
+        theatre.ask(RunVerb::Commit);
+        theatre.until_quiet();
+        let told: Vec<String> = run::problems(&theatre.run).into_iter().map(|p| p.reason).collect();
+        assert_eq!(told.contains(&"TEST_KEPT".to_owned()), fails, "{told:?}");
+        assert_eq!(ended(&theatre) == RunState::Succeeded, !fails);
+        let web1 =
+            run::outcomes(&theatre.run).into_iter().find(|outcome| outcome.item == item("web1")).unwrap();
+        assert_eq!(web1.point, Some(PointSeq::new(19)));
     }
 }

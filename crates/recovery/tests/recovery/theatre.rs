@@ -608,7 +608,8 @@ fn agent(
             host.aside.remove(item);
             StepResult::Done
         }
-        AgentWork::PromotePoint { point: PointRef::Seq(seq), .. } => {
+        AgentWork::PromotePoint { point: PointRef::Seq(seq), .. }
+        | AgentWork::PromoteTest { point: PointRef::Seq(seq), .. } => {
             let instant = NOW.minus(Duration::from_secs(30 - seq.get()));
             let other = host.promoted.get(item).is_some_and(|promoted| promoted != seq);
             assert!(!other || !host.running.contains(&production), "another promotion runs");

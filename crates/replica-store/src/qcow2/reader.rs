@@ -131,7 +131,7 @@ impl Chain {
     }
 
     /// What the topmost file says that it stands on.
-    pub(crate) fn backing(&self) -> Option<&Path> {
+    pub fn backing(&self) -> Option<&Path> {
         match self.layers.first() {
             Some(Layer::Qcow2(image)) => image.backing().map(|backing| backing.path.as_path()),
             _ => None,

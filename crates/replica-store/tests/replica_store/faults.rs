@@ -24,7 +24,7 @@ use crate::{
     sealed::{Sealing, assert_opens},
     support::*,
 };
-use understudy_ids::UnixMicros;
+use understudy_ids::{UnixMicros, Uuid};
 use understudy_replica_store::{Adopt, AdoptDisk, Change, DiskFormat, Store, StoreError, Watch};
 
 /// A write that a power cut undoes: what was there before, and how much of it was past the file's end.
@@ -492,6 +492,12 @@ fn r_rep_4_and_7_killed_at_any_change_while_merging_into_an_adopted_base() {
     assert!(cases > 60, "{cases}");
 }
 
+/// A guest's write, in the second block.
+fn write_nines(disk: &Path) {
+    let io = Command::new("qemu-io").args(["-f", "qcow2", "-c", "write -P 9 65536 65536"]).arg(disk).output();
+    assert!(io.unwrap().status.success());
+}
+
 #[test]
 fn r_fo_4_killed_at_any_change_while_promoting_and_committing_the_machine_keeps_its_disks() {
     let act = |store: &Store, _: &BTreeMap<u64, Disks>| {
@@ -518,6 +524,48 @@ fn r_fo_4_killed_at_any_change_while_promoting_and_committing_the_machine_keeps_
     assert!(cases > 60, "{cases}");
 }
 
+/// R-TF-7: whatever is killed when, what the test wrote is the test's or the promoted machine's, and the point is as it was.
+#[test]
+fn r_tf_7_killed_at_any_change_while_a_test_is_promoted_what_it_wrote_is_there() {
+    const TEST: Uuid = Uuid::from_u128(77);
+    let tested = |root: &Path| {
+        let mut model = prepare(root);
+        let store = Store::open(root).unwrap();
+        let files = store.branch(&item(), seq(3), TEST).unwrap();
+        write_nines(&files[0].path);
+        let mut written = model[&3].clone();
+        written.get_mut(&disk("vda")).unwrap()[65536..131_072].fill(9);
+        // Under a number that no point has.
+        model.insert(33, written);
+        model
+    };
+    let act = |store: &Store, _: &BTreeMap<u64, Disks>| {
+        let run = || {
+            // Beside another test, which comes and goes.
+            store.branch(&item(), seq(2), Uuid::from_u128(78))?;
+            store.promote_branch(&item(), seq(3), TEST, generation(2))?;
+            store.drop_branch(&item(), Uuid::from_u128(78))?;
+            store.promote(&item(), seq(3), generation(2))
+        };
+        run().is_ok()
+    };
+    let judge = |store: &Store, model: &BTreeMap<u64, Disks>, _: bool| {
+        assert_points(store, model, false);
+        store.promote_branch(&item(), seq(3), TEST, generation(2)).unwrap();
+        for file in store.promote(&item(), seq(3), generation(2)).unwrap() {
+            check(&file.path);
+            compare(&file.path, &model[&33][&file.disk]);
+        }
+        for test in [TEST, Uuid::from_u128(78)] {
+            store.drop_branch(&item(), test).unwrap();
+        }
+        store.commit(&item(), generation(2)).unwrap();
+    };
+    let cases = kill_everywhere(tested, act, judge);
+    eprintln!("promoting a test: {cases} faults");
+    assert!(cases > 5, "{cases}");
+}
+
 /// R-FO-4: whatever is killed when, what the machine wrote that ran last is there until it is removed on purpose.
 #[test]
 fn r_fo_4_killed_at_any_change_while_another_point_is_promoted_what_ran_before_can_be_had_back() {
@@ -525,11 +573,7 @@ fn r_fo_4_killed_at_any_change_while_another_point_is_promoted_what_ran_before_c
         let mut model = prepare(root);
         let store = Store::open(root).unwrap();
         let files = store.promote(&item(), seq(3), generation(2)).unwrap();
-        let io = Command::new("qemu-io")
-            .args(["-f", "qcow2", "-c", "write -P 9 65536 65536"])
-            .arg(&files[0].path)
-            .output();
-        assert!(io.unwrap().status.success());
+        write_nines(&files[0].path);
         let mut written = model[&3].clone();
         written.get_mut(&disk("vda")).unwrap()[65536..131_072].fill(9);
         // Under a number that no point has.

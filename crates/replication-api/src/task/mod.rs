@@ -78,6 +78,14 @@ pub enum Action {
         seq: PointSeq,
         nics: Vec<Option<NetworkName>>,
     },
+    /// As [`Self::PromotePoint`], with what the machine of the test `run` has written on top of it.
+    PromoteTest {
+        run: RunId,
+        test_machine: MachineName,
+        grace: Duration,
+        seq: PointSeq,
+        nics: Vec<Option<NetworkName>>,
+    },
     /// As [`Self::StartMachine`], in this boot of the host only.
     StartInBoot {
         machine: MachineName,
@@ -160,6 +168,7 @@ impl Action {
             Self::VerifyPoint { .. } => "verify-point",
             Self::CreateTestMachine { .. } => "create-test-machine",
             Self::PromotePoint { .. } => "promote-point",
+            Self::PromoteTest { .. } => "promote-test",
             Self::StartInBoot { .. } => "start-in-boot",
             Self::StartMachine { .. } => "start-machine",
             Self::ProbeMachine { .. } => "probe-machine",

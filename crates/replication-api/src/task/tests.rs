@@ -81,6 +81,13 @@ fn all() -> Vec<Action> {
         },
         Action::CreateTestMachine { seq: Some(seq), name: machine.clone(), nics: Vec::new() },
         Action::PromotePoint { seq, nics: vec![None] },
+        Action::PromoteTest {
+            run: RunId::from_u128(7),
+            test_machine: machine.clone(),
+            grace: Duration::from_secs(60),
+            seq,
+            nics: vec![Some(network.clone())],
+        },
         Action::SetAside { machine: machine.clone(), seq },
         Action::DropAside,
         Action::DiscardPromotion { machine: machine.clone(), generation: Generation::new(2) },

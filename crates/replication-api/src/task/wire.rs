@@ -94,6 +94,15 @@ impl TryFrom<WireAction> for Action {
                 seq: point("promote_point.seq", seq)?,
                 nics: connections(nics).map_err(|e| e.within("promote_point"))?,
             }),
+            WireAction::PromoteTest(v1::PromoteTest { run, test_machine, grace, seq, nics }) => {
+                Ok(Self::PromoteTest {
+                    run: parse("promote_test.run", &run)?,
+                    test_machine: parse("promote_test.test_machine", &test_machine)?,
+                    grace: span("promote_test.grace", grace)?,
+                    seq: point("promote_test.seq", seq)?,
+                    nics: connections(nics).map_err(|e| e.within("promote_test"))?,
+                })
+            }
             WireAction::StartInBoot(v1::StartInBoot { machine, boot_id }) => Ok(Self::StartInBoot {
                 machine: parse("start_in_boot.machine", &machine)?,
                 boot_id: text("start_in_boot.boot_id", boot_id, MAX_BOOT_ID)?,
@@ -406,6 +415,15 @@ impl From<Action> for WireAction {
             }),
             Action::PromotePoint { seq, nics } => {
                 Self::PromotePoint(v1::PromotePoint { seq: seq.get(), nics: connections_to_wire(nics) })
+            }
+            Action::PromoteTest { run, test_machine, grace, seq, nics } => {
+                Self::PromoteTest(v1::PromoteTest {
+                    run: run.to_string(),
+                    test_machine: test_machine.into(),
+                    grace: Some(duration_to_wire(grace)),
+                    seq: seq.get(),
+                    nics: connections_to_wire(nics),
+                })
             }
             Action::StartInBoot { machine, boot_id } => {
                 Self::StartInBoot(v1::StartInBoot { machine: machine.into(), boot_id })

@@ -134,7 +134,7 @@ impl Runtime {
                 let choice = DiskChoice {
                     item: &record.name,
                     state: record.state,
-                    held: record.hold.is_some(),
+                    held: record.held_by().is_some(),
                     protected: &record.disks,
                     excluded: &record.excluded,
                     present: &machine.disks,
@@ -407,7 +407,8 @@ async fn check(
         state: ItemState::InitialReplication,
         generation: items::first_generation(conn, &request.item).await?,
         created: now,
-        hold: None,
+        run: None,
+        test: None,
         paused: None,
         probes: Vec::new(),
         group: None,

@@ -115,6 +115,9 @@ fn agent_action(work: &AgentWork) -> Result<agent::Action, Unsendable> {
         AgentWork::PromotePoint { point, nics } => {
             Wire::PromotePoint { seq: seq(&point)?, nics: networks(&nics)? }
         }
+        AgentWork::PromoteTest { run, test_machine, grace, point, nics } => {
+            Wire::PromoteTest { run, test_machine, grace, seq: seq(&point)?, nics: networks(&nics)? }
+        }
         AgentWork::StartMachine { machine: name } => Wire::StartMachine { machine: machine(&name)? },
         AgentWork::StartInBoot { machine: name, boot_id } => {
             Wire::StartInBoot { machine: machine(&name)?, boot_id }

@@ -15,10 +15,7 @@ use super::{
     health::{self, Observed},
     inventory::{Machine, Point},
 };
-use crate::store::{
-    hosts::HostRecord,
-    items::{Hold, ItemRecord},
-};
+use crate::store::{hosts::HostRecord, items::ItemRecord};
 
 pub fn host(record: &HostRecord, now: UnixMicros) -> view::Host {
     let inventory = record.heard.as_ref().map(|heard| &heard.inventory);
@@ -78,11 +75,7 @@ pub fn item(observed: &Observed<'_>, alerts: &Alerts, now: UnixMicros) -> view::
     let at_standby = standby.and_then(|host| host.heard.as_ref()).map(|heard| &heard.inventory);
     let scrub = at_standby.and_then(|i| i.item(&record.name)).map(|facts| facts.scrub).unwrap_or_default();
     let latest = points_at(at_standby, record).iter().rfind(|p| p.is_offered()).map(|p| p.seq);
-    let (run, test_run) = match record.hold {
-        None => (None, None),
-        Some(Hold { run, test: false }) => (Some(run), None),
-        Some(Hold { run, test: true }) => (None, Some(run)),
-    };
+    let (run, test_run) = (record.run, record.test);
     let allowed = item::allowed_now(record.state, record.held_by(), record.paused.is_some());
     view::ProtectedItem {
         name: record.name.clone(),
@@ -168,6 +161,7 @@ fn spec(spec: &RunSpec) -> request::RunSpec {
         recovery_plan: spec.recovery_plan.as_ref().map(|plan| plan.name.clone()),
         from_site: spec.from_site.clone(),
         standby_host: spec.standby_host.clone(),
+        promote_test: spec.promote_test,
     }
 }
 
@@ -217,6 +211,7 @@ pub fn domain_spec(spec: request::RunSpec) -> RunSpec {
         recovery_plan: _,
         from_site: _,
         standby_host,
+        promote_test,
     } = spec;
     RunSpec {
         points,
@@ -230,6 +225,7 @@ pub fn domain_spec(spec: request::RunSpec) -> RunSpec {
         }),
         synchronise_within,
         standby_host,
+        promote_test,
         ..RunSpec::new(operation.into(), items.into_iter().collect())
     }
 }

@@ -27,7 +27,10 @@ pub struct ItemRecord {
     pub state: ItemState,
     pub generation: Generation,
     pub created: UnixMicros,
-    pub hold: Option<Hold>,
+    /// The run that has it in hand.
+    pub run: Option<RunId>,
+    /// The test that has; a run may have it beside that, and ends it.
+    pub test: Option<RunId>,
     /// Replication is paused.
     pub paused: Option<Pause>,
     /// The consistency group that it belongs to.
@@ -37,13 +40,6 @@ pub struct ItemRecord {
     pub lease: Option<Lease>,
 }
 
-/// The run that has an item in its hands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Hold {
-    pub run: RunId,
-    pub test: bool,
-}
-
 impl ItemRecord {
     /// What the active side is bound by at this moment, from whose end something follows.
     pub fn binding_lease(&self) -> Option<&Granted> {
@@ -51,7 +47,7 @@ impl ItemRecord {
     }
 
     pub fn held_by(&self) -> Option<HeldBy> {
-        self.hold.map(|hold| if hold.test { HeldBy::Test } else { HeldBy::Run })
+        self.run.map(|_| HeldBy::Run).or(self.test.map(|_| HeldBy::Test))
     }
 }
 
@@ -68,7 +64,7 @@ struct Row {
     generation: i64,
     created: OffsetDateTime,
     run: Option<RunId>,
-    test: Option<bool>,
+    test: Option<RunId>,
     paused_at: Option<OffsetDateTime>,
     paused_by: Option<String>,
     paused_why: Option<String>,
@@ -102,7 +98,8 @@ impl TryFrom<Row> for ItemRecord {
             }),
             group: read("items", row.consistency_group.map(|group| group.parse()).transpose())?,
             probes: row.probes.0,
-            hold: row.run.zip(row.test).map(|(run, test)| Hold { run, test }),
+            run: row.run,
+            test: row.test,
         })
     }
 }
@@ -113,8 +110,11 @@ macro_rules! select_items {
         concat!(
             "SELECT i.name, i.active_host, i.standby_host, i.machine, i.disks, i.excluded, i.policy, i.state,
                     i.generation, i.created, i.paused_at, i.paused_by, i.paused_why, i.consistency_group,
-                    i.probes, h.run, h.test, l.host AS lease_host, l.granted
-             FROM items i LEFT JOIN holds h ON h.item = i.name LEFT JOIN activation_leases l ON l.item = i.name ",
+                    i.probes, r.run, t.run AS test, l.host AS lease_host, l.granted
+             FROM items i
+             LEFT JOIN holds r ON r.item = i.name AND NOT r.test
+             LEFT JOIN holds t ON t.item = i.name AND t.test
+             LEFT JOIN activation_leases l ON l.item = i.name ",
             $which
         )
     };
@@ -351,7 +351,7 @@ pub async fn hold(
 ) -> Result<Option<RunId>, Failure> {
     let holder: RunId = sqlx::query_scalar(
         "INSERT INTO holds (item, run, test) VALUES ($1, $2, $3)
-         ON CONFLICT (item) DO UPDATE SET run = holds.run RETURNING run",
+         ON CONFLICT (item, test) DO UPDATE SET run = holds.run RETURNING run",
     )
     .bind(name.as_str())
     .bind(run)

@@ -138,6 +138,7 @@ pub fn as_open(runs: &[Run]) -> Vec<OpenRun> {
         operation: run.plan.operation,
         items: items(run),
         rolls_back: run.is_rolling_back(),
+        rehearsed: run::rehearsed(run),
     };
     runs.iter().map(open).collect()
 }

@@ -408,7 +408,7 @@ impl Model {
 
     fn act(&mut self, host: &HostName, task: AgentTask) -> Result<AgentTaskResult, Problem> {
         let AgentTask { item, generation, run, action } = task;
-        match action {
+        match action.clone() {
             Action::PrepareReplica { retention, .. } => {
                 self.retained.insert(item.clone(), retention.clone());
                 self.item(host, &item, generation, ItemRole::Target).retention = Some(retention);
@@ -472,7 +472,9 @@ impl Model {
                 let machine = self.template(&item);
                 return Ok(self.roots(&machine));
             }
-            Action::CreateTestMachine { name, .. } => {
+            Action::CreateTestMachine { name, seq, .. } => {
+                let points = &self.item(host, &item, generation, ItemRole::Target).points;
+                let seq = seq.or(points.last().map(|point| point.seq)).unwrap_or(PointSeq::new(1));
                 let machine = Machine {
                     name: name.clone(),
                     uuid: Uuid::new_v4(),
@@ -485,9 +487,17 @@ impl Model {
                 facts.machines.retain(|m| m.name != name);
                 facts.machines.push(machine);
                 let instant = now();
-                return Ok(AgentTaskResult::MachineCreated { machine: name, seq: PointSeq::new(1), instant });
+                return Ok(AgentTaskResult::MachineCreated { machine: name, seq, instant });
             }
-            Action::PromotePoint { seq, .. } => {
+            Action::PromotePoint { seq, .. } | Action::PromoteTest { seq, .. } => {
+                if let Action::PromoteTest { test_machine, .. } = &action {
+                    let facts = self.host(host);
+                    assert!(
+                        facts.machines.iter().any(|m| m.name == *test_machine),
+                        "the test's machine has gone"
+                    );
+                    facts.machines.retain(|m| m.name != *test_machine);
+                }
                 let template = self.template(&item);
                 let held = self.item(host, &item, generation, ItemRole::Source);
                 let instant = held.points.iter().find(|p| p.seq == seq).map_or_else(now, |p| p.instant);

@@ -4,6 +4,48 @@ use understudy_recovery_api::{ItemState, Operation, RunState, StepState};
 
 use crate::support::*;
 
+/// R-TF-7: neither failover waits for a person to complete a test. One ends it, the other goes on with its machine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tests_give_way_to_real_failovers() {
+    let stage = Stage::set().await;
+    let instance = stage.orchestrator().await;
+    let client = &instance.client;
+    stage.introduce(client).await;
+    protected(client, "web1").await;
+
+    let test = start(client, spec(Operation::TestFailover, &["web1"])).await.unwrap();
+    until(client, test.name, RunState::Waiting).await;
+    let planned = spec(Operation::PlannedFailover, &["web1"]);
+    let preview = client.preview_run(planned.clone()).await.unwrap();
+    assert!(preview.notices[0].contains(&test.name.to_string()), "{:?}", preview.notices);
+    let planned = start(client, planned).await.unwrap();
+    until(client, planned.name, RunState::Waiting).await;
+    assert_eq!(client.get_run(test.name).await.unwrap().state, RunState::Succeeded, "it was not ended first");
+    client.commit_run(verb(planned.name)).await.unwrap();
+    until(client, planned.name, RunState::Succeeded).await;
+    assert_eq!(stage.estate.facts(BRAVO).test_networks, []);
+    let ended = stage.count("SELECT count(*) FROM audit WHERE what = 'FailoverService/CompleteTest'").await;
+    assert_eq!(ended, 1, "who ended it is not on record");
+    in_state(client, "web1", ItemState::Protected).await;
+
+    let test = start(client, spec(Operation::TestFailover, &["web1"])).await.unwrap();
+    until(client, test.name, RunState::Waiting).await;
+    let mut unplanned = spec(Operation::UnplannedFailover, &["web1"]);
+    unplanned.primary_down_assertion = Some("bravo burnt down".into());
+    unplanned.promote_test = Some(planned.name);
+    let refused = client.preview_run(unplanned.clone()).await.unwrap().problems;
+    assert_eq!(refused[0].reason, "TEST_NOT_FOUND");
+    unplanned.promote_test = Some(test.name);
+    let run = start(client, unplanned).await.unwrap();
+    assert_eq!(run.spec.promote_test, Some(test.name));
+    until(client, run.name, RunState::Waiting).await;
+    assert_eq!(client.get_run(test.name).await.unwrap().state, RunState::Succeeded);
+    client.commit_run(verb(run.name)).await.unwrap();
+    let done = until(client, run.name, RunState::Succeeded).await;
+    assert!(done.steps.iter().any(|step| step.plan.step.to_string() == "end-promoted-test"));
+    assert_eq!(stage.estate.facts(ALPHA).test_networks, []);
+}
+
 /// R-REP-1, R-TF-1, R-TF-5, R-PF, R-UF, R-FB-1: protect → test → planned → planned back → unplanned → reverse → unprotect.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_machine_lives_through_all_six_operations() {

@@ -173,6 +173,10 @@ impl Tasks {
             Action::TakeScreenshot { machine } => Ok(self.take_screenshot(&machine).await),
             Action::VerifyPoint { seq } => self.verify_point(scope, seq, context).await,
             Action::PromotePoint { seq, nics } => self.promote_point(scope, seq, nics).await,
+            Action::PromoteTest { run, test_machine, grace, seq, nics } => {
+                self.take_over_test(scope, run, &test_machine, grace, seq).await?;
+                self.promote_point(scope, seq, nics).await
+            }
             Action::AdoptDisks { machine, seq } => self.adopt_disks(scope, &machine, seq).await,
             Action::SetAside { machine, seq } => self.set_aside(scope, &machine, seq).await,
             Action::DropAside => self.drop_aside(scope).await,
@@ -205,7 +209,9 @@ impl Tasks {
             Action::PrepareReplica { .. } | Action::ImportSeed { .. } | Action::AdoptDisks { .. } => {
                 Verb::Receive
             }
-            Action::StartReplication(_) | Action::PromotePoint { .. } => Verb::Activate,
+            Action::StartReplication(_) | Action::PromotePoint { .. } | Action::PromoteTest { .. } => {
+                Verb::Activate
+            }
             Action::Fence { .. } => Verb::Fence,
             Action::StartMachine { machine } | Action::StartInBoot { machine, .. } => {
                 let is_test = |m: Machine| m.tag.is_some_and(|t| t.role != TagRole::Active);

@@ -125,6 +125,9 @@ impl From<StoreError> for TaskError {
             StoreError::Sealed { .. } => {
                 Self::failed("KEY_MISSING", text, "Unlock it with a recipient's private key.")
             }
+            StoreError::NoBranch { .. } => {
+                Self::failed("TEST_GONE", text, "Fail over without it, from a recovery point.")
+            }
             StoreError::OtherBranch { .. } => Self::failed("OTHER_BRANCH", text, "Complete the test first."),
             StoreError::OtherPromotion { .. } => {
                 Self::failed("OTHER_PROMOTION", text, "Stop the promoted machine first.")

@@ -1,11 +1,14 @@
 //! Tests: machines that branch off a point, and the isolated networks that they stand in (R-TF).
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use understudy_hypervisor::{
     MachineDefinition, MachineTag, PowerState, Reservation, TagRole, TestNetworkDefinition,
 };
-use understudy_ids::{MachineName, NetworkName, PointSeq, Uuid};
+use understudy_ids::{MachineName, NetworkName, PointSeq, RunId, Uuid};
 use understudy_replica_store::Store;
 use understudy_replication_api::{AgentTaskResult, DhcpReservation, IsolationResult};
 
@@ -65,6 +68,30 @@ impl Tasks {
             self.hypervisor.unlock(&name, &key).await?;
         }
         Ok(result)
+    }
+
+    /// The machine of a test is off and gone, and what it has written is the promoted machine's (R-TF-7).
+    pub(super) async fn take_over_test(
+        &self,
+        scope: &Scope,
+        run: RunId,
+        name: &MachineName,
+        grace: Duration,
+        seq: PointSeq,
+    ) -> Result<()> {
+        if let Some(machine) = self.machine(name).await? {
+            if machine.tag.as_ref().is_none_or(|t| t.item != scope.item || t.role != TagRole::Test { run }) {
+                return Err(not_ours(&machine, &scope.item));
+            }
+            // So that what its guest holds in memory is on its disks; one that does not listen is treated as after a power failure.
+            if machine.power != PowerState::ShutOff && !self.hypervisor.shut_down(name, grace).await? {
+                self.hypervisor.power_off(name).await?;
+            }
+            self.hypervisor.undefine(name).await?;
+        }
+        let (item, generation) = (scope.item.clone(), scope.generation);
+        self.replica.call(move |store| store.promote_branch(&item, seq, run, generation)).await?;
+        Ok(())
     }
 
     /// Nothing of the test machine is left (R-TF-5).

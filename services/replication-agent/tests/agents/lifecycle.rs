@@ -107,6 +107,62 @@ fn a_test_machine_comes_and_goes_and_leaves_the_point_as_it_was() {
     assert_eq!(left, 0, "a branch is left");
 }
 
+/// R-TF-7: the machine of a test goes on as production, with what it has written and with the identity of the real one; the clean-up of the test, which
+/// comes behind that, finds nothing.
+#[test]
+fn the_machine_of_a_test_can_be_promoted() {
+    let world = World::new(2);
+    world.protect(SHORT);
+    wait("a point", || Some(()).filter(|()| world.bravo.latest() > 0));
+    let (bravo, test) = (&world.bravo, understudy_ids::Uuid::from_u128(77));
+    let name: MachineName = "web1-test-1".parse().unwrap();
+    let create = Action::CreateTestMachine { seq: None, name: name.clone(), nics: vec![None] };
+    let AgentTaskResult::MachineCreated { seq, .. } = bravo.twice(1, test, create) else {
+        panic!("no machine")
+    };
+    let promote = |run, seq| Action::PromoteTest {
+        run,
+        test_machine: name.clone(),
+        grace: Duration::from_secs(5),
+        seq,
+        nics: vec![None],
+    };
+    bravo.twice(1, test, Action::StartMachine { machine: name.clone() });
+    bravo.hypervisor.guest_write(&name, &disk("vda"), 0, &vec![9; BLOCK as usize]).unwrap();
+    world.alpha.twice(2, world.run, Action::Fence { power_off: true });
+
+    assert!(
+        bravo.perform(2, world.run, promote(understudy_ids::Uuid::from_u128(78), seq)).is_err(),
+        "another's"
+    );
+    assert_eq!(bravo.power(&name), Some(PowerState::Running), "a refused promotion has ended the test");
+    let done = bravo.twice(2, world.run, promote(test, seq));
+    assert!(
+        matches!(done, AgentTaskResult::MachineCreated { machine: of, seq: from, .. } if of == machine() && from == seq)
+    );
+    assert_eq!((bravo.power(&name), bravo.power(&machine())), (None, Some(PowerState::ShutOff)));
+    let original = world.alpha.block_on(world.alpha.hypervisor.machine(&machine())).unwrap().unwrap();
+    let promoted = bravo.block_on(bravo.hypervisor.machine(&machine())).unwrap().unwrap();
+    assert_eq!(promoted.uuid, original.uuid);
+    bravo.twice(2, world.run, Action::StartMachine { machine: machine() });
+    let written = read(&bravo.dir.join("store/items/web1/active/2/disk-vda.qcow2"));
+    let first = BLOCK as usize;
+    assert!(written[..first].iter().all(|byte| *byte == 9), "what the test wrote is lost");
+    assert!(written[first..] == bravo.content(seq.get(), "vda")[first..], "the rest is not the point's");
+
+    bravo.twice(1, test, Action::RemoveTestMachine { machine: name.clone() });
+    assert_eq!(
+        bravo.power(&machine()),
+        Some(PowerState::Running),
+        "the test's clean-up has taken the promoted machine"
+    );
+    bravo.twice(2, world.run, promote(test, seq));
+    assert_eq!(bravo.power(&machine()), Some(PowerState::Running));
+    bravo.twice(2, world.run, Action::CommitItem);
+    let left = std::fs::read_dir(bravo.dir.join("store/items/web1/branches")).unwrap().count();
+    assert_eq!(left, 0, "a branch is left");
+}
+
 /// R-FO-4: until commit another point can be chosen. What the machine wrote lies aside until another one runs, and the points are as they were.
 #[test]
 fn another_point_can_be_promoted_before_commit() {

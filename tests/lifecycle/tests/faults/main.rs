@@ -12,6 +12,7 @@ mod encrypted;
 mod guest_at_rest;
 mod interrupted_copy;
 mod one_trace;
+mod promoted_test;
 mod recovery_plan;
 mod refusals;
 mod rot;

@@ -155,9 +155,10 @@ pub(super) fn stop(planned: &PlannedItem, subject: &Subject<'_>) -> AgentWork {
 
 /// The run's own: its addresses are reserved.
 fn nics(amending: &Amending<'_>, planned: &PlannedItem) -> Vec<NetworkRef> {
-    let promoted = |work: &AgentWork| matches!(work, AgentWork::PromotePoint { .. });
+    let promoted =
+        |work: &AgentWork| matches!(work, AgentWork::PromotePoint { .. } | AgentWork::PromoteTest { .. });
     match amending.last_work(&planned.item, promoted) {
-        Some(AgentWork::PromotePoint { nics, .. }) => nics,
+        Some(AgentWork::PromotePoint { nics, .. } | AgentWork::PromoteTest { nics, .. }) => nics,
         _ => Vec::new(),
     }
 }
