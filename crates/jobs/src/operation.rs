@@ -34,7 +34,11 @@ pub const OPERATION_OUTCOMES: &[(JobState, OperationOutcome)] = &[
 
 /// What the table says of this state.
 pub fn operation_outcome(state: JobState) -> OperationOutcome {
-    let row = OPERATION_OUTCOMES.iter().find(|(of, _)| *of == state);
+    outcome_in(OPERATION_OUTCOMES, state)
+}
+
+fn outcome_in(table: &[(JobState, OperationOutcome)], state: JobState) -> OperationOutcome {
+    let row = table.iter().find(|(of, _)| *of == state);
     row.map_or(Outcome::Pending, |(_, outcome)| *outcome)
 }
 
@@ -42,20 +46,32 @@ pub fn operation_outcome(state: JobState) -> OperationOutcome {
 mod tests {
     use super::*;
 
-    /// R-JOB-1: every state has one row, and an operation is done exactly when its job has ended.
-    #[test]
-    fn every_state_reads_as_one_outcome_and_ends_are_done() {
-        for state in JobState::ALL {
-            assert_eq!(OPERATION_OUTCOMES.iter().filter(|(of, _)| *of == state).count(), 1, "{state}");
-            assert_eq!(operation_outcome(state) != Outcome::Pending, state.is_final(), "{state}");
-        }
+    type Table<'a> = &'a [(JobState, OperationOutcome)];
+
+    /// R-JOB-1, R-UF-4: every state has one row; an operation is done exactly when its job has ended; what went through with errors is no
+    /// success to a program that looks at `error` only; the standard wants `CANCELLED` of what was cancelled and of nothing else.
+    fn is_right(table: Table<'_>) -> bool {
+        JobState::ALL.into_iter().all(|state| {
+            let outcome = outcome_in(table, state);
+            table.iter().filter(|(of, _)| *of == state).count() == 1
+                && (outcome != Outcome::Pending) == state.is_final()
+                && (outcome == Outcome::Response) == (state == Succeeded)
+                && (outcome == Outcome::Cancelled) == (state == Cancelled)
+        })
     }
 
-    /// R-UF-4: what went through with errors is no success to a program that looks at `error` only.
     #[test]
-    fn only_success_is_a_response() {
-        let responses = OPERATION_OUTCOMES.iter().filter(|(_, outcome)| *outcome == Outcome::Response);
-        assert_eq!(responses.map(|(state, _)| *state).collect::<Vec<_>>(), [Succeeded]);
-        assert_eq!(operation_outcome(Cancelled), Outcome::Cancelled);
+    fn the_table_is_right_and_no_row_can_be_removed_or_changed_unnoticed() {
+        assert!(is_right(OPERATION_OUTCOMES));
+        let all = [Outcome::Pending, Outcome::Response, Outcome::FailedPrecondition, Outcome::Cancelled];
+        for (index, row) in OPERATION_OUTCOMES.iter().enumerate() {
+            let mut table = OPERATION_OUTCOMES.to_vec();
+            for other in all.into_iter().filter(|outcome| *outcome != row.1) {
+                table[index].1 = other;
+                assert!(!is_right(&table), "{row:?} may be {other:?}");
+            }
+            table.remove(index);
+            assert!(!is_right(&table), "nobody misses {row:?}");
+        }
     }
 }

@@ -9,9 +9,9 @@ use understudy_ids::{Generation, HostName, ItemName, PointChoice, Problem, StepN
 use understudy_probe::{Probe, ProbeKind};
 
 use super::{
-    ErrorPolicy, Estimate, Executor, ItemView, Operation, Phase, PlanInput, PlannedConnection, PlannedItem,
-    PlannedNic, PointView, RunPlan, RunSpec, Stage, Step, lint, order, planned, protect, reverse,
-    test_failover, unplanned,
+    ErrorPolicy, Estimate, Executor, ItemView, Operation, Part, Phase, PlanInput, PlannedConnection,
+    PlannedItem, PlannedNic, PointView, RunPlan, RunSpec, Stage, Step, errors::error_policy, lint, order,
+    planned, protect, reverse, test_failover, unplanned,
 };
 use crate::{
     action::{
@@ -212,6 +212,7 @@ impl<'a> Subject<'a> {
         start: &Step,
     ) -> Vec<Step> {
         let place = self.place(spec, input);
+        let on_error = error_policy(spec.operation, Part::Proof);
         let mut steps: Vec<Step> = Vec::new();
         for (name, probe) in asked(self.view) {
             let (network, address) = match (&probe.kind, &place) {
@@ -224,12 +225,12 @@ impl<'a> Subject<'a> {
             let work = AgentWork::ProbeMachine { machine: machine.clone(), network, address, probe };
             let after = steps.last().unwrap_or(start).id.clone();
             let step = self.agent(&name, self.target, generation, Phase::Probe, work).after([after]);
-            steps.push(step.on_error(ErrorPolicy::GoOn));
+            steps.push(step.on_error(on_error));
         }
         let look = AgentWork::TakeScreenshot { machine: machine.clone() };
         let after = steps.last().unwrap_or(start).id.clone();
         let look = self.agent("screenshot", self.target, generation, Phase::Probe, look).after([after]);
-        steps.push(look.on_error(ErrorPolicy::GoOn));
+        steps.push(look.on_error(on_error));
         steps
     }
 

@@ -9,7 +9,7 @@
 
 use understudy_ids::{Generation, HostName, StepName};
 
-use super::{ErrorPolicy, Phase, Stage, Step, draft::Subject};
+use super::{ErrorPolicy, Operation, Part, Phase, Stage, Step, draft::Subject, errors::error_policy};
 use crate::action::{AgentWork, PointRef};
 
 pub(super) fn steps(items: &[Subject<'_>]) -> Vec<Step> {
@@ -23,7 +23,8 @@ fn of_item(item: &Subject<'_>) -> Vec<Step> {
     let sides =
         Sides { active: item.source, standby: item.target, endpoint: &item.target_endpoint, generation };
     let mut steps = vec![fence.clone()];
-    steps.extend(reverse(item, &sides, fence.id, Stage::Main, ErrorPolicy::StopRun));
+    let on_error = error_policy(Operation::ReverseReplicate, Part::Reverse);
+    steps.extend(reverse(item, &sides, fence.id, Stage::Main, on_error));
     steps
 }
 
