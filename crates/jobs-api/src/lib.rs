@@ -22,14 +22,19 @@ pub mod v1 {
     tonic::include_proto!("understudy.jobs.v1");
 }
 
+/// Generated from `google/longrunning/operations.proto`. For job-tracker's `rpc/` only.
+pub mod longrunning {
+    tonic::include_proto!("google.longrunning");
+}
+
 /// The file descriptors of this package and of those it imports, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
 
 pub use check::Invalid;
 pub use client::JobsClient;
 pub use model::{
-    Change, Event, Job, JobFilter, JobUpdate, LeasedTask, NewJob, NewNote, NewTask, Note, Outcome, Page,
-    Progress, Task, WatchFilter, WatchFrom,
+    CancelRequest, Change, Event, Job, JobFilter, JobUpdate, JobWait, LeasedTask, NewJob, NewNote, NewTask,
+    Note, Outcome, Page, Progress, Task, WatchFilter, WatchFrom,
 };
 pub use name::{InvalidRef, JobName, Queue, TaskName};
 pub use understudy_jobs::{JobState, TaskState};
@@ -50,4 +55,6 @@ pub mod reason {
     pub const JOB_EXISTS: &str = "JOB_EXISTS";
     /// The job has ended and takes no more tasks, or cannot go to the state that was asked for.
     pub const JOB_STATE: &str = "JOB_STATE";
+    /// The job does not allow to be cancelled now.
+    pub const CANCEL_NOT_ALLOWED: &str = "CANCEL_NOT_ALLOWED";
 }

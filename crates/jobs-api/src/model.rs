@@ -41,6 +41,9 @@ pub struct Job {
 }
 
 impl Job {
+    /// The verb among `allowed_actions` that lets anybody ask for the job's end.
+    pub const CANCEL: &'static str = "cancel";
+
     pub fn name(&self) -> JobName {
         JobName(self.id)
     }
@@ -158,6 +161,14 @@ pub struct JobFilter {
     pub created_after: Option<UnixMicros>,
 }
 
+/// Until when to wait for the end of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JobWait {
+    pub job: RunId,
+    /// None: for as long as the call may take.
+    pub time_out: Option<Duration>,
+}
+
 /// One page of a listing.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page<T> {
@@ -203,6 +214,15 @@ pub enum Change {
     /// Without its payload.
     Task(Box<Task>),
     Note(Note),
+    CancelRequested(CancelRequest),
+}
+
+/// Somebody asked for the end of a job; its owner decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CancelRequest {
+    pub job: RunId,
+    /// The caller's identity.
+    pub by: String,
 }
 
 /// A task that a worker has been given.

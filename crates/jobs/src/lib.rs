@@ -15,12 +15,14 @@
 mod backoff;
 mod job;
 mod lease;
+mod operation;
 mod progress;
 mod task;
 
 pub use backoff::{BackOff, RETRY_TASK};
 pub use job::{JOB_TRANSITIONS, JobState, JobTransitionError, next_job_state};
 pub use lease::{LeaseError, LeaseTerm};
+pub use operation::{OPERATION_OUTCOMES, OperationOutcome, operation_outcome};
 pub use progress::job_progress;
 pub use task::{
     TASK_TRANSITIONS, TaskEvent, TaskState, TaskTransitionError, expired, next_task_state, retried,

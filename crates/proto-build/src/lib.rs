@@ -11,7 +11,8 @@ const SHARED: &str = "understudy/types/v1/types.proto";
 /// Generates client, server and messages for `files` (relative to `proto/`) and writes their descriptors, with those of what they
 /// import, to `$OUT_DIR/descriptor.bin`.
 ///
-/// Messages of `understudy.types.v1` are those of `understudy-types-api`, so that all areas share them. `bytes` fields
+/// Messages of `understudy.types.v1` are those of `understudy-types-api`, so that all areas share them, and `google.rpc.Status` is that of
+/// tonic's errors. `bytes` fields
 /// named in `shared_bytes` become `Bytes`, which bulk data needs so as not to be copied.
 ///
 /// # Errors
@@ -26,7 +27,7 @@ pub fn compile(files: &[&str], shared_bytes: &[&str]) -> Result<(), Box<dyn Erro
     // Type names let a message be packed into an `Any`; ordered maps make equal messages equal bytes.
     let mut config = prost_build::Config::new();
     config.enable_type_names().btree_map(["."]).bytes(shared_bytes);
-    let mut generator = tonic_prost_build::configure();
+    let mut generator = tonic_prost_build::configure().extern_path(".google.rpc", "::tonic_types::pb");
     if !files.contains(&SHARED) {
         generator = generator.extern_path(".understudy.types.v1", "::understudy_types_api::v1");
     }

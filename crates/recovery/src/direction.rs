@@ -107,11 +107,20 @@ pub struct Refusal {
 /// # Errors
 /// When it is not, with the reason.
 pub fn check(operation: Operation, source: SiteKind, target: SiteKind) -> Result<(), Refusal> {
+    check_in(DIRECTIONS, operation, source, target)
+}
+
+fn check_in(
+    table: &[Direction],
+    operation: Operation,
+    source: SiteKind,
+    target: SiteKind,
+) -> Result<(), Refusal> {
     if operation == Operation::Unprotect {
         return Ok(());
     }
     let refuse = |reason| Refusal { operation, source_kind: source, target_kind: target, reason };
-    let row = DIRECTIONS.iter().find(|row| row.source == source && row.target == target);
+    let row = table.iter().find(|row| row.source == source && row.target == target);
     let row = row.ok_or_else(|| refuse(RefusalReason::NoSuchDirection))?;
     let possible = match operation {
         Operation::TestFailover => row.test,
@@ -137,8 +146,8 @@ mod tests {
         (PublicCloud,  ["p",     "p",     "-",    "-",   "-"]),
     ];
 
-    #[test]
-    fn r_dir_every_pair_of_kinds_allows_exactly_what_the_table_says() {
+    /// The first answer of the table that is not what the requirements say.
+    fn wrong(table: &[Direction]) -> Option<String> {
         for (source, row) in EXPECTED {
             for (target, expected) in SiteKind::ALL.into_iter().zip(row) {
                 for operation in Operation::ALL {
@@ -149,14 +158,48 @@ mod tests {
                         Operation::Unprotect => true,
                         Operation::Protect | Operation::ReverseReplicate => expected != "-",
                     };
-                    let found = check(operation, source, target);
-                    assert_eq!(found.is_ok(), possible, "{operation} from {source} to {target}");
-                    if let Err(refusal) = found {
-                        let none = expected == "-";
-                        assert_eq!(refusal.reason == RefusalReason::NoSuchDirection, none, "{refusal}");
+                    let reason = match (possible, expected) {
+                        (true, _) => None,
+                        (false, "-") => Some(RefusalReason::NoSuchDirection),
+                        (false, _) => Some(RefusalReason::OperationNotSupported),
+                    };
+                    let found = check_in(table, operation, source, target).err().map(|r| r.reason);
+                    if found != reason {
+                        return Some(format!("{operation} from {source} to {target}: {found:?}"));
                     }
                 }
             }
+        }
+        None
+    }
+
+    #[test]
+    fn r_dir_every_pair_of_kinds_allows_exactly_what_the_table_says() {
+        assert_eq!(wrong(DIRECTIONS), None);
+    }
+
+    /// R-DIR: every row that is missing, allows something else or is too many is noticed.
+    #[test]
+    fn no_row_can_be_removed_changed_or_added_unnoticed() {
+        for (index, row) in DIRECTIONS.iter().enumerate() {
+            let mut table = DIRECTIONS.to_vec();
+            for change in [
+                |row: &mut Direction| row.test = !row.test,
+                |row: &mut Direction| row.planned = !row.planned,
+                |row: &mut Direction| row.unplanned = !row.unplanned,
+            ] {
+                change(&mut table[index]);
+                assert!(wrong(&table).is_some(), "{:?} is as good", table[index]);
+                table[index] = *row;
+            }
+            table.remove(index);
+            assert!(wrong(&table).is_some(), "nobody misses {row:?}");
+        }
+        let pairs = SiteKind::ALL.into_iter().flat_map(|s| SiteKind::ALL.map(|t| (s, t)));
+        for (source, target) in pairs.filter(|pair| DIRECTIONS.iter().all(|r| (r.source, r.target) != *pair))
+        {
+            let table = [DIRECTIONS, &[row(source, target, NO, NO, NO)]].concat();
+            assert!(wrong(&table).is_some(), "{source} to {target} may be listed");
         }
     }
 

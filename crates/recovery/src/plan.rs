@@ -16,6 +16,7 @@ mod check;
 mod common;
 mod digest;
 mod draft;
+mod errors;
 mod input;
 mod lint;
 mod order;
@@ -32,6 +33,7 @@ pub(crate) use amend::amended;
 pub use amend::{AmendedItem, Amendment, Change, ChangeKind, amend};
 pub(crate) use check::MAX_ITEMS;
 pub(crate) use check::subject;
+pub use errors::{ERROR_POLICIES, Part, error_policy};
 pub use input::{
     Connections, DiskView, HealthLevel, HostView, ItemView, MachineView, NicView, PlanInput, PlannedNic,
     PlannedTestNetwork, PointView, PolicyView, Power, SideView,

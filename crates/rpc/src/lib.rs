@@ -31,6 +31,6 @@ pub use client::{Channel, ClientConfig, ConnectError, connect};
 pub use error::{ApiError, Kind, Problem};
 pub use expected::ExpectedPeer;
 pub use profile::{BULK_MESSAGE_BYTES, CONTROL_MESSAGE_BYTES, Profile};
-pub use server::{Health, ServeError, Server, ServerConfig, peer};
+pub use server::{Health, ServeError, Server, ServerConfig, answer_by, peer};
 pub use tls::{TlsError, TlsFiles};
 pub use understudy_pki::{Identity, PeerKind, ServiceKind, UserName};

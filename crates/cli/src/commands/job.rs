@@ -76,6 +76,7 @@ fn sentence(change: &Change) -> String {
             format!("{} at {} is {:?} {}", task.title, task.queue, task.state, task.progress_text)
         }
         Change::Note(note) => format!("{} notes: {}", note.author, note.text),
+        Change::CancelRequested(request) => format!("{} asks for its end", request.by),
     }
 }
 
@@ -152,6 +153,7 @@ fn event_json(event: &Event) -> Value {
         Change::Job(job) => json!({ "job_changed": job_json(job) }),
         Change::Task(task) => json!({ "task_changed": task_json(task) }),
         Change::Note(note) => json!({ "note_added": note_json(note) }),
+        Change::CancelRequested(request) => json!({ "cancel_requested": { "requested_by": request.by } }),
     };
     json!({ "sequence": event.sequence, "resume_token": event.resume_token, "time": rfc3339(Some(event.time)), "change": change })
 }

@@ -1,9 +1,12 @@
 //! Wire ↔ domain. Inbound conversions check and bound every field; outbound ones name every field and cannot fail.
 
+mod filter;
+mod operation;
 mod request;
 mod resource;
 mod worker;
 
+pub use operation::{list_operations, operation_from_job, operation_name, wait_operation};
 pub use request::{
     CancelTasks, EnqueueTasks, ListJobs, ListTasks, WatchEvents, add_note, cancel_tasks, create_job,
     enqueue_tasks, job_name, list_jobs, list_tasks, update_job, watch_events,

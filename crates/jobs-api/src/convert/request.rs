@@ -172,7 +172,7 @@ pub fn cancel_tasks(request: v1::CancelTasksRequest) -> Result<CancelTasks, Inva
     check.done(job.map(|job| CancelTasks { job: job.0, keys }))
 }
 
-fn page(check: &mut Check, size: u32, token: String) -> (u32, Option<String>) {
+pub(super) fn page(check: &mut Check, size: u32, token: String) -> (u32, Option<String>) {
     if size > MAX_PAGE {
         check.note("INVALID", "page_size", format!("is {size}"), "Send at most 1000, or 0 for 100.");
     }

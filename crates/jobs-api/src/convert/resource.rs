@@ -7,7 +7,7 @@ use understudy_types_api::{problem_to_wire, time_to_wire};
 
 use crate::{
     check::{Check, Invalid, MAX_ACTIONS, MAX_LINE, MAX_NAME, MAX_NOTE_BYTES, MAX_PARAGRAPH, MAX_TARGETS},
-    model::{Change, Event, Job, Note, Task},
+    model::{CancelRequest, Change, Event, Job, Note, Task},
     name::{JobName, Queue, TaskName},
     v1,
 };
@@ -239,11 +239,26 @@ fn read_note(check: &mut Check, note: v1::Note) -> Option<Note> {
     })
 }
 
+fn cancel_request_to_wire(request: CancelRequest) -> v1::CancelRequest {
+    let CancelRequest { job, by } = request;
+    v1::CancelRequest { job: JobName(job).to_string(), requested_by: by }
+}
+
+fn cancel_request_from_wire(request: v1::CancelRequest) -> Result<CancelRequest, Invalid> {
+    let mut check = Check::default();
+    let job: Option<JobName> = check.parse("job", &request.job);
+    let by = check.required("requested_by", request.requested_by, MAX_NAME);
+    check.done(job.map(|job| CancelRequest { job: job.0, by }))
+}
+
 fn change_to_wire(change: Change) -> v1::event::Change {
     match change {
         Change::Job(job) => v1::event::Change::JobChanged(job_to_wire(*job)),
         Change::Task(task) => v1::event::Change::TaskChanged(task_to_wire(*task)),
         Change::Note(note) => v1::event::Change::NoteAdded(note_to_wire(note)),
+        Change::CancelRequested(request) => {
+            v1::event::Change::CancelRequested(cancel_request_to_wire(request))
+        }
     }
 }
 
@@ -252,6 +267,9 @@ fn change_from_wire(change: v1::event::Change) -> Result<Change, Invalid> {
         v1::event::Change::JobChanged(job) => Ok(Change::Job(Box::new(job_from_wire(job)?))),
         v1::event::Change::TaskChanged(task) => Ok(Change::Task(Box::new(task_from_wire(task)?))),
         v1::event::Change::NoteAdded(note) => Ok(Change::Note(note_from_wire(note)?)),
+        v1::event::Change::CancelRequested(request) => {
+            Ok(Change::CancelRequested(cancel_request_from_wire(request)?))
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use understudy_jobs::{JobState, TaskState};
 use understudy_types_api::Any;
 
 use super::*;
-use crate::model::{Change, Event, Job, LeasedTask, NewJob, NewTask, Note, Outcome, Task};
+use crate::model::{CancelRequest, Change, Event, Job, LeasedTask, NewJob, NewTask, Note, Outcome, Task};
 
 fn any() -> Any {
     Any { type_url: "type.googleapis.com/x.Y".into(), value: vec![1, 2, 3] }
@@ -80,6 +80,7 @@ fn jobs_tasks_and_events_come_back_as_they_went_out() {
         Change::Job(Box::new(job(JobState::Waiting))),
         Change::Task(Box::new(task(TaskState::Failed))),
         Change::Note(note),
+        Change::CancelRequested(CancelRequest { job: Uuid::from_u128(1), by: "u".into() }),
     ];
     for change in changes {
         assert_eq!(change_from_bytes(&change_to_bytes(change.clone())), Ok(change.clone()));

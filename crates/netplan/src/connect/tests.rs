@@ -51,6 +51,39 @@ fn r_net_3_every_pair_of_isolation_and_addressing_has_one_row() {
     }
 }
 
+/// The first pair of which the table does not say what R-NET-3 says.
+fn wrong_source(table: &[(Isolation, Addressing, AddressSource)]) -> Option<(Isolation, Addressing)> {
+    let source = |pair| table.iter().find(|(i, a, _)| (*i, *a) == pair).map(|(_, _, source)| *source);
+    let right = |(isolation, addressing): (Isolation, Addressing)| match source((isolation, addressing)) {
+        None => false,
+        Some(AddressSource::NetworkDhcp) => {
+            addressing == Addressing::Dhcp && isolation != Isolation::Virtualized
+        }
+        Some(AddressSource::Pool) => addressing == Addressing::Static,
+        Some(AddressSource::PlatformDhcp) => {
+            addressing == Addressing::Dhcp && isolation == Isolation::Virtualized
+        }
+    };
+    let kinds = [Isolation::None, Isolation::Vlan, Isolation::Virtualized];
+    let pairs = kinds.into_iter().flat_map(|i| [Addressing::Dhcp, Addressing::Static].map(|a| (i, a)));
+    pairs.into_iter().find(|pair| !right(*pair))
+}
+
+#[test]
+fn r_net_3_no_row_can_be_removed_or_changed_unnoticed() {
+    assert_eq!(wrong_source(ADDRESS_SOURCES), None);
+    for (index, row) in ADDRESS_SOURCES.iter().enumerate() {
+        let mut table = ADDRESS_SOURCES.to_vec();
+        let all = [AddressSource::NetworkDhcp, AddressSource::Pool, AddressSource::PlatformDhcp];
+        for other in all.into_iter().filter(|source| *source != row.2) {
+            table[index].2 = other;
+            assert!(wrong_source(&table).is_some(), "{row:?} may be {other:?}");
+        }
+        table.remove(index);
+        assert!(wrong_source(&table).is_some(), "nobody misses {row:?}");
+    }
+}
+
 /// Each row: a machine whose address is outside the target's subnet, with and without a pool there.
 #[test]
 fn r_net_3_rows() {

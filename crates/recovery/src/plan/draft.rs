@@ -10,9 +10,9 @@ use understudy_ids::{Generation, HostName, ItemName, PointChoice, Problem, RunId
 use understudy_probe::{Probe, ProbeKind};
 
 use super::{
-    ErrorPolicy, Estimate, Executor, ItemView, Operation, Phase, PlanInput, PlannedConnection, PlannedItem,
-    PlannedNic, PointView, RunPlan, RunSpec, Stage, Step, lint, order, planned, protect, reverse,
-    test_failover, unplanned,
+    ErrorPolicy, Estimate, Executor, ItemView, Operation, Part, Phase, PlanInput, PlannedConnection,
+    PlannedItem, PlannedNic, PointView, RunPlan, RunSpec, Stage, Step, errors::error_policy, lint, order,
+    planned, protect, reverse, test_failover, unplanned,
 };
 use crate::{
     action::{
@@ -219,6 +219,7 @@ impl<'a> Subject<'a> {
         start: &Step,
     ) -> Vec<Step> {
         let place = self.place(spec, input);
+        let on_error = error_policy(spec.operation, Part::Proof);
         let mut steps: Vec<Step> = Vec::new();
         for (name, probe) in asked(self.view) {
             let (network, address) = match (&probe.kind, &place) {
@@ -231,12 +232,12 @@ impl<'a> Subject<'a> {
             let work = AgentWork::ProbeMachine { machine: machine.clone(), network, address, probe };
             let after = steps.last().unwrap_or(start).id.clone();
             let step = self.agent(&name, self.target, generation, Phase::Probe, work).after([after]);
-            steps.push(step.on_error(ErrorPolicy::GoOn));
+            steps.push(step.on_error(on_error));
         }
         let look = AgentWork::TakeScreenshot { machine: machine.clone() };
         let after = steps.last().unwrap_or(start).id.clone();
         let look = self.agent("screenshot", self.target, generation, Phase::Probe, look).after([after]);
-        steps.push(look.on_error(ErrorPolicy::GoOn));
+        steps.push(look.on_error(on_error));
         steps
     }
 
@@ -343,20 +344,20 @@ fn network_of(nic: &PlannedNic) -> NetworkRef {
 pub(super) fn end_tests(spec: &RunSpec, input: &PlanInput) -> Option<Step> {
     let tests = tests_in_the_way(spec, input).map(|test| test.id);
     let runs: BTreeSet<RunId> = tests.filter(|run| spec.promote_test != Some(*run)).collect();
-    (!runs.is_empty()).then(|| end_of("end-tests", runs))
+    (!runs.is_empty()).then(|| end_of("end-tests", spec.operation, runs))
 }
 
 /// A test whose machines were promoted has nothing left to show.
 pub(super) fn end_promoted_test(run: RunId, promoted: Vec<StepName>) -> Step {
-    end_of("end-promoted-test", [run].into()).after(promoted)
+    end_of("end-promoted-test", Operation::UnplannedFailover, [run].into()).after(promoted)
 }
 
-fn end_of(id: &str, runs: BTreeSet<RunId>) -> Step {
+fn end_of(id: &str, operation: Operation, runs: BTreeSet<RunId>) -> Step {
     let named: Vec<String> = runs.iter().map(|run| format!("jobs/{run}")).collect();
     let title = format!("End the tests {}", named.join(", "));
     let action = Action::Internal(Internal::EndTests { runs });
     let step = Step::new(step_name(id), title, Executor::Orchestrator, action, Phase::Prepare);
-    Step { time_out: Some(TESTS_END), ..step.on_error(ErrorPolicy::GoOn) }
+    Step { time_out: Some(TESTS_END), ..step.on_error(error_policy(operation, Part::Tests)) }
 }
 
 /// What is said of them, for those who had other plans with a test.

@@ -16,8 +16,9 @@ use serde_json::json;
 use understudy_ids::{ItemName, SiteName, StepName};
 
 use super::{
-    ErrorPolicy, Executor, Operation, Phase, PlanInput, RunSpec, Stage, Step,
+    ErrorPolicy, Executor, Operation, Part, Phase, PlanInput, RunSpec, Stage, Step,
     draft::{Subject, ends, step_name, wait_for},
+    errors::error_policy,
 };
 use crate::{
     action::{Action, AgentWork, Internal, OperatorWait, RunScript},
@@ -257,8 +258,8 @@ impl<'a> Ordering<'a> {
 
     /// R-PF-3, R-UF-4: an error in an action is one like that of a machine.
     fn with_policy(&self, step: Step, may_fail: bool) -> Step {
-        let goes_on = may_fail || self.operation == Operation::UnplannedFailover;
-        step.on_error(if goes_on { ErrorPolicy::GoOn } else { ErrorPolicy::StopRun })
+        let on_error = error_policy(self.operation, Part::PlanAction);
+        step.on_error(if may_fail { ErrorPolicy::GoOn } else { on_error })
     }
 
     /// The group's items that the run takes, in an order in which they can be started, with what starts each.

@@ -12,8 +12,9 @@
 use understudy_ids::StepName;
 
 use super::{
-    ErrorPolicy, Phase, PlanInput, Power, RunSpec, Stage, Step,
+    Operation, Part, Phase, PlanInput, Power, RunSpec, Stage, Step,
     draft::{self, Subject},
+    errors::error_policy,
     reverse::{self, Sides},
 };
 use crate::{
@@ -92,12 +93,10 @@ fn stop_replication(item: &Subject<'_>) -> Step {
 fn switch(spec: &RunSpec, input: &PlanInput, item: &Subject<'_>, stopped: &[StepName]) -> Vec<Step> {
     let generation = item.view.generation.next();
     let raise = item.raise_generation().after(stopped.iter().cloned());
-    // The machine is off and nothing replicates it. A source that dies now must not keep the target from starting: it is fenced when
-    // it comes back.
     let fence = item
         .agent("fence", item.source, generation, Phase::Switch, AgentWork::Fence { power_off: true })
         .after([raise.id.clone()])
-        .on_error(ErrorPolicy::GoOn);
+        .on_error(error_policy(Operation::PlannedFailover, Part::Fence));
     let promote = AgentWork::PromotePoint {
         point: PointRef::FinalOf(item.id("sync-final")),
         nics: item.networks(input),
@@ -128,14 +127,8 @@ fn after_commit(spec: &RunSpec, item: &Subject<'_>, commit: &StepName) -> Vec<St
     if reverses {
         let sides =
             Sides { active: item.target, standby: item.source, endpoint: &item.source_endpoint, generation };
-        steps.extend(reverse::reverse(
-            item,
-            &sides,
-            &[last],
-            true,
-            Stage::AfterCommit,
-            ErrorPolicy::SkipItem,
-        ));
+        let on_error = error_policy(Operation::PlannedFailover, Part::Reverse);
+        steps.extend(reverse::reverse(item, &sides, &[last], true, Stage::AfterCommit, on_error));
     }
     steps
 }

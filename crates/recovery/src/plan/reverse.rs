@@ -11,7 +11,10 @@
 
 use understudy_ids::{Generation, HostName, StepName};
 
-use super::{ErrorPolicy, Phase, PlanInput, Stage, Step, draft::Subject, unplanned::FENCE_LIMIT};
+use super::{
+    ErrorPolicy, Operation, Part, Phase, PlanInput, Stage, Step, draft::Subject, errors::error_policy,
+    unplanned::FENCE_LIMIT,
+};
 use crate::action::{AgentWork, Internal, PointRef};
 
 pub(super) fn steps(input: &PlanInput, items: &[Subject<'_>]) -> Vec<Step> {
@@ -29,7 +32,8 @@ fn of_item(input: &PlanInput, item: &Subject<'_>) -> Vec<Step> {
     if is_other {
         let old = &item.view.standby_host;
         if input.hears(old) {
-            let step = fence("fence-old-side", old).on_error(ErrorPolicy::GoOn);
+            let step = fence("fence-old-side", old);
+            let step = step.on_error(error_policy(Operation::ReverseReplicate, Part::OldSide));
             after.push(step.id.clone());
             steps.push(Step { time_out: Some(FENCE_LIMIT), ..step });
         }
@@ -45,7 +49,8 @@ fn of_item(input: &PlanInput, item: &Subject<'_>) -> Vec<Step> {
     }
     let sides =
         Sides { active: item.source, standby: item.target, endpoint: &item.target_endpoint, generation };
-    steps.extend(reverse(item, &sides, &after, has_disks(item, is_other), Stage::Main, ErrorPolicy::StopRun));
+    let on_error = error_policy(Operation::ReverseReplicate, Part::Reverse);
+    steps.extend(reverse(item, &sides, &after, has_disks(item, is_other), Stage::Main, on_error));
     steps
 }
 

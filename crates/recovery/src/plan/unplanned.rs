@@ -17,8 +17,9 @@ use std::time::Duration;
 use understudy_ids::StepName;
 
 use super::{
-    ErrorPolicy, ItemView, Phase, PlanInput, Power, RunSpec, Stage, Step,
+    ErrorPolicy, ItemView, Operation, Part, Phase, PlanInput, Power, RunSpec, Stage, Step,
     draft::{self, Subject},
+    errors::error_policy,
     planned,
 };
 use crate::{
@@ -59,12 +60,15 @@ pub(super) fn rests_on_lease(spec: &RunSpec, input: &PlanInput, item: &ItemView)
     certainty(spec, input, item) == Certainty::Lease
 }
 
+fn on_error(part: Part) -> ErrorPolicy {
+    error_policy(Operation::UnplannedFailover, part)
+}
+
 pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) -> Vec<Step> {
-    // An address that cannot be had is no reason to leave machines off.
     let mut steps: Vec<Step> = draft::end_tests(spec, input).into_iter().collect();
     let mut begun: Vec<StepName> = steps.iter().map(|step| step.id.clone()).collect();
     let reserve = draft::reserve(input, false, Vec::new());
-    let reserve = reserve.map(|step| step.on_error(ErrorPolicy::GoOn).after(begun.clone()));
+    let reserve = reserve.map(|step| step.on_error(on_error(Part::Addresses)).after(begun.clone()));
     let reserved: Vec<StepName> = reserve.iter().map(|step| step.id.clone()).collect();
     begun.extend(reserved.iter().cloned());
     steps.extend(reserve);
@@ -102,7 +106,7 @@ pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) ->
             AgentWork::CommitItem,
         )
         .stage(Stage::AfterCommit)
-        .on_error(ErrorPolicy::GoOn)
+        .on_error(on_error(Part::Final))
         .after([commit_id.clone()])
         .records([Verb::Commit])
     }));
@@ -138,7 +142,8 @@ fn synchronise(item: &Subject<'_>, limit: Duration, begun: &[StepName]) -> Vec<S
     let shut_down = item.agent("shut-down", item.source, generation, Phase::ShutDown, shut_down);
     let sync = AgentWork::SyncFinal { machine };
     let sync = item.agent("sync-final", item.source, generation, Phase::Synchronise, sync);
-    let within = |step: Step| Step { time_out: Some(limit / 2), ..step.on_error(ErrorPolicy::GoOn) };
+    let within =
+        |step: Step| Step { time_out: Some(limit / 2), ..step.on_error(on_error(Part::LastChanges)) };
     let shut_down = within(shut_down).after(begun.iter().cloned());
     let sync = within(sync).after([shut_down.id.clone()]);
     vec![shut_down, sync]
@@ -157,7 +162,7 @@ fn switch(
     let fence = synchronised.as_ref().map(|_| {
         let work = AgentWork::Fence { power_off: true };
         let step = item.agent("fence", item.source, generation, Phase::Switch, work);
-        Step { time_out: Some(FENCE_LIMIT), ..step.on_error(ErrorPolicy::GoOn).after([raise.id.clone()]) }
+        Step { time_out: Some(FENCE_LIMIT), ..step.on_error(on_error(Part::Fence)).after([raise.id.clone()]) }
     });
     let switched = fence.as_ref().unwrap_or(&raise).id.clone();
     let point = synchronised.map_or(PointRef::Announced, PointRef::FinalElseAnnounced);
@@ -175,13 +180,13 @@ fn switch(
     let promote = item
         .agent("promote", item.target, generation, Phase::Switch, promote)
         .after([switched])
-        .on_error(ErrorPolicy::SkipItem);
+        .on_error(on_error(Part::Machine));
     let machine = MachineRef::Named(item.view.machine.name.clone());
     let start = AgentWork::StartMachine { machine: machine.clone() };
     let start = item
         .agent("start", item.target, generation, Phase::Start, start)
         .after([promote.id.clone()])
-        .on_error(ErrorPolicy::SkipItem)
+        .on_error(on_error(Part::Machine))
         .records([Verb::FailedOver]);
     let proof = item.proof(spec, input, generation, &machine, &start);
     let started = [Some(raise), fence, Some(promote), Some(start)].into_iter().flatten();

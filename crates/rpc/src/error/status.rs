@@ -13,6 +13,7 @@
 
 use std::{collections::HashMap, error::Error as _};
 
+use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::{
     BadRequest, ErrorDetails, ErrorInfo, FieldViolation, LocalizedMessage, PreconditionViolation, StatusExt,
@@ -151,6 +152,23 @@ fn field_violation(problem: &Problem) -> FieldViolation {
 }
 
 impl ApiError {
+    /// The error as a message, where it is part of an answer instead of one: an operation that failed.
+    pub fn into_message(self) -> tonic_types::Status {
+        let status = Status::from(self);
+        // Details are such a message already; `Status::from` always sets them.
+        tonic_types::Status::decode(status.details()).unwrap_or_else(|_| tonic_types::Status {
+            code: status.code().into(),
+            message: status.message().to_owned(),
+            details: Vec::new(),
+        })
+    }
+
+    /// The reverse of [`ApiError::into_message`].
+    pub fn from_message(message: &tonic_types::Status) -> Self {
+        let details = message.encode_to_vec().into();
+        Self::from_status(&Status::with_details(message.code.into(), message.message.clone(), details))
+    }
+
     /// What a status means, whoever made it: one of ours, a foreign server's, or tonic's own about a broken connection. It never fails.
     pub fn from_status(status: &Status) -> Self {
         let details = status.get_error_details();

@@ -59,6 +59,10 @@ impl Method {
     }
 }
 
+/// When the handler's answer comes too late.
+#[derive(Clone, Copy)]
+pub struct AnswerBy(pub Instant);
+
 pub struct Limits {
     pub unary_deadline: Duration,
     pub max_requests: usize,
@@ -104,7 +108,11 @@ impl Gate {
         };
         request.extensions_mut().insert(credential);
         let limit = self.deadline(method, &request);
-        self.answer(request, call, place, limit).instrument(span).await
+        let until = limit.and_then(|limit| Instant::now().checked_add(limit));
+        if let Some(until) = until {
+            request.extensions_mut().insert(AnswerBy(until));
+        }
+        self.answer(request, call, place, until).instrument(span).await
     }
 
     /// All that can refuse a call to a known method before its handler sees it.
@@ -134,10 +142,9 @@ impl Gate {
         request: Request<Body>,
         call: Call,
         place: OwnedSemaphorePermit,
-        limit: Option<Duration>,
+        until: Option<Instant>,
     ) -> Response<Answer> {
-        let until =
-            limit.and_then(|limit| Instant::now().checked_add(limit)).map(tokio::time::Instant::from_std);
+        let until = until.map(tokio::time::Instant::from_std);
         let handler = AssertUnwindSafe(self.routes.clone().oneshot(request)).catch_unwind();
         let outcome = match until {
             Some(until) => tokio::time::timeout_at(until, handler).await,

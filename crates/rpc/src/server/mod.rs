@@ -9,7 +9,13 @@ mod accept;
 mod answer;
 mod gate;
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::Request;
 use serde::{Deserialize, Serialize};
@@ -30,7 +36,10 @@ use crate::{
     profile::Profile,
     tls::{Credentials, TlsError, TlsFiles},
 };
-use gate::{Gate, Limits};
+use gate::{AnswerBy, Gate, Limits};
+
+/// Most time that is kept back for an answer.
+const ANSWER_RESERVE: Duration = Duration::from_secs(1);
 
 /// What an operator sets about a server. In files, durations are whole seconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -296,4 +305,13 @@ pub fn peer<T>(request: &tonic::Request<T>) -> Result<&Identity, ApiError> {
             "call through the service's port",
         )
     })
+}
+
+/// Until when a handler that waits for something can still answer: before the call's deadline, which is the caller's or the server's. None for a
+/// stream without one.
+pub fn answer_by<T>(request: &tonic::Request<T>) -> Option<Instant> {
+    let AnswerBy(until) = request.extensions().get::<AnswerBy>()?;
+    // The caller's clock began earlier, and the answer has a way to go.
+    let reserve = (until.saturating_duration_since(Instant::now()) / 10).min(ANSWER_RESERVE);
+    until.checked_sub(reserve)
 }

@@ -4,7 +4,7 @@ use understudy_rpc::{AccessRule, PeerKind};
 
 /// Those who own jobs.
 const OWNERS: &[PeerKind] = &[PeerKind::Orchestrator, PeerKind::NetworkMapper];
-/// Those who look at jobs and add notes to them.
+/// Those who look at jobs, add notes to them and ask for their end.
 const READERS: &[PeerKind] = &[PeerKind::Orchestrator, PeerKind::NetworkMapper, PeerKind::User];
 /// Those who do the work.
 const WORKING: &[PeerKind] = &[PeerKind::Agent, PeerKind::NetworkMapper];
@@ -24,6 +24,15 @@ pub const JOBS: &[AccessRule] = &[
 ];
 
 #[rustfmt::skip]
+pub const OPERATIONS: &[AccessRule] = &[
+    AccessRule::new("/google.longrunning.Operations/GetOperation",    READERS),
+    AccessRule::new("/google.longrunning.Operations/ListOperations",  READERS),
+    AccessRule::new("/google.longrunning.Operations/WaitOperation",   READERS),
+    AccessRule::new("/google.longrunning.Operations/CancelOperation", READERS),
+    AccessRule::new("/google.longrunning.Operations/DeleteOperation", READERS),
+];
+
+#[rustfmt::skip]
 pub const WORKERS: &[AccessRule] = &[
     AccessRule::new("/understudy.jobs.v1.WorkerService/LeaseTasks",   WORKING),
     AccessRule::new("/understudy.jobs.v1.WorkerService/Heartbeat",    WORKING),
@@ -39,9 +48,11 @@ mod tests {
 
     #[test]
     fn every_method_has_a_rule_and_every_rule_a_method() {
-        for (service, rules) in
-            [("understudy.jobs.v1.JobService", JOBS), ("understudy.jobs.v1.WorkerService", WORKERS)]
-        {
+        for (service, rules) in [
+            ("understudy.jobs.v1.JobService", JOBS),
+            ("understudy.jobs.v1.WorkerService", WORKERS),
+            ("google.longrunning.Operations", OPERATIONS),
+        ] {
             let gaps = methods_without_rule(FILE_DESCRIPTOR_SET, &[service], rules).unwrap();
             assert_eq!(gaps, Vec::<String>::new());
         }

@@ -37,6 +37,24 @@ impl From<Error> for ApiError {
             Error::JobEnded { .. } | Error::JobTransition { .. } => {
                 ApiError::failed_precondition(reason::JOB_STATE, text, "Read the job again.")
             }
+            Error::JobOver { .. } => ApiError::failed_precondition(
+                reason::JOB_STATE,
+                text,
+                "There is nothing left to cancel; read what it came to.",
+            ),
+            Error::NotCancellable { allowed, .. } => ApiError::failed_precondition(
+                reason::CANCEL_NOT_ALLOWED,
+                text,
+                match allowed.as_slice() {
+                    [] => "Wait for its end; stopping it here would not be safe.".to_owned(),
+                    some => format!("What it allows now: {}.", some.join(", ")),
+                },
+            ),
+            Error::TooManyWaiters => ApiError::resource_exhausted(
+                "TOO_MANY_WAITERS",
+                text,
+                "Watch the events of several jobs in one stream instead.",
+            ),
             // The state was compared before the transition was looked up.
             Error::TaskTransition { .. } => ApiError::internal(error),
             Error::LeaseLost { .. } => {

@@ -10,35 +10,14 @@ use understudy_jobs_api::{
     convert,
     v1::{self, job_service_server::JobService},
 };
-use understudy_rpc::{ApiError, Identity, PeerKind, peer};
+use understudy_rpc::{ApiError, PeerKind, peer};
 
-use super::error::invalid;
-use crate::{
-    runtime::{Runtime, Seen, Watch},
-    store::audit,
-};
+use super::{error::invalid, refusals::recorded};
+use crate::runtime::{Runtime, Seen, Watch};
 
 type Answer<T> = Result<Response<T>, Status>;
 
 pub struct Jobs(pub Runtime);
-
-impl Jobs {
-    /// Records a refused change (invariant 12). Changes that are done are recorded in their own transaction.
-    async fn recorded<T>(
-        &self,
-        caller: &Identity,
-        method: &'static str,
-        subject: String,
-        done: Result<T, ApiError>,
-    ) -> Result<T, Status> {
-        if let Err(error) = &done {
-            let subject = subject.chars().take(200).filter(|c| !c.is_control()).collect();
-            let entry = audit::Entry { caller: caller.to_string(), method, subject };
-            self.0.record_refusal(entry, error.reason.to_string()).await;
-        }
-        done.map_err(Status::from)
-    }
-}
 
 #[async_trait]
 impl JobService for Jobs {
@@ -51,7 +30,7 @@ impl JobService for Jobs {
             Ok(job) => self.0.create_job(&caller, job, digest).await.map_err(ApiError::from),
             Err(error) => Err(error),
         };
-        let job = self.recorded(&caller, "CreateJob", subject, done).await?;
+        let job = recorded(&self.0, &caller, "CreateJob", subject, done).await?;
         Ok(Response::new(convert::job_to_wire(job)))
     }
 
@@ -82,7 +61,7 @@ impl JobService for Jobs {
             Ok(update) => self.0.update_job(&caller, update).await.map_err(ApiError::from),
             Err(error) => Err(error),
         };
-        let job = self.recorded(&caller, "UpdateJob", subject, done).await?;
+        let job = recorded(&self.0, &caller, "UpdateJob", subject, done).await?;
         Ok(Response::new(convert::job_to_wire(job)))
     }
 
@@ -99,7 +78,7 @@ impl JobService for Jobs {
             }
             Err(error) => Err(error),
         };
-        let tasks = self.recorded(&caller, "EnqueueTasks", subject, done).await?;
+        let tasks = recorded(&self.0, &caller, "EnqueueTasks", subject, done).await?;
         let tasks = tasks.into_iter().map(convert::task_to_wire).collect();
         Ok(Response::new(v1::EnqueueTasksResponse { tasks }))
     }
@@ -115,7 +94,7 @@ impl JobService for Jobs {
             Ok(cancel) => self.0.cancel_tasks(&caller, cancel.job, cancel.keys).await.map_err(ApiError::from),
             Err(error) => Err(error),
         };
-        let tasks = self.recorded(&caller, "CancelTasks", subject, done).await?;
+        let tasks = recorded(&self.0, &caller, "CancelTasks", subject, done).await?;
         let tasks = tasks.into_iter().map(convert::task_to_wire).collect();
         Ok(Response::new(v1::CancelTasksResponse { tasks }))
     }
@@ -147,7 +126,7 @@ impl JobService for Jobs {
             }
             Err(error) => Err(error),
         };
-        let note = self.recorded(&caller, "AddNote", subject, done).await?;
+        let note = recorded(&self.0, &caller, "AddNote", subject, done).await?;
         Ok(Response::new(convert::note_to_wire(note)))
     }
 

@@ -24,6 +24,12 @@ pub enum Error {
     NotWorker { queue: Queue },
     #[error("{} is {state} and takes no more tasks", JobName(*.job))]
     JobEnded { job: RunId, state: JobState },
+    #[error("{} is {state} already", JobName(*.job))]
+    JobOver { job: RunId, state: JobState },
+    #[error("{} cannot be cancelled now", JobName(*.job))]
+    NotCancellable { job: RunId, allowed: Vec<String> },
+    #[error("as many calls as are allowed wait for the end of a job")]
+    TooManyWaiters,
     #[error("{}: {cause}", JobName(*.job))]
     JobTransition { job: RunId, cause: JobTransitionError },
     #[error("{task}: {cause}")]

@@ -5,8 +5,10 @@
 
 use futures::FutureExt;
 use understudy_ids::RunId;
-use understudy_jobs::next_job_state;
-use understudy_jobs_api::{Change, Job, JobFilter, JobUpdate, NewJob, NewNote, NewTask, Note, Page, Task};
+use understudy_jobs::{JobState, next_job_state};
+use understudy_jobs_api::{
+    CancelRequest, Change, Job, JobFilter, JobUpdate, NewJob, NewNote, NewTask, Note, Page, Task,
+};
 use understudy_pg::PgConnection;
 use understudy_rpc::Identity;
 
@@ -58,6 +60,21 @@ impl Runtime {
             .write(move |db| {
                 let (update, caller) = (update.clone(), caller.clone());
                 async move { apply_update(db, &update, &caller).await }.boxed()
+            })
+            .await
+    }
+
+    /// Tells the owner that `caller` wants the job to end, if the job allows that now. What comes of it is the owner's to decide: it alone
+    /// knows what can be left off.
+    ///
+    /// # Errors
+    /// `NoJob`, `JobOver`, `NotCancellable`.
+    pub async fn request_cancel(&self, caller: &Identity, job: RunId) -> Result<()> {
+        let caller = caller.to_string();
+        self.pool()
+            .write(move |db| {
+                let caller = caller.clone();
+                async move { request_cancel(db, job, caller).await }.boxed()
             })
             .await
     }
@@ -207,6 +224,23 @@ async fn apply_update(db: &mut PgConnection, update: &JobUpdate, caller: &str) -
     }
     store::event::append(db, changes).await?;
     Ok(updated)
+}
+
+async fn request_cancel(db: &mut PgConnection, id: RunId, caller: String) -> Result<()> {
+    let job = store::job::lock(db, id).await?.ok_or(Error::NoJob(id))?;
+    if job.state.is_final() {
+        return Err(Error::JobOver { job: id, state: job.state });
+    }
+    // Asked for and under way.
+    if job.state == JobState::Cancelling {
+        return Ok(());
+    }
+    if !job.allowed_actions.iter().any(|action| action == Job::CANCEL) {
+        return Err(Error::NotCancellable { job: id, allowed: job.allowed_actions });
+    }
+    record(db, &caller, "CancelOperation", id).await?;
+    let change = Change::CancelRequested(CancelRequest { job: id, by: caller });
+    Ok(store::event::append(db, vec![change]).await?)
 }
 
 async fn add_note(db: &mut PgConnection, note: &NewNote, caller: &str) -> Result<Note> {

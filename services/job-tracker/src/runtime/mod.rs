@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   jobs.rs    create · enqueue · update · cancel · note        one transaction each: change, audit, events
+//!   waiting.rs waits for the end of a job
 //!   leases.rs  lease · renew · complete                         fenced by attempt
 //!   watch.rs   read events after a position, again and again
 //!   tending.rs expired leases · old history · queue depths      every instance, in the background
@@ -13,11 +14,13 @@ mod jobs;
 mod leases;
 mod tending;
 mod token;
+mod waiting;
 mod wake;
 mod watch;
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use understudy_jobs::LeaseTerm;
 use understudy_pg::{Pool, WriteError};
@@ -54,6 +57,8 @@ struct Shared {
     poll: Duration,
     tasks: Wake,
     events: Wake,
+    /// Places for those who wait for the end of a job; other calls have room beside them.
+    waiters: Semaphore,
     shutdown: CancellationToken,
     background: TaskTracker,
 }
@@ -74,7 +79,9 @@ impl Runtime {
         let background = TaskTracker::new();
         let tasks = Wake::start(&pool, store::task::CHANNEL, poll, &background, shutdown.clone())?;
         let events = Wake::start(&pool, store::event::CHANNEL, poll, &background, shutdown.clone())?;
-        let runtime = Self(Arc::new(Shared { pool, term, poll, tasks, events, shutdown, background }));
+        let waiters = Semaphore::new(waiting::MAX_WAITERS);
+        let shared = Shared { pool, term, poll, tasks, events, waiters, shutdown, background };
+        let runtime = Self(Arc::new(shared));
         runtime.0.background.spawn(tending::expire_leases(runtime.clone()));
         runtime.0.background.spawn(tending::purge_history(runtime.clone(), history));
         runtime.0.background.spawn(tending::measure(runtime.clone()));

@@ -60,6 +60,7 @@ fn job_of(change: &Change) -> RunId {
         Change::Job(job) => job.id,
         Change::Task(task) => task.job,
         Change::Note(note) => note.job,
+        Change::CancelRequested(request) => request.job,
     }
 }
 

@@ -3,6 +3,7 @@
 mod faults;
 mod jobs;
 mod leases;
+mod operations;
 mod process;
 mod rules;
 mod support;

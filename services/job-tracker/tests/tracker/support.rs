@@ -45,11 +45,20 @@ impl Tracker {
     }
 
     pub async fn with_lease(lease: Duration) -> Self {
-        let lease_ms = u64::try_from(lease.as_millis()).unwrap();
+        Self::with(lease, Duration::from_millis(100)).await
+    }
+
+    /// With waits that only notifications shorten.
+    pub async fn with_poll(poll: Duration) -> Self {
+        Self::with(Duration::from_secs(60), poll).await
+    }
+
+    async fn with(lease: Duration, poll: Duration) -> Self {
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap();
         let mut tracker = Self {
             database: Arc::new(TestDatabase::new(&MIGRATIONS).await),
             pki: Arc::new(Pki::new()),
-            leases: config::Leases { lease_ms, poll_ms: 100 },
+            leases: config::Leases { lease_ms: millis(lease), poll_ms: millis(poll) },
             address: "127.0.0.1:0".parse().unwrap(),
             instance: None,
         };

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   watch from the stored token ─▶ a task ended ─▶ transaction: cursor moved? run' + effects : skipped
-//!        ▲                           others ─▶ place kept in memory, stored now and then
+//!        ▲                         └▶ an end is asked for ─▶ the same, as an operator's verb
+//!        │                           others ─▶ place kept in memory, stored now and then
 //!        └── broken, too old ◀────────┘
 //! ```
 //! Every instance follows. The cursor is moved in the transaction that takes an event in, so an event is taken in once, whichever instance dies
@@ -14,13 +15,19 @@ use futures::StreamExt;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
 use understudy_ids::RunId;
-use understudy_jobs_api::{Change, Event, Task, TaskState, WatchFilter, WatchFrom, reason};
-use understudy_recovery::run::{JobState, JobView};
+use understudy_jobs_api::{
+    CancelRequest, Change, Event as JobEvent, Task, TaskState, WatchFilter, WatchFrom, reason,
+};
+use understudy_recovery::{
+    Event,
+    run::{JobState, JobView, RunVerb},
+};
+use understudy_recovery_api::{Decision, Resource};
 use understudy_rpc::{ApiError, Kind};
 
 use super::{Runtime, apply, message::Message, now, scrub, task};
 use crate::store::{
-    Failure, corrections,
+    Failure, audit, corrections,
     cursor::{self, Move},
     outbox, runs, screenshots,
 };
@@ -127,22 +134,27 @@ async fn keep(runtime: &Runtime, epoch: i64, place: Option<Place>) {
 }
 
 /// Takes an event in. [`Move::Passed`] also for events that are nothing to us.
-async fn take_in(runtime: &Runtime, epoch: i64, event: Event) -> Result<Move, Failure> {
-    let Event { sequence, resume_token, change, .. } = event;
-    let Change::Task(task) = change else { return Ok(Move::Passed) };
-    if !has_ended(&task) {
-        return Ok(Move::Passed);
+async fn take_in(runtime: &Runtime, epoch: i64, event: JobEvent) -> Result<Move, Failure> {
+    let JobEvent { sequence, resume_token, change, .. } = event;
+    let place = Place { sequence, token: resume_token };
+    match change {
+        Change::Task(task) if has_ended(&task) => take_in_end(runtime, epoch, place, task).await,
+        Change::CancelRequested(request) => take_in_request(runtime, epoch, place, request).await,
+        Change::Job(_) | Change::Task(_) | Change::Note(_) => Ok(Move::Passed),
     }
+}
+
+async fn take_in_end(runtime: &Runtime, epoch: i64, place: Place, task: Box<Task>) -> Result<Move, Failure> {
     metrics::counter!("understudy_orchestrator_task_events_total", "state" => task.state.to_string())
         .increment(1);
-    let what = Arc::new((resume_token, task));
+    let what = Arc::new((place, task));
     let for_tx = what.clone();
     let done = runtime
         .write(move |tx| {
             let what = for_tx.clone();
             Box::pin(async move {
-                let (token, task) = &*what;
-                let moved = cursor::advance(&mut *tx, epoch, sequence, token).await?;
+                let (place, task) = &*what;
+                let moved = cursor::advance(&mut *tx, epoch, place.sequence, &place.token).await?;
                 if moved == Move::Moved {
                     tell(tx, task).await?;
                 }
@@ -158,6 +170,62 @@ async fn take_in(runtime: &Runtime, epoch: i64, event: Event) -> Result<Move, Fa
             Ok(Move::Passed)
         }
         other => other,
+    }
+}
+
+/// The end of a run that somebody asked for at job-tracker is what `CancelRun` is; the run may refuse it, having gone on meanwhile.
+async fn take_in_request(
+    runtime: &Runtime,
+    epoch: i64,
+    place: Place,
+    request: CancelRequest,
+) -> Result<Move, Failure> {
+    let run = request.job;
+    let what = Arc::new((place, request));
+    let for_tx = what.clone();
+    let done = runtime
+        .write(move |tx| {
+            let what = for_tx.clone();
+            Box::pin(async move {
+                let (place, request) = &*what;
+                let moved = cursor::advance(&mut *tx, epoch, place.sequence, &place.token).await?;
+                if moved != Move::Moved {
+                    return Ok(moved);
+                }
+                let event = Event::Operator { verb: RunVerb::Cancel, by: request.by.clone(), at: now() };
+                // A job that is no run has nothing that could be left off.
+                if apply::deliver(&mut *tx, run, &event).await?.is_some() {
+                    audit::insert(tx, &asked(request, Decision::Allowed, "OK".to_owned())).await?;
+                }
+                Ok(moved)
+            })
+        })
+        .await;
+    let Err(Failure::Refused(error)) = done else { return done };
+    tracing::info!(%error, run = %run, by = what.1.by, "a run was not cancelled");
+    runtime
+        .write(move |tx| {
+            let (what, reason) = (what.clone(), error.reason.to_string());
+            Box::pin(async move {
+                let (place, request) = &*what;
+                let moved = cursor::advance(&mut *tx, epoch, place.sequence, &place.token).await?;
+                if moved == Move::Moved {
+                    audit::insert(tx, &asked(request, Decision::Refused, reason)).await?;
+                }
+                Ok(moved)
+            })
+        })
+        .await
+}
+
+fn asked(request: &CancelRequest, decision: Decision, result: String) -> audit::Entry {
+    audit::Entry {
+        who: request.by.clone(),
+        what: "FailoverService/CancelRun",
+        target: request.job.to_resource(),
+        decision,
+        result,
+        why: "asked for at job-tracker, as an operation".to_owned(),
     }
 }
 

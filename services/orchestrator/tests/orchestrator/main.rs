@@ -10,6 +10,7 @@ mod health;
 mod lifecycle;
 mod mapper;
 mod once;
+mod operations;
 mod policies;
 mod probes;
 mod reconcile;

@@ -146,11 +146,15 @@ impl Stage {
     }
 
     pub fn jobs(&self) -> JobsClient {
+        JobsClient::new(self.jobs_channel())
+    }
+
+    pub fn jobs_channel(&self) -> Channel {
         let expect = ExpectedPeer::Service(ServiceKind::JobTracker);
         let files = self.pki.files("user/ops");
         let descriptors = understudy_jobs_api::FILE_DESCRIPTOR_SET;
         let config = ClientConfig::new(&self.tracker.endpoint, files, expect, descriptors);
-        JobsClient::new(connect(config).unwrap())
+        connect(config).unwrap()
     }
 
     /// Makes sites, hosts and a policy known and waits until both hosts are heard.

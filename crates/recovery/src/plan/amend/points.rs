@@ -17,8 +17,9 @@ use crate::{
     action::{Action, AgentWork, MachineRef, NetworkRef, PointRef},
     item::{ItemState, Verb},
     plan::{
-        ErrorPolicy, Estimate, Operation, Phase, PlannedItem, PointView, RunSpec, Step, check,
+        Estimate, Operation, Part, Phase, PlannedItem, PointView, RunSpec, Step, check,
         draft::{Subject, chosen_point},
+        error_policy,
     },
     run,
 };
@@ -104,10 +105,11 @@ fn steps_of(
     subject: &Subject<'_>,
     point: &PointView,
 ) -> Vec<Step> {
+    let on_error = |part| error_policy(amending.run.plan.operation, part);
     let step = |what: &str, phase, work| {
         subject
             .agent(&amending.what(what), subject.target, planned.generation, phase, work)
-            .on_error(ErrorPolicy::SkipItem)
+            .on_error(on_error(Part::Machine))
     };
     let mut steps: Vec<Step> = Vec::new();
     let mut last = amending.switched(&planned.item);
@@ -135,12 +137,12 @@ fn steps_of(
         let Action::Agent { work, .. } = &probe.action else { continue };
         let next = step(&format!("probe-{n}"), Phase::Probe, work.clone()).after(last);
         last = vec![next.id.clone()];
-        steps.push(next.on_error(ErrorPolicy::GoOn));
+        steps.push(next.on_error(on_error(Part::Proof)));
     }
     let machine = MachineRef::Named(planned.machine.clone());
     let look = step("screenshot", Phase::Probe, AgentWork::TakeScreenshot { machine }).after(last);
-    steps.push(look.on_error(ErrorPolicy::GoOn));
-    steps.push(drop.on_error(ErrorPolicy::GoOn));
+    steps.push(look.on_error(on_error(Part::Proof)));
+    steps.push(drop.on_error(on_error(Part::Final)));
     steps
 }
 

@@ -16,7 +16,7 @@ use super::{AmendedItem, Amending, points::stop};
 use crate::{
     action::{AgentWork, Internal, MachineRef},
     item::Verb,
-    plan::{ErrorPolicy, MachineView, Phase, PlannedItem, Power, Step, check, draft::Subject},
+    plan::{MachineView, Part, Phase, PlannedItem, Power, Step, check, draft::Subject, error_policy},
 };
 
 pub(super) fn problems(amending: &Amending<'_>, give_up_writes: bool) -> Vec<Problem> {
@@ -151,7 +151,8 @@ fn way_back(amending: &Amending<'_>, planned: &PlannedItem, subject: &Subject<'_
     let steps = vec![
         subject.internal(&amending.what("raise-generation"), title, Phase::RollBack, raise),
         // Its machine is off. A target that dies now must not keep the old side from starting; what builds on it waits.
-        step("fence", target, AgentWork::Fence { power_off: true }).on_error(ErrorPolicy::GoOn),
+        step("fence", target, AgentWork::Fence { power_off: true })
+            .on_error(error_policy(amending.run.plan.operation, Part::Fence)),
         step("start", source, AgentWork::StartMachine { machine }),
         step("discard", target, discard),
         step("prepare", target, subject.prepare_replica()),
