@@ -6,19 +6,26 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use understudy_ids::{ItemName, MacAddress, NetworkName, Problem, SiteName};
+use understudy_ids::{HostName, ItemName, MacAddress, NetworkName, Problem, SiteName};
 
 use crate::{
     mapping::{Mapping, counterpart},
     network::{Addressing, Isolation, NetworkRef, VmNetwork},
+    rehearsal,
 };
 
 /// What the connections are for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Purpose {
     Failover,
     /// Into isolated networks, each standing for the one that a failover would use.
     Test,
+    /// Onto one network that the target site has already (R-TF-2).
+    TestOn {
+        network: NetworkRef,
+        /// Where the test's machines will run.
+        hosts: BTreeSet<HostName>,
+    },
 }
 
 /// One machine of the run.
@@ -38,7 +45,7 @@ pub struct MachineNic {
     pub addresses: Vec<IpAddr>,
 }
 
-/// An address that another run holds on a production network.
+/// An address that another run holds on a network that was there before it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HeldAddress {
     pub network: NetworkRef,
@@ -52,6 +59,8 @@ pub struct ConnectionPlan {
     pub nics: Vec<Connection>,
     /// For a test; in the order of the networks that they stand for.
     pub test_networks: Vec<PlannedTestNetwork>,
+    /// For a test on a network that is there already, unless nothing of it is connected.
+    pub existing: Option<ExistingNetwork>,
 }
 
 /// Where one NIC goes.
@@ -79,6 +88,30 @@ pub struct PlannedTestNetwork {
     pub prefix_len: u8,
     /// Addresses of production that must not answer from inside it.
     pub isolation_targets: Vec<Ipv4Addr>,
+}
+
+/// A network that a test is connected to and that was there before it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExistingNetwork {
+    pub network: NetworkRef,
+    pub hypervisor_network: NetworkName,
+    /// Machines of production are on it, or would be after a failover.
+    pub production: bool,
+    /// One on each host that runs machines of the test; none where the network is production.
+    pub probe_ports: Vec<ProbePort>,
+    pub prefix_len: u8,
+    pub gateway: Option<Ipv4Addr>,
+    /// Addresses on the networks that a failover would use, which must not answer from inside it.
+    pub isolation_targets: Vec<Ipv4Addr>,
+}
+
+/// From where a host looks into a network that it has no address on: for production before the test, and for the machines afterwards.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbePort {
+    pub host: HostName,
+    pub mac: MacAddress,
+    /// Held by the run like those of its machines.
+    pub address: Ipv4Addr,
 }
 
 /// Who gives the address on a network.
@@ -117,45 +150,78 @@ pub fn address_source(isolation: Isolation, addressing: Addressing) -> AddressSo
 /// # Errors
 /// Every problem of every NIC.
 pub fn plan(
-    purpose: Purpose,
+    purpose: &Purpose,
     machines: &[MachineConnections],
     networks: &[VmNetwork],
     mappings: &[Mapping],
     held: &BTreeSet<HeldAddress>,
 ) -> Result<ConnectionPlan, Vec<Problem>> {
-    let mut planner =
-        Planner { purpose, networks, mappings, taken: taken_at_start(purpose, held), problems: vec![] };
-    let mut nics = planner.place(machines);
+    let mut planner = Planner {
+        purpose,
+        networks,
+        mappings,
+        taken: taken_at_start(purpose, held),
+        isolation_targets: BTreeSet::new(),
+        problems: vec![],
+    };
+    let chosen = planner.chosen(machines);
+    let mut nics = planner.place(machines, chosen);
     planner.give_addresses(&mut nics, machines);
+    let existing = chosen.and_then(|network| planner.existing(network, &nics));
     if !planner.problems.is_empty() {
         return Err(planner.problems);
     }
     let test_networks = match purpose {
-        Purpose::Failover => vec![],
+        Purpose::Failover | Purpose::TestOn { .. } => vec![],
         Purpose::Test => planner.test_networks(&mut nics),
     };
-    Ok(ConnectionPlan { nics, test_networks })
+    Ok(ConnectionPlan { nics, test_networks, existing })
 }
 
-/// A test network is new and holds nothing but the test, so what runs hold in production does not count there (R-TF-4).
-fn taken_at_start(purpose: Purpose, held: &BTreeSet<HeldAddress>) -> BTreeSet<HeldAddress> {
+/// A test network is new and holds nothing but the test, so what runs hold in production does not count there (R-TF-4). On a network that
+/// was there before, it does.
+fn taken_at_start(purpose: &Purpose, held: &BTreeSet<HeldAddress>) -> BTreeSet<HeldAddress> {
     match purpose {
-        Purpose::Failover => held.clone(),
+        Purpose::Failover | Purpose::TestOn { .. } => held.clone(),
         Purpose::Test => BTreeSet::new(),
     }
 }
 
 struct Planner<'a> {
-    purpose: Purpose,
+    purpose: &'a Purpose,
     networks: &'a [VmNetwork],
     mappings: &'a [Mapping],
     taken: BTreeSet<HeldAddress>,
+    /// Of the networks that a failover would use.
+    isolation_targets: BTreeSet<Ipv4Addr>,
     problems: Vec<Problem>,
 }
 
 impl<'a> Planner<'a> {
+    /// The network that a test was told to use, as far as nothing but the network itself stands against it.
+    fn chosen(&mut self, machines: &[MachineConnections]) -> Option<&'a VmNetwork> {
+        let Purpose::TestOn { network, .. } = self.purpose else { return None };
+        let elsewhere = machines.iter().find(|machine| machine.target_site != network.site);
+        let Some(found) = self.network(network).filter(|_| elsewhere.is_none()) else {
+            let (reason, message) = match elsewhere {
+                Some(machine) => {
+                    ("NETWORK_AT_OTHER_SITE", format!("the test runs at site {}", machine.target_site))
+                }
+                None => ("NETWORK_NOT_FOUND", "there is no such network".to_owned()),
+            };
+            let remedy = "Name a VM network of the site that the test runs at.";
+            self.problems.push(Problem::new(reason, network.to_string(), message, remedy));
+            return None;
+        };
+        if !rehearsal::is_production(network, self.mappings) {
+            self.problems.extend(rehearsal::vlan_problems(found, self.networks, self.mappings));
+        }
+        Some(found)
+    }
+
     /// First pass: the network of every NIC.
-    fn place(&mut self, machines: &[MachineConnections]) -> Vec<Connection> {
+    fn place(&mut self, machines: &[MachineConnections], chosen: Option<&'a VmNetwork>) -> Vec<Connection> {
+        let mut unfit = BTreeSet::new();
         let mut connections = Vec::new();
         for machine in machines {
             for (nic, index) in machine.nics.iter().zip(0u32..) {
@@ -172,6 +238,11 @@ impl<'a> Planner<'a> {
                 if let Some(source) = &nic.hypervisor_network {
                     match self.target_network(machine, source) {
                         Ok(target) => {
+                            self.isolation_targets.extend(&target.isolation_targets);
+                            if let Some(test) = chosen.filter(|_| unfit.insert(&target.name)) {
+                                self.problems.extend(rehearsal::unfit(target, test));
+                            }
+                            let target = chosen.unwrap_or(target);
                             connection.network = Some(target.name.clone());
                             connection.hypervisor_network = Some(target.hypervisor_network.clone());
                         }
@@ -270,7 +341,7 @@ impl<'a> Planner<'a> {
     fn new_address(&mut self, connection: &mut Connection, network: &VmNetwork) {
         let source = address_source(network.isolation, network.addressing);
         match (source, network.pool, self.purpose) {
-            (AddressSource::NetworkDhcp, _, Purpose::Failover) => {
+            (AddressSource::NetworkDhcp, _, Purpose::Failover | Purpose::TestOn { .. }) => {
                 connection.reason = "by the DHCP server of the target network".to_owned();
             }
             (AddressSource::NetworkDhcp, None, Purpose::Test) => {
@@ -301,13 +372,76 @@ impl<'a> Planner<'a> {
                 connection.address = Some(address);
                 connection.reason = reason.to_owned();
             }
-            None => self.problems.push(Problem::new(
-                "POOL_EXHAUSTED",
-                format!("protectedItems/{}", connection.item),
-                format!("{} has no free address left for this run", network.name),
-                "Enlarge the pool, or end runs that hold addresses of it.",
-            )),
+            None => self.exhausted(network, format!("protectedItems/{}", connection.item)),
         }
+    }
+
+    fn exhausted(&mut self, network: &VmNetwork, subject: String) {
+        self.problems.push(Problem::new(
+            "POOL_EXHAUSTED",
+            subject,
+            format!("{} has no free address left for this run", network.name),
+            "Enlarge the pool, or end runs that hold addresses of it.",
+        ));
+    }
+
+    /// What is to be known of the chosen network, with an address on it for each host that has to prove that it is isolated (R-TF-9).
+    fn existing(&mut self, network: &VmNetwork, connections: &[Connection]) -> Option<ExistingNetwork> {
+        connections.iter().find(|connection| connection.network.is_some())?;
+        let production = rehearsal::is_production(&network.name, self.mappings);
+        let inside: BTreeSet<Ipv4Addr> =
+            connections.iter().filter_map(|connection| connection.address).chain(network.gateway).collect();
+        let isolation_targets: Vec<Ipv4Addr> =
+            self.isolation_targets.iter().copied().filter(|target| !inside.contains(target)).collect();
+        let mut probe_ports = vec![];
+        if !production {
+            if isolation_targets.is_empty() {
+                self.problems.push(Problem::new(
+                    "ISOLATION_NOT_PROVABLE",
+                    network.name.to_string(),
+                    "no address of production is known that must not answer from inside it",
+                    "Make the networks that the machines would go to anew with addresses that must never answer to a test.",
+                ));
+            }
+            let Purpose::TestOn { hosts, .. } = self.purpose else { return None };
+            for host in hosts {
+                probe_ports.extend(self.probe_port(network, host, &isolation_targets));
+            }
+        }
+        Some(ExistingNetwork {
+            network: network.name.clone(),
+            hypervisor_network: network.hypervisor_network.clone(),
+            production,
+            probe_ports,
+            prefix_len: network.subnet.prefix_len(),
+            gateway: network.gateway,
+            isolation_targets,
+        })
+    }
+
+    /// Out of the pool, or, where there is none, from the end of the subnet, where DHCP servers come last.
+    fn probe_port(
+        &mut self,
+        network: &VmNetwork,
+        host: &HostName,
+        targets: &[Ipv4Addr],
+    ) -> Option<ProbePort> {
+        let mut candidates: Box<dyn Iterator<Item = Ipv4Addr>> = match network.pool {
+            Some(pool) => Box::new(pool.addresses()),
+            None => {
+                let hosts = network.subnet.network().to_bits() + 1..network.subnet.broadcast().to_bits();
+                Box::new(hosts.rev().map(Ipv4Addr::from_bits))
+            }
+        };
+        // One that is asked for would never be answered by somebody else.
+        let address = candidates.find(|address| !targets.contains(address) && self.take(network, *address));
+        let Some(address) = address else {
+            self.exhausted(network, network.name.to_string());
+            return None;
+        };
+        let [a, b, c, d] = address.octets();
+        // Locally administered, and of nobody else as long as the address is not.
+        Some(ProbePort { host: host.clone(), mac: MacAddress::new([0x02, 0x75, a, b, c, d]), address })
     }
 
     /// Marks an address as used; false when it is, or is the gateway's.

@@ -4,10 +4,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
-use understudy_ids::Uuid;
+use understudy_ids::{HostName, Uuid};
 use understudy_netplan::{
-    AddressPool, Addressing, Connection, ConnectionPlan, Isolation, MachineConnections, MachineNic, Mapping,
-    PlannedTestNetwork, Purpose, VmNetwork,
+    AddressPool, Addressing, Connection, ConnectionPlan, ExistingNetwork, Isolation, MachineConnections,
+    MachineNic, Mapping, PlannedTestNetwork, ProbePort, Purpose, VmNetwork,
 };
 use understudy_rpc::ApiError;
 use understudy_types_api::{problem_from_wire, problem_to_wire, time_from_wire, time_to_wire};
@@ -23,6 +23,9 @@ const MAX_MACHINES: usize = 1000;
 const MAX_NICS: usize = 64;
 const MAX_ADDRESSES: usize = 64;
 const MAX_TARGETS: usize = 64;
+const MAX_HOSTS: usize = 1000;
+/// A subnet that is taken for one by `VmNetwork::problems`.
+const MAX_PREFIX_LEN: u32 = 30;
 
 pub(crate) fn network_to_wire(stored: StoredNetwork) -> v1::VmNetwork {
     let StoredNetwork { network, created } = stored;
@@ -39,6 +42,8 @@ pub(crate) fn new_network_to_wire(network: VmNetwork) -> v1::VmNetwork {
         pool,
         hypervisor_network,
         isolation_targets,
+        logical_network,
+        vlan_id,
     } = network;
     let text = |address: Option<Ipv4Addr>| address.map(|a| a.to_string()).unwrap_or_default();
     v1::VmNetwork {
@@ -56,6 +61,8 @@ pub(crate) fn new_network_to_wire(network: VmNetwork) -> v1::VmNetwork {
         hypervisor_network: hypervisor_network.into(),
         isolation_targets: isolation_targets.iter().map(ToString::to_string).collect(),
         create_time: None,
+        logical_network: logical_network.map(String::from).unwrap_or_default(),
+        vlan_id: vlan_id.map(u32::from).unwrap_or_default(),
     }
 }
 
@@ -80,6 +87,8 @@ pub(crate) fn network_from_wire(wire: v1::VmNetwork) -> Result<VmNetwork, ApiErr
         hypervisor_network,
         isolation_targets,
         create_time: _,
+        logical_network,
+        vlan_id,
     } = wire;
     let mut fields = Fields::default();
     let name = fields.parse("network.name", &name);
@@ -108,6 +117,11 @@ pub(crate) fn network_from_wire(wire: v1::VmNetwork) -> Result<VmNetwork, ApiErr
         .take(MAX_TARGETS)
         .filter_map(|t| fields.parse("network.isolation_targets", t))
         .collect();
+    let logical_network = fields.parse_optional("network.logical_network", &logical_network);
+    let vlan_id = u16::try_from(vlan_id).unwrap_or_else(|_| {
+        fields.refuse("network.vlan_id", format!("{vlan_id} is not a VLAN id"));
+        0
+    });
     let network = (|| {
         Some(VmNetwork {
             name: name?,
@@ -118,6 +132,8 @@ pub(crate) fn network_from_wire(wire: v1::VmNetwork) -> Result<VmNetwork, ApiErr
             pool: first.zip(last).map(|(first, last)| AddressPool { first, last }),
             hypervisor_network: hypervisor_network?,
             isolation_targets: targets,
+            logical_network,
+            vlan_id: Some(vlan_id).filter(|id| *id != 0),
         })
     })();
     fields.finish(network)
@@ -216,14 +232,23 @@ pub(crate) fn lease_from_wire(wire: v1::AddressLease) -> Result<AddressLease, Ap
 
 pub(crate) fn question_to_wire(question: &ConnectionQuestion) -> v1::PlanConnectionsRequest {
     let ConnectionQuestion { purpose, machines } = question;
-    v1::PlanConnectionsRequest {
-        purpose: match purpose {
-            Purpose::Failover => v1::Purpose::Failover,
-            Purpose::Test => v1::Purpose::Test,
+    let (purpose, existing_network, hosts) = match purpose {
+        Purpose::Failover => (v1::Purpose::Failover, String::new(), vec![]),
+        Purpose::Test => (v1::Purpose::Test, String::new(), vec![]),
+        Purpose::TestOn { network, hosts } => {
+            (v1::Purpose::TestOnExisting, network.to_string(), hosts.iter().map(host_to_wire).collect())
         }
-        .into(),
+    };
+    v1::PlanConnectionsRequest {
+        purpose: purpose.into(),
         machines: machines.iter().map(machine_to_wire).collect(),
+        existing_network,
+        hosts,
     }
+}
+
+pub(crate) fn host_to_wire(host: &HostName) -> String {
+    format!("sites/{}/hosts/{}", host.site(), host.host())
 }
 
 fn machine_to_wire(machine: &MachineConnections) -> v1::MachineConnections {
@@ -244,13 +269,23 @@ fn machine_to_wire(machine: &MachineConnections) -> v1::MachineConnections {
 }
 
 pub(crate) fn question_from_wire(wire: v1::PlanConnectionsRequest) -> Result<ConnectionQuestion, ApiError> {
-    let v1::PlanConnectionsRequest { purpose, machines } = wire;
+    let v1::PlanConnectionsRequest { purpose, machines, existing_network, hosts } = wire;
     let mut fields = Fields::default();
     let purpose = match v1::Purpose::try_from(purpose) {
         Ok(v1::Purpose::Failover) => Some(Purpose::Failover),
         Ok(v1::Purpose::Test) => Some(Purpose::Test),
+        Ok(v1::Purpose::TestOnExisting) => on_existing(&mut fields, &existing_network, &hosts),
         Ok(v1::Purpose::Unspecified) | Err(_) => fields.require("purpose", None),
     };
+    if !matches!(purpose, None | Some(Purpose::TestOn { .. })) {
+        for (field, given) in
+            [("existing_network", !existing_network.is_empty()), ("hosts", !hosts.is_empty())]
+        {
+            if given {
+                fields.refuse(field, "has no meaning for this purpose; leave it out".to_owned());
+            }
+        }
+    }
     fields.at_most("machines", machines.len(), MAX_MACHINES);
     let machines = machines
         .into_iter()
@@ -259,6 +294,16 @@ pub(crate) fn question_from_wire(wire: v1::PlanConnectionsRequest) -> Result<Con
         .filter_map(|(at, machine)| machine_from_wire(&mut fields, at, machine))
         .collect();
     fields.finish(purpose.map(|purpose| ConnectionQuestion { purpose, machines }))
+}
+
+fn on_existing(fields: &mut Fields, network: &str, hosts: &[String]) -> Option<Purpose> {
+    let network = fields.parse("existing_network", network);
+    fields.at_most("hosts", hosts.len(), MAX_HOSTS);
+    if hosts.is_empty() {
+        fields.refuse("hosts", "is empty: name the hosts that the test's machines will run on".to_owned());
+    }
+    let hosts = hosts.iter().take(MAX_HOSTS).filter_map(|host| fields.host("hosts", host)).collect();
+    Some(Purpose::TestOn { network: network?, hosts })
 }
 
 fn machine_from_wire(
@@ -293,10 +338,11 @@ fn machine_from_wire(
 
 pub(crate) fn answer_to_wire(answer: ConnectionAnswer) -> v1::PlanConnectionsResponse {
     match answer {
-        Ok(ConnectionPlan { nics, test_networks }) => v1::PlanConnectionsResponse {
+        Ok(ConnectionPlan { nics, test_networks, existing }) => v1::PlanConnectionsResponse {
             nics: nics.into_iter().map(connection_to_wire).collect(),
             test_networks: test_networks.into_iter().map(test_network_to_wire).collect(),
             problems: vec![],
+            existing: existing.map(existing_to_wire),
         },
         Err(problems) => v1::PlanConnectionsResponse {
             problems: problems.into_iter().map(problem_to_wire).collect(),
@@ -329,8 +375,34 @@ fn test_network_to_wire(network: PlannedTestNetwork) -> v1::PlannedTestNetwork {
     }
 }
 
+fn existing_to_wire(existing: ExistingNetwork) -> v1::ExistingNetwork {
+    let ExistingNetwork {
+        network,
+        hypervisor_network,
+        production,
+        probe_ports,
+        prefix_len,
+        gateway,
+        isolation_targets,
+    } = existing;
+    let port_to_wire = |ProbePort { host, mac, address }: &ProbePort| v1::ProbePort {
+        host: host_to_wire(host),
+        mac: mac.to_string(),
+        address: address.to_string(),
+    };
+    v1::ExistingNetwork {
+        network: network.to_string(),
+        hypervisor_network: hypervisor_network.into(),
+        production,
+        probe_ports: probe_ports.iter().map(port_to_wire).collect(),
+        prefix_len: prefix_len.into(),
+        gateway: gateway.map(|g| g.to_string()).unwrap_or_default(),
+        isolation_targets: isolation_targets.iter().map(ToString::to_string).collect(),
+    }
+}
+
 pub(crate) fn answer_from_wire(wire: v1::PlanConnectionsResponse) -> Result<ConnectionAnswer, ApiError> {
-    let v1::PlanConnectionsResponse { nics, test_networks, problems } = wire;
+    let v1::PlanConnectionsResponse { nics, test_networks, problems, existing } = wire;
     let mut fields = Fields::default();
     if !problems.is_empty() {
         let problems = problems
@@ -343,7 +415,46 @@ pub(crate) fn answer_from_wire(wire: v1::PlanConnectionsResponse) -> Result<Conn
         nics.into_iter().filter_map(|nic| connection_from_wire(&mut fields, nic)).collect();
     let test_networks: Vec<PlannedTestNetwork> =
         test_networks.into_iter().filter_map(|n| test_network_from_wire(&mut fields, n)).collect();
-    fields.finish(Some(Ok(ConnectionPlan { nics, test_networks })))
+    let existing = existing.and_then(|existing| existing_from_wire(&mut fields, existing));
+    fields.finish(Some(Ok(ConnectionPlan { nics, test_networks, existing })))
+}
+
+fn existing_from_wire(fields: &mut Fields, wire: v1::ExistingNetwork) -> Option<ExistingNetwork> {
+    let v1::ExistingNetwork {
+        network,
+        hypervisor_network,
+        production,
+        probe_ports,
+        prefix_len,
+        gateway,
+        isolation_targets,
+    } = wire;
+    let network = fields.parse("existing.network", &network);
+    let hypervisor_network = fields.parse("existing.hypervisor_network", &hypervisor_network);
+    let probe_ports = probe_ports
+        .into_iter()
+        .filter_map(|v1::ProbePort { host, mac, address }| {
+            let host = fields.host("existing.probe_ports.host", &host);
+            let mac = fields.parse("existing.probe_ports.mac", &mac);
+            let address = fields.parse("existing.probe_ports.address", &address);
+            Some(ProbePort { host: host?, mac: mac?, address: address? })
+        })
+        .collect();
+    if prefix_len > MAX_PREFIX_LEN {
+        fields.refuse("existing.prefix_len", format!("{prefix_len} leaves no room for machines"));
+    }
+    let gateway = fields.parse_optional("existing.gateway", &gateway);
+    let isolation_targets =
+        isolation_targets.iter().filter_map(|t| fields.parse("existing.isolation_targets", t)).collect();
+    Some(ExistingNetwork {
+        network: network?,
+        hypervisor_network: hypervisor_network?,
+        production,
+        probe_ports,
+        prefix_len: u8::try_from(prefix_len).ok()?,
+        gateway,
+        isolation_targets,
+    })
 }
 
 fn connection_from_wire(fields: &mut Fields, wire: v1::PlannedNic) -> Option<Connection> {
@@ -379,4 +490,85 @@ fn test_network_from_wire(fields: &mut Fields, wire: v1::PlannedTestNetwork) -> 
         prefix_len: gateway.prefix_len(),
         isolation_targets,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use understudy_ids::MacAddress;
+
+    use super::*;
+
+    fn lab() -> VmNetwork {
+        VmNetwork {
+            name: "sites/bravo/networks/lab".parse().unwrap(),
+            isolation: Isolation::Vlan,
+            addressing: Addressing::Static,
+            subnet: "192.168.60.0/24".parse().unwrap(),
+            gateway: Some([192, 168, 60, 1].into()),
+            pool: Some(AddressPool { first: [192, 168, 60, 10].into(), last: [192, 168, 60, 20].into() }),
+            hypervisor_network: "lab".parse().unwrap(),
+            isolation_targets: vec![],
+            logical_network: Some("tests".parse().unwrap()),
+            vlan_id: Some(4094),
+        }
+    }
+
+    /// R-NET-7
+    #[test]
+    fn networks_travel_unchanged_and_no_number_is_taken_for_another() {
+        for network in [lab(), VmNetwork { logical_network: None, vlan_id: None, ..lab() }] {
+            assert_eq!(network_from_wire(new_network_to_wire(network.clone())).unwrap(), network);
+        }
+        let wire = v1::VmNetwork { vlan_id: 65_543, ..new_network_to_wire(lab()) };
+        assert_eq!(network_from_wire(wire).unwrap_err().problems[0].subject, "network.vlan_id");
+    }
+
+    /// R-TF-2
+    #[test]
+    fn questions_and_answers_travel_unchanged() {
+        let on_lab = Purpose::TestOn { network: lab().name, hosts: ["bravo/h1".parse().unwrap()].into() };
+        for purpose in [Purpose::Failover, Purpose::Test, on_lab] {
+            let question = ConnectionQuestion { purpose, machines: vec![] };
+            assert_eq!(question_from_wire(question_to_wire(&question)).unwrap(), question);
+        }
+        let port = ProbePort {
+            host: "bravo/h1".parse().unwrap(),
+            mac: MacAddress::new([2, 0x75, 192, 168, 60, 12]),
+            address: [192, 168, 60, 12].into(),
+        };
+        let existing = ExistingNetwork {
+            network: lab().name,
+            hypervisor_network: lab().hypervisor_network,
+            production: false,
+            probe_ports: vec![port],
+            prefix_len: 24,
+            gateway: lab().gateway,
+            isolation_targets: vec![[192, 168, 50, 5].into()],
+        };
+        for existing in [None, Some(existing.clone()), Some(ExistingNetwork { gateway: None, ..existing })] {
+            let answer = Ok(ConnectionPlan { existing, ..ConnectionPlan::default() });
+            assert_eq!(answer_from_wire(answer_to_wire(answer.clone())).unwrap(), answer);
+        }
+    }
+
+    /// Invariant 14
+    #[test]
+    fn everything_wrong_with_a_question_is_named_at_once() {
+        let refused = |wire: v1::PlanConnectionsRequest| {
+            let error = question_from_wire(wire).unwrap_err();
+            error.problems.into_iter().map(|p| p.subject).collect::<Vec<_>>()
+        };
+        let lost = v1::PlanConnectionsRequest {
+            purpose: v1::Purpose::TestOnExisting.into(),
+            ..v1::PlanConnectionsRequest::default()
+        };
+        assert_eq!(refused(lost), ["existing_network", "hosts"]);
+        let ignored = v1::PlanConnectionsRequest {
+            purpose: v1::Purpose::Test.into(),
+            existing_network: lab().name.to_string(),
+            hosts: vec!["x".to_owned()],
+            ..v1::PlanConnectionsRequest::default()
+        };
+        assert_eq!(refused(ignored), ["existing_network", "hosts"]);
+    }
 }

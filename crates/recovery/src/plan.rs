@@ -14,6 +14,7 @@ mod amend;
 mod at_instant;
 mod check;
 mod common;
+mod connect;
 mod digest;
 mod draft;
 mod input;
@@ -261,5 +262,6 @@ pub fn plan(spec: &RunSpec, input: &PlanInput) -> Result<RunPlan, Vec<Problem>> 
     }
     let plan = draft::draft(&spec, &input)?;
     let left_out = order::left_out(&spec, &input).into_iter().chain(draft::not_asked(&spec, &input));
-    Ok(RunPlan { notices: notices.into_iter().chain(left_out).collect(), ..plan })
+    let of_networks = connect::notices(&spec, &input);
+    Ok(RunPlan { notices: notices.into_iter().chain(left_out).chain(of_networks).collect(), ..plan })
 }

@@ -208,7 +208,7 @@ impl NetworkApi for Api {
         let mappings: Vec<Mapping> =
             network_mapping::of_sites(db, &sites).await?.into_iter().map(|m| m.mapping).collect();
         let held = address_lease::held(db, &sites).await?.into_iter().collect();
-        Ok(plan(question.purpose, &question.machines, &networks, &mappings, &held))
+        Ok(plan(&question.purpose, &question.machines, &networks, &mappings, &held))
     }
 
     async fn leases(&self, run: Option<RunId>, page: PageRequest) -> Result<Page<AddressLease>, ApiError> {

@@ -9,9 +9,10 @@ use understudy_recovery::{
     direction::SiteKind,
     item::ItemState,
     plan::{Power, plan},
+    test_network::TestNetwork,
 };
 
-use crate::world::{alpha, bravo, input, item, spec};
+use crate::world::{LAB, alpha, bravo, input, item, on_lab, on_production, spec};
 
 fn refusals(operation: Operation, change: impl FnOnce(&mut RunSpec, &mut PlanInput)) -> Vec<Problem> {
     let (mut spec, mut input) = (spec(operation), input(operation));
@@ -85,7 +86,7 @@ fn options_that_the_operation_would_ignore() {
             &[TestFailover, UnplannedFailover],
         ),
         (|spec| spec.primary_down_assertion = Some("dark".to_owned()), &[UnplannedFailover]),
-        (|spec| spec.without_network = true, &[TestFailover]),
+        (|spec| spec.test_network = TestNetwork::None, &[TestFailover]),
         (|spec| spec.no_reverse_replication = true, &[PlannedFailover]),
         (|spec| spec.delete_replica = true, &[Unprotect]),
     ];
@@ -99,6 +100,56 @@ fn options_that_the_operation_would_ignore() {
                 assert_refused(operation, "OPTION_NOT_APPLICABLE", |spec, _| set(spec));
             }
         }
+    }
+}
+
+/// R-TF-2: production only with a reason on record, a reason only for production, and only what the kind of site allows.
+#[test]
+fn networks_that_a_test_may_not_use() {
+    let reasons = |(spec, facts): (RunSpec, PlanInput)| -> Vec<String> {
+        plan(&spec, &facts).err().unwrap_or_default().into_iter().map(|p| p.reason).collect()
+    };
+    let because = |why: Option<&str>| TestNetwork::Existing {
+        network: LAB.parse().unwrap(),
+        connect_to_production: why.map(str::to_owned),
+    };
+    assert_eq!(reasons(on_lab()), [""; 0]);
+    let with = |(asked, facts): (RunSpec, PlanInput), why: Option<&str>| {
+        reasons((RunSpec { test_network: because(why), ..asked }, facts))
+    };
+    assert_eq!(with(on_lab(), Some("I may")), ["NOT_A_PRODUCTION_NETWORK"]);
+    assert_eq!(with(on_production(), None), ["PRODUCTION_NETWORK"]);
+    assert_eq!(with(on_production(), Some(" ")), ["INVALID_REASON"]);
+
+    let at_a_cloud = |(spec, mut facts): (RunSpec, PlanInput)| {
+        facts.hosts.get_mut(&bravo()).unwrap().site_kind = SiteKind::PublicCloud;
+        reasons((spec, facts))
+    };
+    let automatic = (spec(Operation::TestFailover), input(Operation::TestFailover));
+    assert_eq!(at_a_cloud(automatic), ["NETWORK_CHOICE_NOT_SUPPORTED"; 2]);
+    assert_eq!(at_a_cloud(on_lab()), [""; 0]);
+}
+
+/// R-NET-7: every operation that connects machines to a network that has to be there looks whether it is. Not being told is no *no*.
+#[test]
+fn networks_that_the_host_does_not_have() {
+    use Operation::*;
+    let with = |networks: Option<&[&str]>, (spec, mut facts): (RunSpec, PlanInput)| {
+        let told = networks.map(|names| names.iter().map(|name| name.parse().unwrap()).collect());
+        facts.hosts.get_mut(&bravo()).unwrap().networks = told;
+        plan(&spec, &facts)
+    };
+    let of = |operation| (spec(operation), input(operation));
+    for asked in [of(PlannedFailover), of(UnplannedFailover), on_lab()] {
+        let refused = with(Some(&["other"]), asked.clone()).unwrap_err();
+        let found: Vec<_> = refused.iter().map(|p| (p.reason.as_str(), p.subject.as_str())).collect();
+        assert_eq!(found, [("NETWORK_NOT_ON_HOST", "sites/bravo/hosts/bravo-h1")], "{}", asked.0.operation);
+        let notices = with(None, asked).unwrap().notices;
+        assert!(notices[0].starts_with("whether bravo/bravo-h1 has network "), "{notices:?}");
+    }
+    for asked in [of(TestFailover), of(Protect), of(ReverseReplicate)] {
+        let plan = with(Some(&[]), asked).unwrap();
+        assert_eq!(plan.notices, [""; 0], "a network that the run makes, or none, has to be nowhere");
     }
 }
 
@@ -275,14 +326,14 @@ fn problems_of_the_network_count_where_it_is_used() {
     }
     let mut facts = input(Operation::TestFailover);
     facts.connections.problems.push(problem);
-    let unconnected = RunSpec { without_network: true, ..spec(Operation::TestFailover) };
+    let unconnected = RunSpec { test_network: TestNetwork::None, ..spec(Operation::TestFailover) };
     assert!(plan(&unconnected, &facts).is_ok());
 }
 
 #[test]
 fn everything_that_is_wrong_is_told_at_once() {
     let problems = refusals(Operation::PlannedFailover, |spec, facts| {
-        spec.without_network = true;
+        spec.test_network = TestNetwork::None;
         spec.items.push(item("ghost"));
         facts.items[0].points.clear();
         facts.items[1].machine.power = Power::Unknown;

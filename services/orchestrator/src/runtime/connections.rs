@@ -16,6 +16,7 @@ use understudy_network_api::{ConnectionQuestion, NetworkClient};
 use understudy_recovery::{
     ItemState, Operation, RunSpec,
     plan::{Connections, ItemView, PlanInput, PlannedNic, PlannedTestNetwork},
+    test_network::TestNetwork,
 };
 use understudy_recovery_api::Resource;
 
@@ -42,10 +43,16 @@ pub enum Answer {
     Away(String),
 }
 
-fn purpose(spec: &RunSpec) -> Option<netplan::Purpose> {
+fn purpose(spec: &RunSpec, items: &[ItemView]) -> Option<netplan::Purpose> {
     match spec.operation {
-        Operation::TestFailover if spec.without_network => None,
-        Operation::TestFailover => Some(netplan::Purpose::Test),
+        Operation::TestFailover => match &spec.test_network {
+            TestNetwork::None => None,
+            TestNetwork::Automatic => Some(netplan::Purpose::Test),
+            TestNetwork::Existing { network, connect_to_production: _ } => Some(netplan::Purpose::TestOn {
+                network: network.clone(),
+                hosts: items.iter().map(|item| item.standby_host.clone()).collect(),
+            }),
+        },
         // Protecting connects nothing yet; it asks so that a missing mapping shows before the day it is needed.
         Operation::Protect | Operation::PlannedFailover | Operation::UnplannedFailover => {
             Some(netplan::Purpose::Failover)
@@ -56,10 +63,7 @@ fn purpose(spec: &RunSpec) -> Option<netplan::Purpose> {
 
 /// Asks network-mapper where the machines of the run would be connected. Its client bounds the time.
 pub async fn ask(network: &NetworkClient, spec: &RunSpec, items: &[ItemView]) -> Answer {
-    let Some(purpose) = purpose(spec) else { return Answer::NotNeeded };
-    if items.is_empty() {
-        return Answer::NotNeeded;
-    }
+    let Some(purpose) = purpose(spec, items).filter(|_| !items.is_empty()) else { return Answer::NotNeeded };
     let machines = items.iter().map(|item| machine(spec.operation, item)).collect();
     let question = ConnectionQuestion { purpose, machines };
     match network.plan_connections(&question).await {
@@ -102,7 +106,7 @@ fn machine(operation: Operation, item: &ItemView) -> netplan::MachineConnections
 }
 
 fn told(plan: netplan::ConnectionPlan) -> Connections {
-    let netplan::ConnectionPlan { nics, test_networks } = plan;
+    let netplan::ConnectionPlan { nics, test_networks, existing } = plan;
     let nics = nics.into_iter().map(|nic| {
         let netplan::Connection {
             item,
@@ -134,7 +138,12 @@ fn told(plan: netplan::ConnectionPlan) -> Connections {
             isolation_targets: isolation_targets.into_iter().map(IpAddr::V4).collect(),
         }
     });
-    Connections { nics: nics.collect(), test_networks: test_networks.collect(), problems: Vec::new() }
+    Connections {
+        nics: nics.collect(),
+        test_networks: test_networks.collect(),
+        existing,
+        problems: Vec::new(),
+    }
 }
 
 /// The connections to plan with.
@@ -204,7 +213,7 @@ pub async fn remember(
     answer: &Answer,
 ) -> Result<(), Failure> {
     let Answer::Told(connections) = answer else { return Ok(()) };
-    if purpose(spec) != Some(netplan::Purpose::Failover) || !connections.problems.is_empty() {
+    if purpose(spec, &input.items) != Some(netplan::Purpose::Failover) || !connections.problems.is_empty() {
         return Ok(());
     }
     for item in &input.items {

@@ -93,6 +93,11 @@ impl Runtime {
                     same_plan(&plan, digest.as_deref())?;
                     let (run, effects) = start(Uuid::now_v7(), plan, spec.clone(), &who, input.now);
                     apply::begin(&mut *tx, &run, &effects, traceparent.as_deref()).await?;
+                    if let Some(text) = spec.test_network.production_notice() {
+                        let id = Uuid::new_v5(&run.id, b"connected to production");
+                        let note = Message::Note { id, author: who.clone(), text };
+                        outbox::insert(&mut *tx, run.id, &note).await?;
+                    }
                     connections::remember(tx, spec, &input, answer).await?;
                     Ok(run.id.to_resource())
                 })

@@ -157,7 +157,7 @@ fn spec(spec: &RunSpec) -> request::RunSpec {
         items: spec.items.iter().cloned().collect(),
         points: spec.points.clone(),
         primary_down_assertion: spec.primary_down_assertion.clone(),
-        without_network: spec.without_network,
+        test_network: spec.test_network.clone(),
         no_reverse_replication: spec.no_reverse_replication,
         deadline: spec.deadline.map(deadline),
         instant: spec.instant.map(|instant| match instant {
@@ -207,7 +207,7 @@ pub fn domain_spec(spec: request::RunSpec) -> RunSpec {
         items,
         points,
         primary_down_assertion,
-        without_network,
+        test_network,
         no_reverse_replication,
         deadline,
         instant,
@@ -219,7 +219,7 @@ pub fn domain_spec(spec: request::RunSpec) -> RunSpec {
     RunSpec {
         points,
         primary_down_assertion,
-        without_network,
+        test_network,
         no_reverse_replication,
         deadline: deadline.map(domain_deadline),
         instant: instant.map(|instant| match instant {

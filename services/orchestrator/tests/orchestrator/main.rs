@@ -16,4 +16,5 @@ mod reconcile;
 mod recovery_plans;
 mod scrub;
 mod support;
+mod test_networks;
 mod time_limits;

@@ -32,6 +32,20 @@ fn network(site: &str) -> VmNetwork {
         pool: None,
         hypervisor_network: "prod".parse().unwrap(),
         isolation_targets: vec!["192.168.50.2".parse().unwrap()],
+        logical_network: None,
+        vlan_id: None,
+    }
+}
+
+/// One of bravo's that nothing is mapped to.
+fn lab() -> VmNetwork {
+    VmNetwork {
+        name: "sites/bravo/networks/lab".parse().unwrap(),
+        subnet: "192.168.60.0/24".parse().unwrap(),
+        gateway: None,
+        hypervisor_network: "lab".parse().unwrap(),
+        isolation_targets: vec![],
+        ..network("bravo")
     }
 }
 
@@ -49,9 +63,9 @@ impl NetworkApi for Mapper {
         if !problems.is_empty() {
             return Ok(Err(problems));
         }
-        let networks = [network("alpha"), network("bravo")];
+        let networks = [network("alpha"), network("bravo"), lab()];
         let mappings = [Mapping { a: networks[0].name.clone(), b: networks[1].name.clone() }];
-        Ok(plan(question.purpose, &question.machines, &networks, &mappings, &BTreeSet::new()))
+        Ok(plan(&question.purpose, &question.machines, &networks, &mappings, &BTreeSet::new()))
     }
 
     async fn create_network(&self, _: &Identity, _: VmNetwork, _: Uuid) -> Result<StoredNetwork, ApiError> {
