@@ -524,12 +524,22 @@ pub enum AddressingArg {
     Static,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+pub enum AddressesArg {
+    KeepIfPossible,
+    Retain,
+    Change,
+}
+
 #[derive(Subcommand)]
 pub enum Mapping {
     /// Two networks stand for each other, in both directions
     Create {
         a: NetworkRef,
         b: NetworkRef,
+        /// Whether machines keep their addresses: keep-if-possible, retain (or the run is refused) or change
+        #[arg(long, value_enum, default_value_t = AddressesArg::KeepIfPossible)]
+        addresses: AddressesArg,
     },
     List,
     Delete {
@@ -587,6 +597,9 @@ pub struct Failover {
     /// Planned: do not reverse replicate on commit
     #[arg(long)]
     pub no_reverse_replication: bool,
+    /// Planned and unplanned: go on although machines of a subnet whose addresses are retained stay behind
+    #[arg(long)]
+    pub allow_partial_subnet: bool,
     #[command(flatten)]
     pub deadline: DeadlineWish,
     /// Private key (PEM) of a recipient, for items that are encrypted. It stays here; the hosts get what it opens

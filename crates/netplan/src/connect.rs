@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use understudy_ids::{HostName, ItemName, MacAddress, NetworkName, Problem, SiteName};
 
 use crate::{
-    mapping::{Mapping, counterpart},
+    mapping::{Mapping, between},
     network::{Addressing, Isolation, NetworkRef, VmNetwork},
     rehearsal,
+    retain::{AddressRule, SplitSubnet},
 };
 
 /// What the connections are for.
@@ -61,6 +62,8 @@ pub struct ConnectionPlan {
     pub test_networks: Vec<PlannedTestNetwork>,
     /// For a test on a network that is there already, unless nothing of it is connected.
     pub existing: Option<ExistingNetwork>,
+    /// For a failover: subnets whose addresses are retained and of which machines stay behind.
+    pub split_subnets: Vec<SplitSubnet>,
 }
 
 /// Where one NIC goes.
@@ -165,8 +168,8 @@ pub fn plan(
         problems: vec![],
     };
     let chosen = planner.chosen(machines);
-    let mut nics = planner.place(machines, chosen);
-    planner.give_addresses(&mut nics, machines);
+    let (mut nics, rules) = planner.place(machines, chosen);
+    planner.give_addresses(&mut nics, &rules, machines);
     let existing = chosen.and_then(|network| planner.existing(network, &nics));
     if !planner.problems.is_empty() {
         return Err(planner.problems);
@@ -175,7 +178,7 @@ pub fn plan(
         Purpose::Failover | Purpose::TestOn { .. } => vec![],
         Purpose::Test => planner.test_networks(&mut nics),
     };
-    Ok(ConnectionPlan { nics, test_networks, existing })
+    Ok(ConnectionPlan { nics, test_networks, existing, split_subnets: vec![] })
 }
 
 /// A test network is new and holds nothing but the test, so what runs hold in production does not count there (R-TF-4). On a network that
@@ -219,8 +222,13 @@ impl<'a> Planner<'a> {
         Some(found)
     }
 
-    /// First pass: the network of every NIC.
-    fn place(&mut self, machines: &[MachineConnections], chosen: Option<&'a VmNetwork>) -> Vec<Connection> {
+    /// First pass: the network of every NIC, and what becomes of its address on the way there.
+    fn place(
+        &mut self,
+        machines: &[MachineConnections],
+        chosen: Option<&'a VmNetwork>,
+    ) -> (Vec<Connection>, Vec<AddressRule>) {
+        let mut rules = Vec::new();
         let mut unfit = BTreeSet::new();
         let mut connections = Vec::new();
         for machine in machines {
@@ -235,9 +243,12 @@ impl<'a> Planner<'a> {
                     address: None,
                     reason: "not connected at the source".to_owned(),
                 };
+                let mut rule = AddressRule::default();
                 if let Some(source) = &nic.hypervisor_network {
                     match self.target_network(machine, source) {
-                        Ok(target) => {
+                        Ok((target, mapped)) => {
+                            // Which addresses a network has that was chosen for a test, no mapping says.
+                            rule = if chosen.is_some() { rule } else { mapped };
                             self.isolation_targets.extend(&target.isolation_targets);
                             if let Some(test) = chosen.filter(|_| unfit.insert(&target.name)) {
                                 self.problems.extend(rehearsal::unfit(target, test));
@@ -250,16 +261,17 @@ impl<'a> Planner<'a> {
                     }
                 }
                 connections.push(connection);
+                rules.push(rule);
             }
         }
-        connections
+        (connections, rules)
     }
 
     fn target_network(
         &self,
         machine: &MachineConnections,
         source: &NetworkName,
-    ) -> Result<&'a VmNetwork, Problem> {
+    ) -> Result<(&'a VmNetwork, AddressRule), Problem> {
         let subject = format!("protectedItems/{}", machine.item);
         let site = &machine.source_site;
         let source = self
@@ -274,7 +286,8 @@ impl<'a> Planner<'a> {
                 "Create a VM network with that hypervisor network, then map it.",
             )
         })?;
-        let target = counterpart(self.mappings, &source.name, &machine.target_site).ok_or_else(|| {
+        let mapped = between(self.mappings, &source.name, &machine.target_site);
+        let (target, rule) = mapped.ok_or_else(|| {
             Problem::new(
                 "NETWORK_NOT_MAPPED",
                 &subject,
@@ -282,14 +295,15 @@ impl<'a> Planner<'a> {
                 "Create a network mapping between the two sites.",
             )
         })?;
-        self.network(target).ok_or_else(|| {
+        let found = self.network(target).ok_or_else(|| {
             Problem::new(
                 "NETWORK_NOT_FOUND",
                 &subject,
                 format!("{} is mapped to {target}, which does not exist any more", source.name),
                 "Delete the mapping and make a new one.",
             )
-        })
+        })?;
+        Ok((found, rule))
     }
 
     fn network(&self, name: &NetworkRef) -> Option<&'a VmNetwork> {
@@ -297,17 +311,30 @@ impl<'a> Planner<'a> {
     }
 
     /// Second pass. Machines that can keep their address come first, so that none of them finds it given to another.
-    fn give_addresses(&mut self, connections: &mut [Connection], machines: &[MachineConnections]) {
+    fn give_addresses(
+        &mut self,
+        connections: &mut [Connection],
+        rules: &[AddressRule],
+        machines: &[MachineConnections],
+    ) {
         let known = machines.iter().flat_map(|m| &m.nics).map(|nic| ipv4(&nic.addresses));
         let mut homeless = Vec::new();
-        for (connection, own) in connections.iter_mut().zip(known) {
+        for ((connection, rule), own) in connections.iter_mut().zip(rules).zip(known) {
             let Some(network) = connection.network.as_ref().and_then(|n| self.network(n)) else { continue };
-            if !self.keep_address(connection, network, &own) {
-                homeless.push((connection, network));
+            if *rule != AddressRule::Change && self.keep_address(connection, network, &own) {
+                continue;
+            }
+            match rule {
+                AddressRule::KeepIfPossible => homeless.push((connection, network, vec![])),
+                AddressRule::Change => homeless.push((connection, network, own)),
+                AddressRule::Retain => self.problems.push(not_retainable(connection, network, &own)),
             }
         }
-        for (connection, network) in homeless {
-            self.new_address(connection, network);
+        for (connection, network, unwanted) in homeless {
+            self.new_address(connection, network, &unwanted);
+            if !unwanted.is_empty() {
+                connection.reason.push_str("; by its mapping it does not keep its own");
+            }
         }
     }
 
@@ -338,19 +365,24 @@ impl<'a> Planner<'a> {
         true
     }
 
-    fn new_address(&mut self, connection: &mut Connection, network: &VmNetwork) {
+    /// One that is none of `unwanted`.
+    fn new_address(&mut self, connection: &mut Connection, network: &VmNetwork, unwanted: &[Ipv4Addr]) {
+        let wanted = |address: &Ipv4Addr| !unwanted.contains(address);
         let source = address_source(network.isolation, network.addressing);
         match (source, network.pool, self.purpose) {
             (AddressSource::NetworkDhcp, _, Purpose::Failover | Purpose::TestOn { .. }) => {
                 connection.reason = "by the DHCP server of the target network".to_owned();
             }
             (AddressSource::NetworkDhcp, None, Purpose::Test) => {
-                let hosts = network.subnet.hosts();
+                let hosts = network.subnet.hosts().filter(wanted);
                 self.first_free(connection, network, hosts, "free in the test network's subnet");
             }
-            (_, Some(pool), _) => {
-                self.first_free(connection, network, pool.addresses(), "first free of the pool")
-            }
+            (_, Some(pool), _) => self.first_free(
+                connection,
+                network,
+                pool.addresses().filter(wanted),
+                "first free of the pool",
+            ),
             (AddressSource::Pool | AddressSource::PlatformDhcp, None, _) => self.problems.push(Problem::new(
                 "POOL_MISSING",
                 format!("protectedItems/{}", connection.item),
@@ -482,6 +514,24 @@ impl<'a> Planner<'a> {
             })
             .collect()
     }
+}
+
+fn not_retainable(connection: &Connection, network: &VmNetwork, own: &[Ipv4Addr]) -> Problem {
+    let own: Vec<String> = own.iter().map(ToString::to_string).collect();
+    let message = match own.as_slice() {
+        [] => format!("its mapping retains addresses, and none is known of {}", connection.mac),
+        own => format!(
+            "its mapping retains addresses, and {} cannot be had on {}: it is not in the network or pool, or is held",
+            own.join(", "),
+            network.name,
+        ),
+    };
+    Problem::new(
+        "ADDRESS_NOT_RETAINABLE",
+        format!("protectedItems/{}", connection.item),
+        message,
+        "Give the target network the subnet and pool of the source, or make the mapping anew without retaining addresses.",
+    )
 }
 
 fn ipv4(addresses: &[IpAddr]) -> Vec<Ipv4Addr> {

@@ -14,6 +14,7 @@ pub mod connect;
 pub mod mapping;
 pub mod network;
 pub mod rehearsal;
+pub mod retain;
 
 pub use connect::{
     Connection, ConnectionPlan, ExistingNetwork, HeldAddress, MachineConnections, MachineNic,
@@ -21,3 +22,4 @@ pub use connect::{
 };
 pub use mapping::{Mapping, counterpart};
 pub use network::{AddressPool, Addressing, Isolation, NetworkRef, VmNetwork};
+pub use retain::{AddressRule, Neighbour, SplitSubnet, split_subnets};

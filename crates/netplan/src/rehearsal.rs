@@ -123,7 +123,7 @@ mod tests {
     const PROD: &str = "sites/bravo/networks/prod";
 
     fn mapped() -> Vec<Mapping> {
-        vec![Mapping { a: "sites/alpha/networks/prod".parse().unwrap(), b: PROD.parse().unwrap() }]
+        vec![Mapping::new("sites/alpha/networks/prod".parse().unwrap(), PROD.parse().unwrap())]
     }
 
     /// R-NET-6: what the requirement names is refused with its reason, and everything else fits.

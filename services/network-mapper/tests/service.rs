@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use understudy_ids::{RunId, Uuid};
+use understudy_ids::{RunId, SiteName, Uuid};
 use understudy_jobs_api::{Handler, LeasedTask, Outcome, TaskContext, TaskName};
 use understudy_netplan::{
-    AddressPool, Addressing, Isolation, MachineConnections, MachineNic, Mapping, NetworkRef, Purpose,
-    VmNetwork,
+    AddressPool, AddressRule, Addressing, Isolation, MachineConnections, MachineNic, Mapping, Neighbour,
+    NetworkRef, Purpose, SplitSubnet, VmNetwork,
 };
 use understudy_network_api::{
     ConnectionQuestion, NetworkAction, NetworkApi, NetworkTask, NetworkTaskResult, PageRequest, ReservedNic,
@@ -87,7 +87,7 @@ fn network(name: &str) -> VmNetwork {
 }
 
 fn mapping(a: &str, b: &str) -> Mapping {
-    Mapping { a: a.parse().unwrap(), b: b.parse().unwrap() }
+    Mapping::new(a.parse().unwrap(), b.parse().unwrap())
 }
 
 fn reserve(item: &str, address: &str, test: bool) -> NetworkAction {
@@ -252,6 +252,35 @@ async fn listings_go_on_where_the_page_before_ended() {
     assert_eq!(of_site.entries.len(), 1);
 }
 
+/// R-NET-4: what a mapping says about addresses comes back, and a failover that would leave machines of the subnet behind is told of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mapping_that_retains_addresses_tells_of_split_subnets() {
+    let bench = Bench::with_networks().await;
+    let retaining = Mapping { addresses: AddressRule::Retain, ..mapping(ALPHA, BRAVO) };
+    let made = bench.api.create_mapping(&user(), retaining.clone(), Uuid::new_v4()).await.unwrap();
+    assert_eq!(made.mapping, retaining);
+    assert_eq!(bench.api.mappings(page()).await.unwrap().entries, [made]);
+    let nic = |last: u8| MachineNic {
+        mac: "52:54:00:00:50:11".parse().unwrap(),
+        hypervisor_network: Some("prod".parse().unwrap()),
+        addresses: vec![[192, 168, 50, last].into()],
+    };
+    let site: SiteName = "alpha".parse().unwrap();
+    let question = ConnectionQuestion {
+        purpose: Purpose::Failover,
+        machines: vec![MachineConnections {
+            item: "web1".parse().unwrap(),
+            source_site: site.clone(),
+            target_site: "bravo".parse().unwrap(),
+            nics: vec![nic(11)],
+        }],
+        neighbours: vec![Neighbour { item: "db1".parse().unwrap(), site, nics: vec![nic(12)] }],
+    };
+    let answer = bench.api.plan_connections(question).await.unwrap().unwrap();
+    let expected = SplitSubnet { network: ALPHA.parse().unwrap(), staying: ["db1".parse().unwrap()].into() };
+    assert_eq!(answer.split_subnets, [expected]);
+}
+
 /// R-TF-2, R-TF-4, R-NET-7: what a network is comes back as it was written, and a test on it gets no address that a run holds there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_test_on_an_existing_network_gets_what_nobody_holds_there() {
@@ -292,6 +321,7 @@ async fn a_test_on_an_existing_network_gets_what_nobody_holds_there() {
                 addresses: vec!["192.168.50.11".parse().unwrap()],
             }],
         }],
+        neighbours: vec![],
     };
     let first = bench.api.plan_connections(question()).await.unwrap().unwrap();
     assert_eq!(first.nics[0].address, Some("192.168.50.11".parse().unwrap()), "its own");

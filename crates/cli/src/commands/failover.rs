@@ -198,6 +198,7 @@ fn spec(wish: &Failover, part: &Part) -> RunSpec {
         primary_down_assertion: wish.assert_primary_down.clone(),
         test_network: test_network(wish),
         no_reverse_replication: wish.no_reverse_replication,
+        allow_partial_subnet: wish.allow_partial_subnet,
         deadline: deadline(&wish.deadline),
         synchronise_within: wish.synchronise_within,
         instant: match wish.instant {

@@ -20,7 +20,7 @@ fn machine(item: &str, last: u8, addresses: &[&str]) -> MachineConnections {
 }
 
 fn mapped() -> Vec<Mapping> {
-    vec![Mapping { a: ALPHA.parse().unwrap(), b: BRAVO.parse().unwrap() }]
+    vec![Mapping::new(ALPHA.parse().unwrap(), BRAVO.parse().unwrap())]
 }
 
 fn networks(isolation: Isolation, addressing: Addressing, pool: Option<(&str, &str)>) -> Vec<VmNetwork> {
@@ -149,6 +149,73 @@ fn a_nic_that_is_not_connected_stays_so() {
     assert_eq!((plan.nics[0].network.clone(), plan.test_networks.len()), (None, 0));
 }
 
+fn mapped_with(addresses: AddressRule) -> Vec<Mapping> {
+    mapped().into_iter().map(|mapping| Mapping { addresses, ..mapping }).collect()
+}
+
+/// R-NET-4, rule by rule: an own address that the pool has, one that it does not have, and one that another run holds.
+#[test]
+fn what_a_mapping_says_about_addresses_is_done() {
+    use AddressRule::{Change, KeepIfPossible, Retain};
+    let networks = networks(Isolation::None, Addressing::Static, Some(("192.168.50.10", "192.168.50.12")));
+    type Row<'a> = (AddressRule, &'a str, &'a [&'a str], Result<&'a str, &'a str>);
+    let rows: [Row<'_>; 10] = [
+        (KeepIfPossible, "192.168.50.11", &[], Ok("192.168.50.11")),
+        (KeepIfPossible, "10.0.0.7", &[], Ok("192.168.50.10")),
+        (KeepIfPossible, "192.168.50.11", &["192.168.50.11"], Ok("192.168.50.10")),
+        (Retain, "192.168.50.11", &[], Ok("192.168.50.11")),
+        (Retain, "10.0.0.7", &[], Err("ADDRESS_NOT_RETAINABLE")),
+        (Retain, "192.168.50.11", &["192.168.50.11"], Err("ADDRESS_NOT_RETAINABLE")),
+        (Change, "192.168.50.11", &[], Ok("192.168.50.10")),
+        (Change, "192.168.50.10", &[], Ok("192.168.50.11")),
+        (Change, "10.0.0.7", &["192.168.50.10"], Ok("192.168.50.11")),
+        (Change, "192.168.50.12", &["192.168.50.10", "192.168.50.11"], Err("POOL_EXHAUSTED")),
+    ];
+    for (rule, own, busy, expected) in rows {
+        let machines = [machine("web1", 1, &[own])];
+        let found = plan(&Purpose::Failover, &machines, &networks, &mapped_with(rule), &held(busy));
+        let found = found.map(|plan| plan.nics[0].clone());
+        match expected {
+            Ok(address) => {
+                let nic = found.unwrap();
+                assert_eq!(nic.address, Some(address.parse().unwrap()), "{rule:?} {own} {busy:?}");
+                assert_eq!(
+                    nic.reason.ends_with("it does not keep its own"),
+                    rule == Change,
+                    "{}",
+                    nic.reason
+                );
+            }
+            Err(reason) => assert_eq!(found.unwrap_err()[0].reason, reason, "{rule:?} {own} {busy:?}"),
+        }
+    }
+    let unknown = plan(
+        &Purpose::Failover,
+        &[machine("web1", 1, &[])],
+        &networks,
+        &mapped_with(Retain),
+        &BTreeSet::new(),
+    );
+    assert!(unknown.unwrap_err()[0].message.contains("none is known"), "what is not known cannot be kept");
+}
+
+/// R-NET-4, R-TF-4: a test gets what the failover would get, also where the mapping says which; a network that was chosen for the test has
+/// other addresses.
+#[test]
+fn a_test_follows_the_mapping_where_its_network_stands_for_one() {
+    let networks = with_lab(Addressing::Dhcp, None);
+    let plan_for = |purpose: &Purpose, rule, own: &str| {
+        plan(purpose, &[machine("web1", 1, &[own])], &networks, &mapped_with(rule), &BTreeSet::new())
+    };
+    let changed = plan_for(&Purpose::Test, AddressRule::Change, "192.168.50.11").unwrap();
+    assert_ne!(changed.nics[0].address, Some("192.168.50.11".parse().unwrap()));
+    assert_eq!(
+        reasons(plan_for(&Purpose::Test, AddressRule::Retain, "10.0.0.7")),
+        ["ADDRESS_NOT_RETAINABLE"]
+    );
+    assert!(plan_for(&on_lab(&["bravo/h1"]), AddressRule::Retain, "192.168.50.11").is_ok());
+}
+
 const LAB: &str = "sites/bravo/networks/lab";
 
 /// The lab beside what [`networks`] has: 192.168.60.0/24, with addresses of production that must not answer.
@@ -262,6 +329,37 @@ fn all_problems_of_an_existing_network_are_told_at_once() {
 }
 
 proptest! {
+    /// R-NET-4, R-NET-10: no address is given twice, every retained one is the machine's own and lies in the target's subnet, and none that is
+    /// to change stays.
+    #[test]
+    fn retained_addresses_are_their_own_and_changed_ones_are_not(
+        own in proptest::collection::vec(0u8..=255, 1..12),
+        busy in proptest::collection::btree_set(0u8..=255, 0..12),
+        retain in any::<bool>(),
+        dhcp in any::<bool>(),
+    ) {
+        let text = |last: &u8| format!("192.168.50.{last}");
+        let rule = if retain { AddressRule::Retain } else { AddressRule::Change };
+        let addressing = if dhcp { Addressing::Dhcp } else { Addressing::Static };
+        let networks = networks(Isolation::Virtualized, addressing, Some(("192.168.50.2", "192.168.50.254")));
+        let machines: Vec<_> = own
+            .iter()
+            .zip(0u8..)
+            .map(|(own, i)| machine(&format!("m{i}"), i, &[&text(own)]))
+            .collect();
+        let busy: Vec<String> = busy.iter().map(text).collect();
+        let busy = held(&busy.iter().map(String::as_str).collect::<Vec<_>>());
+        if let Ok(plan) = plan(&Purpose::Failover, &machines, &networks, &mapped_with(rule), &busy) {
+            let given: Vec<Ipv4Addr> = plan.nics.iter().map(|nic| nic.address.unwrap()).collect();
+            prop_assert_eq!(given.iter().collect::<BTreeSet<_>>().len(), machines.len());
+            prop_assert!(given.iter().all(|address| networks[1].is_host_address(*address)));
+            prop_assert!(busy.iter().all(|held| !given.contains(&held.address)));
+            for (own, given) in own.iter().zip(&given) {
+                prop_assert_eq!(text(own) == given.to_string(), retain);
+            }
+        }
+    }
+
     /// R-NET-10, R-TF-4: on a network that others are on too, no address is given twice, to a machine or to a port, none that is held, none
     /// that must not answer, and an own address is kept exactly where the pool has it.
     #[test]

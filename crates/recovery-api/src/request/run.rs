@@ -47,6 +47,8 @@ pub struct RunSpec {
     pub test_network: TestNetwork,
     /// Planned: do not reverse replicate on commit.
     pub no_reverse_replication: bool,
+    /// Planned and unplanned: machines of a subnet whose addresses are retained may stay behind.
+    pub allow_partial_subnet: bool,
     /// Planned and unplanned: what happens when it has waited for its commit for so long.
     pub deadline: Option<RunDeadline>,
     /// Test and unplanned: items without a point of their own get their newest one that is not newer.
@@ -155,6 +157,7 @@ impl RunSpec {
             primary_down_assertion: None,
             test_network: TestNetwork::default(),
             no_reverse_replication: false,
+            allow_partial_subnet: false,
             deadline: None,
             instant: None,
             synchronise_within: None,
@@ -186,6 +189,7 @@ impl RunSpec {
             primary_down_assertion,
             test_network,
             no_reverse_replication,
+            allow_partial_subnet,
             deadline,
             instant,
             synchronise_within,
@@ -200,6 +204,7 @@ impl RunSpec {
             primary_down_assertion: primary_down_assertion.unwrap_or_default(),
             test_network: test_network_to_wire(test_network),
             no_reverse_replication,
+            allow_partial_subnet,
             app_consistent,
             deadline: deadline.map(RunDeadline::into_wire),
             instant: instant.map(RunInstant::into_wire),
@@ -230,6 +235,7 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
         primary_down_assertion,
         test_network,
         no_reverse_replication,
+        allow_partial_subnet,
         app_consistent,
         deadline,
         instant,
@@ -284,6 +290,7 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
                 !matches!(test_network, Some(TestNetwork::Automatic)),
                 operation == TestFailover,
             ),
+            ("spec.allow_partial_subnet", allow_partial_subnet, waits),
             ("spec.no_reverse_replication", no_reverse_replication, operation == PlannedFailover),
             ("spec.deadline", matches!(deadline, Some(Some(_))), waits),
             ("spec.synchronise_within", matches!(synchronise, Some(Some(_))), operation == UnplannedFailover),
@@ -304,6 +311,7 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
         primary_down_assertion: assertion?,
         test_network: test_network?,
         no_reverse_replication,
+        allow_partial_subnet,
         deadline: deadline?,
         instant: instant?,
         synchronise_within: synchronise?,
@@ -557,6 +565,7 @@ mod tests {
         let (on_lab, on_production) = (on(None), on(Some("the shop is closed")));
         let unplanned = RunSpec {
             instant: Some(RunInstant::LatestOfAll),
+            allow_partial_subnet: true,
             synchronise_within: Some(Duration::from_secs(60)),
             deadline: Some(RunDeadline {
                 action: DeadlineAction::RollBack,

@@ -51,11 +51,12 @@ pub(super) fn problems(spec: &RunSpec, input: &PlanInput) -> Vec<Problem> {
 /// Options that the operation would ignore.
 fn options(spec: &RunSpec) -> Vec<Problem> {
     use Operation::*;
-    let given: [(&str, bool, &[Operation]); 10] = [
+    let given: [(&str, bool, &[Operation]); 11] = [
         ("points", !spec.points.is_empty(), &[TestFailover, UnplannedFailover]),
         ("primary_down_assertion", spec.primary_down_assertion.is_some(), &[UnplannedFailover]),
         ("test_network", spec.test_network != TestNetwork::default(), &[TestFailover]),
         ("no_reverse_replication", spec.no_reverse_replication, &[PlannedFailover]),
+        ("allow_partial_subnet", spec.allow_partial_subnet, &[PlannedFailover, UnplannedFailover]),
         ("delete_replica", spec.delete_replica, &[Unprotect]),
         ("seed", spec.seed.is_some(), &[Protect]),
         ("instant", spec.instant.is_some(), &[TestFailover, UnplannedFailover]),

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!   what was chosen ─▶ possible at that kind of site? production only with a reason, and a reason only for production
+//!   a subnet whose addresses are retained ─▶ does all of it go? refused, or by choice a notice
 //!   each named network ─▶ does the host have it? told that it has not: refused; not told: a notice (invariant 16)
 //! ```
 
 use std::collections::BTreeSet;
 
-use understudy_ids::{HostName, NetworkName, Problem};
+use understudy_ids::{HostName, ItemName, NetworkName, Problem};
 
 use super::{
     Operation, PlanInput, RunSpec,
@@ -22,6 +23,12 @@ pub(super) fn problems(spec: &RunSpec, input: &PlanInput) -> Vec<Problem> {
     let mut found: Vec<Problem> = reason(spec).into_iter().collect();
     found.extend(choice(spec, input));
     found.extend(production(spec, input));
+    if !spec.allow_partial_subnet {
+        found.extend(split(spec, input).map(|(subject, message)| {
+            let remedy = "Take those along, or go on with allow_partial_subnet (--allow-partial-subnet) and see to it that both places are reached.";
+            Problem::new("PARTIAL_SUBNET", subject, message, remedy)
+        }));
+    }
     let missing =
         named(spec, input).into_iter().filter(|(host, network)| has(input, host, network) == Some(false));
     found.extend(missing.map(|(host, network)| {
@@ -37,7 +44,21 @@ pub(super) fn notices(spec: &RunSpec, input: &PlanInput) -> Vec<String> {
     let unknown =
         named(spec, input).into_iter().filter(|(host, network)| has(input, host, network).is_none());
     let unknown = unknown.map(|(host, network)| format!("whether {host} has network {network} is not known"));
-    spec.test_network.production_notice().into_iter().chain(unknown).collect()
+    let split = split(spec, input).map(|(subject, message)| format!("{subject}: {message}"));
+    spec.test_network.production_notice().into_iter().chain(unknown).chain(split).collect()
+}
+
+/// A subnet cannot be split between sites (R-NET-4): its network, and what would stay of it.
+fn split(spec: &RunSpec, input: &PlanInput) -> impl Iterator<Item = (String, String)> {
+    let split = input.connections.split_subnets.iter().filter(|_| uses_connections(spec));
+    split.map(|split| {
+        let staying: Vec<&str> = split.staying.iter().map(ItemName::as_str).collect();
+        let message = format!(
+            "its machines retain their addresses, and these of it stay behind: {}",
+            staying.join(", ")
+        );
+        (split.network.to_string(), message)
+    })
 }
 
 fn reason(spec: &RunSpec) -> Option<Problem> {

@@ -11,7 +11,7 @@ use understudy_ids::{
     Consistency, DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq,
     PolicyName, Problem, UnixMicros,
 };
-use understudy_netplan::ExistingNetwork;
+use understudy_netplan::{ExistingNetwork, SplitSubnet};
 use understudy_probe::Probe;
 use understudy_replication::{Joint, Membership, ReplicationSettings, RetentionPolicy};
 
@@ -206,6 +206,8 @@ pub struct Connections {
     pub test_networks: Vec<PlannedTestNetwork>,
     /// For a test on a network that is there already.
     pub existing: Option<ExistingNetwork>,
+    /// For failovers: subnets whose addresses are retained and of which machines stay behind.
+    pub split_subnets: Vec<SplitSubnet>,
     pub problems: Vec<Problem>,
 }
 

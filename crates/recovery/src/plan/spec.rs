@@ -81,6 +81,9 @@ pub struct RunSpec {
     pub test_network: TestNetwork,
     /// Planned: no reverse replication on commit.
     pub no_reverse_replication: bool,
+    /// Planned and unplanned: machines of a subnet whose addresses are retained may stay behind (R-NET-4).
+    #[serde(default)]
+    pub allow_partial_subnet: bool,
     /// Unprotect: the replica is deleted as well.
     pub delete_replica: bool,
     /// Protect: the first copy comes on a medium.
@@ -123,6 +126,7 @@ impl RunSpec {
             primary_down_assertion: None,
             test_network: TestNetwork::default(),
             no_reverse_replication: false,
+            allow_partial_subnet: false,
             delete_replica: false,
             seed: None,
             deadline: None,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use understudy_ids::{Consistency, PointChoice, PointSeq, Problem, RunId};
+use understudy_netplan::SplitSubnet;
 use understudy_recovery::{
     Operation, PlanInput, RunSpec,
     conflict::OpenRun,
@@ -80,7 +81,7 @@ fn only_the_chosen_point_has_to_be_open() {
 fn options_that_the_operation_would_ignore() {
     use Operation::*;
     type Set = fn(&mut RunSpec);
-    let options: [(Set, &[Operation]); 5] = [
+    let options: [(Set, &[Operation]); 6] = [
         (
             |spec| spec.points = [(item("web1"), PointChoice::LatestAppConsistent)].into(),
             &[TestFailover, UnplannedFailover],
@@ -88,6 +89,7 @@ fn options_that_the_operation_would_ignore() {
         (|spec| spec.primary_down_assertion = Some("dark".to_owned()), &[UnplannedFailover]),
         (|spec| spec.test_network = TestNetwork::None, &[TestFailover]),
         (|spec| spec.no_reverse_replication = true, &[PlannedFailover]),
+        (|spec| spec.allow_partial_subnet = true, &[PlannedFailover, UnplannedFailover]),
         (|spec| spec.delete_replica = true, &[Unprotect]),
     ];
     for (set, used_by) in options {
@@ -128,6 +130,25 @@ fn networks_that_a_test_may_not_use() {
     let automatic = (spec(Operation::TestFailover), input(Operation::TestFailover));
     assert_eq!(at_a_cloud(automatic), ["NETWORK_CHOICE_NOT_SUPPORTED"; 2]);
     assert_eq!(at_a_cloud(on_lab()), [""; 0]);
+}
+
+/// R-NET-4: a subnet whose addresses are retained goes as a whole, unless somebody says otherwise, which is shown.
+#[test]
+fn subnets_of_which_machines_stay_behind() {
+    for operation in [Operation::PlannedFailover, Operation::UnplannedFailover] {
+        let mut facts = input(operation);
+        facts.connections.split_subnets = vec![SplitSubnet {
+            network: "sites/alpha/networks/prod".parse().unwrap(),
+            staying: [item("mail1"), item("mail2")].into(),
+        }];
+        let problems = plan(&spec(operation), &facts).unwrap_err();
+        let found: Vec<_> = problems.iter().map(|p| (p.reason.as_str(), p.subject.as_str())).collect();
+        assert_eq!(found, [("PARTIAL_SUBNET", "sites/alpha/networks/prod")]);
+        assert!(problems[0].message.contains("mail1, mail2"), "{}", problems[0]);
+        let allowed = RunSpec { allow_partial_subnet: true, ..spec(operation) };
+        let notices = plan(&allowed, &facts).unwrap().notices;
+        assert!(notices[0].contains("stay behind: mail1, mail2"), "{notices:?}");
+    }
 }
 
 /// R-NET-7: every operation that connects machines to a network that has to be there looks whether it is. Not being told is no *no*.

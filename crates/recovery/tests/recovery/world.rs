@@ -171,6 +171,7 @@ fn connections(items: &[ItemView], test: bool) -> Connections {
         nics: items.iter().map(nic).collect(),
         test_networks: if test { vec![made] } else { Vec::new() },
         existing: None,
+        split_subnets: Vec::new(),
         problems: Vec::new(),
     }
 }

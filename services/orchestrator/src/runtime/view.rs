@@ -159,6 +159,7 @@ fn spec(spec: &RunSpec) -> request::RunSpec {
         primary_down_assertion: spec.primary_down_assertion.clone(),
         test_network: spec.test_network.clone(),
         no_reverse_replication: spec.no_reverse_replication,
+        allow_partial_subnet: spec.allow_partial_subnet,
         deadline: spec.deadline.map(deadline),
         instant: spec.instant.map(|instant| match instant {
             Instant::AtOrBefore(time) => request::RunInstant::AtOrBefore(time),
@@ -209,6 +210,7 @@ pub fn domain_spec(spec: request::RunSpec) -> RunSpec {
         primary_down_assertion,
         test_network,
         no_reverse_replication,
+        allow_partial_subnet,
         deadline,
         instant,
         synchronise_within,
@@ -221,6 +223,7 @@ pub fn domain_spec(spec: request::RunSpec) -> RunSpec {
         primary_down_assertion,
         test_network,
         no_reverse_replication,
+        allow_partial_subnet,
         deadline: deadline.map(domain_deadline),
         instant: instant.map(|instant| match instant {
             request::RunInstant::AtOrBefore(time) => Instant::AtOrBefore(time),

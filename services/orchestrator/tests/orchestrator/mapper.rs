@@ -7,7 +7,9 @@ use std::{
 
 use async_trait::async_trait;
 use understudy_ids::{Problem, RunId, SiteName, Uuid};
-use understudy_netplan::{Addressing, Isolation, Mapping, NetworkRef, VmNetwork, plan};
+use understudy_netplan::{
+    AddressRule, Addressing, ConnectionPlan, Isolation, Mapping, NetworkRef, VmNetwork, plan, split_subnets,
+};
 use understudy_network_api::{
     AddressLease, ConnectionAnswer, ConnectionQuestion, NetworkApi, NetworkMapping, Page, PageRequest,
     StoredNetwork,
@@ -20,6 +22,8 @@ pub struct Mapper {
     /// Said in place of a plan.
     pub problems: Mutex<Vec<Problem>>,
     pub away: Mutex<bool>,
+    /// Of the mapping.
+    pub addresses: Mutex<AddressRule>,
 }
 
 fn network(site: &str) -> VmNetwork {
@@ -64,8 +68,13 @@ impl NetworkApi for Mapper {
             return Ok(Err(problems));
         }
         let networks = [network("alpha"), network("bravo"), lab()];
-        let mappings = [Mapping { a: networks[0].name.clone(), b: networks[1].name.clone() }];
-        Ok(plan(&question.purpose, &question.machines, &networks, &mappings, &BTreeSet::new()))
+        let addresses = *self.addresses.lock().unwrap();
+        let mappings =
+            [Mapping { addresses, ..Mapping::new(networks[0].name.clone(), networks[1].name.clone()) }];
+        let ConnectionQuestion { purpose, machines, neighbours } = question;
+        let planned = plan(&purpose, &machines, &networks, &mappings, &BTreeSet::new());
+        let split_subnets = split_subnets(&machines, &neighbours, &networks, &mappings);
+        Ok(planned.map(|plan| ConnectionPlan { split_subnets, ..plan }))
     }
 
     async fn create_network(&self, _: &Identity, _: VmNetwork, _: Uuid) -> Result<StoredNetwork, ApiError> {

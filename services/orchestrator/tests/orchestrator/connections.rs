@@ -1,5 +1,7 @@
-//! Tests on networks that were there before them (R-TF-2).
+//! Where machines are connected and which addresses they get: tests on networks that were there before them (R-TF-2), subnets that are split
+//! (R-NET-4).
 
+use understudy_netplan::AddressRule;
 use understudy_recovery::test_network::TestNetwork;
 use understudy_recovery_api::{Operation, RunState};
 
@@ -63,4 +65,28 @@ async fn a_test_is_connected_to_the_network_that_was_chosen() {
     assert_eq!(record.why, "the shop is closed");
     client.cancel_run(verb(run.name)).await.unwrap();
     until(client, run.name, RunState::Cancelled).await;
+}
+
+/// R-NET-4: where a mapping retains addresses, a failover of a part of the subnet is refused with the names of what stays, unless it is asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_of_a_part_of_a_retained_subnet_is_noticed() {
+    let stage = Stage::set().await;
+    *stage.mapper.addresses.lock().unwrap() = AddressRule::Retain;
+    let instance = stage.orchestrator().await;
+    let client = &instance.client;
+    stage.introduce(client).await;
+    protected(client, "web1").await;
+    protected(client, "db1").await;
+
+    let mut part = spec(Operation::PlannedFailover, &["web1"]);
+    let problems = client.preview_run(part.clone()).await.unwrap().problems;
+    assert_eq!((problems.len(), problems[0].reason.as_str()), (1, "PARTIAL_SUBNET"), "{problems:?}");
+    assert!(problems[0].message.ends_with("these of it stay behind: db1"), "{}", problems[0]);
+    part.allow_partial_subnet = true;
+    let preview = client.preview_run(part).await.unwrap();
+    assert!(preview.problems.is_empty() && preview.notices[0].ends_with("stay behind: db1"), "{preview:?}");
+    let whole = client.preview_run(spec(Operation::PlannedFailover, &["web1", "db1"])).await.unwrap();
+    assert!(whole.problems.is_empty() && whole.notices.is_empty(), "{whole:?}");
+    let test = client.preview_run(spec(Operation::TestFailover, &["web1"])).await.unwrap();
+    assert!(test.problems.is_empty() && test.notices.is_empty(), "a test takes nothing away: {test:?}");
 }
