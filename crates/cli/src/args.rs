@@ -12,6 +12,7 @@ use understudy_ids::{
 use understudy_netplan::NetworkRef;
 use understudy_pki::Identity;
 use understudy_probe::Probe;
+use understudy_recovery::test_network::TestNetwork;
 use understudy_recovery_api::{MachineRef, SiteKind};
 use understudy_replication::{
     Compression, Tier,
@@ -494,6 +495,12 @@ pub enum Network {
         /// Addresses on it that must never answer to a test
         #[arg(long)]
         isolation_target: Vec<Ipv4Addr>,
+        /// The site's cables and switches that it lies on, where networks with different VLANs share them
+        #[arg(long)]
+        logical_network: Option<NetworkName>,
+        /// 1 to 4094; with isolation vlan, and only there
+        #[arg(long)]
+        vlan_id: Option<u16>,
     },
     List {
         #[arg(long)]
@@ -517,12 +524,22 @@ pub enum AddressingArg {
     Static,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+pub enum AddressesArg {
+    KeepIfPossible,
+    Retain,
+    Change,
+}
+
 #[derive(Subcommand)]
 pub enum Mapping {
     /// Two networks stand for each other, in both directions
     Create {
         a: NetworkRef,
         b: NetworkRef,
+        /// Whether machines keep their addresses: keep-if-possible, retain (or the run is refused) or change
+        #[arg(long, value_enum, default_value_t = AddressesArg::KeepIfPossible)]
+        addresses: AddressesArg,
     },
     List,
     Delete {
@@ -570,9 +587,13 @@ pub struct Failover {
     /// Unplanned: state, on record, that the primary side is down and stays so
     #[arg(long, value_name = "REASON")]
     pub assert_primary_down: Option<String>,
-    /// Test: leave the machines unconnected
-    #[arg(long)]
-    pub without_network: bool,
+    /// Test: none (machines stay unconnected), automatic (networks are made for it; the default), or an existing network of the target site,
+    /// sites/<site>/networks/<network>, onto which all machines go
+    #[arg(long, value_name = "CHOICE", value_parser = test_network)]
+    pub network: Option<TestNetwork>,
+    /// Test: the network is one that production uses; say, on record, why
+    #[arg(long, value_name = "REASON", requires = "network")]
+    pub connect_to_production: Option<String>,
     /// Planned: do not reverse replicate on commit
     #[arg(long)]
     pub no_reverse_replication: bool,
@@ -582,6 +603,9 @@ pub struct Failover {
     /// Reverse: to this host (site/host), with a full copy, instead of the one that the items were failed over from
     #[arg(long, value_name = "HOST")]
     pub to: Option<HostName>,
+    /// Planned and unplanned: go on although machines of a subnet whose addresses are retained stay behind
+    #[arg(long)]
+    pub allow_partial_subnet: bool,
     #[command(flatten)]
     pub deadline: DeadlineWish,
     /// Private key (PEM) of a recipient, for items that are encrypted. It stays here; the hosts get what it opens
@@ -801,6 +825,19 @@ fn pool(text: &str) -> Result<(Ipv4Addr, Ipv4Addr), String> {
     Ok((read(first)?, read(last)?))
 }
 
+fn test_network(text: &str) -> Result<TestNetwork, String> {
+    match text {
+        "none" => Ok(TestNetwork::None),
+        "automatic" => Ok(TestNetwork::Automatic),
+        network => {
+            let network = network
+                .parse()
+                .map_err(|_| "write none, automatic or sites/<site>/networks/<network>".to_owned())?;
+            Ok(TestNetwork::Existing { network, connect_to_production: None })
+        }
+    }
+}
+
 fn instant(text: &str) -> Result<UnixMicros, String> {
     let refused =
         |e: jiff::Error| format!("{e}: write 2026-11-28T18:00:00Z, or 2026-11-28 18:00:00 for local time");
@@ -850,6 +887,8 @@ mod tests {
         assert_eq!(point("latest-app-consistent"), Ok(all));
         assert_eq!(instant("1970-01-01T00:00:01Z"), Ok(UnixMicros::new(1_000_000)));
         assert!(instant("2026-11-28 18:00:00").is_ok() && instant("soon").is_err());
+        assert_eq!(test_network("none"), Ok(TestNetwork::None));
+        assert!(test_network("sites/bravo/networks/lab").is_ok() && test_network("lab").is_err());
         assert!(point("7").is_err() && point("web1=latest").is_err());
         assert_eq!(machine("alpha/alpha-h1/web1").unwrap().to_string(), "alpha/alpha-h1/web1");
         assert!(machine("web1").is_err() && point("web1").is_err());

@@ -106,6 +106,9 @@ fn summary(run: &Run, report: &Report) -> Markup {
             (fact("From site", maybe(&run.spec.from_site)))
             (fact("Points asked for", points.collect::<Vec<_>>().join(", ")))
             (fact("Stated about the primary side", report.primary_down_assertion.clone().unwrap_or_default()))
+            @if let Some(production) = &report.connected_to_production {
+                tr { th { "Production" } td { (verdict(production, false)) } }
+            }
             (fact("Completed or committed by", report.approved_by.clone().unwrap_or_default()))
             (fact("Recovery time (RTO)", maybe_span(report.rto)))
             (fact("At most lost (RPO)", rpo))
@@ -302,7 +305,7 @@ mod tests {
         let report = serde_json::json!({
             "run": "0a1b2c3d-4e5f-4000-8000-000000000001",
             "operation": "unplanned-failover", "state": "completed-with-errors",
-            "created_by": HOSTILE, "approved_by": HOSTILE, "primary_down_assertion": HOSTILE,
+            "created_by": HOSTILE, "approved_by": HOSTILE, "primary_down_assertion": HOSTILE, "connected_to_production": HOSTILE,
             "started_us": 1_796_019_644_000_000_i64, "ended_us": 1_796_019_704_000_000_i64,
             "rto_seconds": 61.5, "rpo_seconds": 0.0,
             "items": [{

@@ -152,6 +152,23 @@ pub struct TestNetworkDefinition {
     pub reservations: Vec<Reservation>,
 }
 
+/// From where and for what a network that we did not make is searched (R-TF-2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExistingNetworkProbe {
+    pub network: NetworkName,
+    pub run: Uuid,
+    /// Of the run's port.
+    pub mac: MacAddress,
+    pub address: Ipv4Addr,
+    pub prefix_len: u8,
+    /// Through which what is outside of the subnet would be reached.
+    pub gateway: Option<Ipv4Addr>,
+    /// Must not answer.
+    pub targets: Vec<IpAddr>,
+    /// That the run's machines will have: nobody may have them yet.
+    pub planned: Vec<IpAddr>,
+}
+
 /// An address that DHCP gives to one Ethernet address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reservation {

@@ -11,7 +11,8 @@ use std::{collections::BTreeSet, net::IpAddr, process::Command, time::Duration};
 
 use conformance::{Bench, KIB, MIB, changed, definition, disk, filling, name, network, open, open_disks};
 use private_libvirtd::{run, with_libvirtd};
-use understudy_hypervisor::{CheckpointName, Error, Hypervisor, PowerState, Question};
+use understudy_hypervisor::{CheckpointName, Error, ExistingNetworkProbe, Hypervisor, PowerState, Question};
+use understudy_ids::Uuid;
 use understudy_probe::Probe;
 
 #[test]
@@ -371,6 +372,97 @@ fn an_outsider_on_the_segment_is_found_by_the_probe() {
 }
 
 /// After an unclean death of QEMU the bitmaps cannot be trusted: the disk says so instead of leaving changes out.
+/// R-TF-2, R-TF-9: from a port on a network that was there before, production is found on the segment and behind the gateway, an address that
+/// somebody has is not used, and nothing of the port stays.
+#[test]
+fn an_existing_network_is_looked_into_and_left_as_it_was() {
+    with_libvirtd("port", |host| async move {
+        let driver = &host.driver;
+        let xml = "<network><name>lab</name><bridge name='hvt-lab' stp='on' delay='0'/></network>";
+        std::fs::write(host.path("lab.xml"), xml).unwrap();
+        assert!(host.virsh(&["net-define", host.path("lab.xml").to_str().unwrap()]).0);
+        let probe = ExistingNetworkProbe {
+            network: "lab".parse().unwrap(),
+            run: Uuid::from_u128(5),
+            mac: "02:75:c0:a8:3c:0c".parse().unwrap(),
+            address: [192, 168, 60, 12].into(),
+            prefix_len: 24,
+            gateway: Some([192, 168, 60, 1].into()),
+            targets: ["192.168.50.5", "192.168.50.6"].map(|target| target.parse().unwrap()).to_vec(),
+            planned: vec![[192, 168, 60, 11].into()],
+        };
+        let inactive = driver.probe_existing_network(&probe).await;
+        assert!(matches!(inactive, Err(Error::WrongState { .. })), "{inactive:?}");
+        let unknown = ExistingNetworkProbe { network: "nowhere".parse().unwrap(), ..probe.clone() };
+        let unknown = driver.probe_existing_network(&unknown).await;
+        assert!(matches!(unknown, Err(Error::NotFound { .. })), "{unknown:?}");
+        assert!(host.virsh(&["net-start", "lab"]).0);
+
+        let answered = async || driver.probe_existing_network(&probe).await.unwrap().answered;
+        assert_eq!(answered().await, [] as [IpAddr; 0]);
+        assert_eq!(answered().await, [] as [IpAddr; 0], "it is found again");
+        let ip = |words: &str| run("ip", &words.split(' ').collect::<Vec<_>>());
+        let names = ["router", "prod"].map(|part| format!("{}-{part}", host.namespace));
+        let [router, prod] = &names;
+        let _cleanup = Namespaces(names.to_vec());
+        for (namespace, port) in [(router, "hvt-r"), (prod, "hvt-p")] {
+            ip(&format!("netns add {namespace}"));
+            ip(&format!("link add {port} type veth peer name eth0 netns {namespace}"));
+            ip(&format!("-n {namespace} link set eth0 up"));
+        }
+        ip("link set hvt-r master hvt-lab up");
+        ip(&format!("-n {router} address add 192.168.60.1/24 dev eth0"));
+        // Production behind the gateway.
+        ip(&format!("link set hvt-p netns {router}"));
+        ip(&format!("-n {router} address add 192.168.50.1/24 dev hvt-p"));
+        ip(&format!("-n {router} link set hvt-p up"));
+        ip(&format!("-n {prod} address add 192.168.50.5/24 dev eth0"));
+        ip(&format!("-n {prod} route add default via 192.168.50.1"));
+        run("ip", &["netns", "exec", router, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1"]);
+        assert_eq!(answered().await, [probe.targets[0]], "production is reached through the gateway");
+        run("ip", &["netns", "exec", router, "sysctl", "-q", "-w", "net.ipv4.ip_forward=0"]);
+        assert_eq!(answered().await, [] as [IpAddr; 0], "a gateway that does not forward leads nowhere");
+        ip(&format!("-n {router} address add 192.168.50.6/24 dev eth0"));
+        assert_eq!(answered().await, [probe.targets[1]], "production is on the segment");
+        ip(&format!("-n {router} address add 192.168.60.11/24 dev eth0"));
+        let taken = driver.probe_existing_network(&probe).await.unwrap_err();
+        assert!(
+            matches!(taken, Error::Conflict { .. }) && taken.to_string().contains("192.168.60.11"),
+            "{taken}"
+        );
+
+        // Another run's port on the same network is another one, and goes alone.
+        let other = ExistingNetworkProbe {
+            run: Uuid::from_u128(6),
+            address: [192, 168, 60, 13].into(),
+            mac: "02:75:c0:a8:3c:0d".parse().unwrap(),
+            planned: vec![],
+            ..probe.clone()
+        };
+        driver.probe_existing_network(&other).await.unwrap();
+        let ports = || {
+            run("ip", &["-o", "link", "show", "master", "hvt-lab"])
+                .lines()
+                .filter(|line| line.contains(": up-"))
+                .count()
+        };
+        for (run, left) in [(probe.run, 1), (probe.run, 1), (other.run, 0)] {
+            driver.remove_probe_port(&probe.network, run).await.unwrap();
+            assert_eq!(ports(), left);
+        }
+        let namespaces = run("ip", &["netns", "list"]);
+        let digest = Uuid::new_v5(&Uuid::NAMESPACE_OID, host.path("state").as_os_str().as_encoded_bytes());
+        let ours = format!("-{}", &digest.simple().to_string()[..8]);
+        let left: Vec<&str> = namespaces
+            .lines()
+            .filter(|line| line.starts_with("understudy-up-") && line.contains(&ours))
+            .collect();
+        assert_eq!(left, [""; 0]);
+        assert!(host.virsh(&["net-info", "lab"]).0, "the network itself is as it was");
+        host.virsh(&["net-destroy", "lab"]);
+    });
+}
+
 #[test]
 fn change_tracking_is_not_believed_after_qemu_was_killed() {
     with_libvirtd("kill", |host| async move {

@@ -9,13 +9,13 @@ use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 use async_trait::async_trait;
 use conformance::{Bench, MIB, changed, definition, disk, filling, name, network, open};
 use understudy_hypervisor::{
-    Error, GuestState, Hypervisor, PowerState, Reservation,
+    Error, ExistingNetworkProbe, GuestState, Hypervisor, PowerState, Reservation,
     simulated::{
         Config, FirstMachine, SimulatedHypervisor, disk_files,
         journal::{Record, SECTOR},
     },
 };
-use understudy_ids::{DiskName, MachineName};
+use understudy_ids::{DiskName, MachineName, NetworkName, Uuid};
 use understudy_replica_store::qcow2::{Chain, Writer};
 
 struct SimulatedHost {
@@ -244,6 +244,40 @@ async fn the_first_machines_run_have_addresses_and_go_on_where_they_were() {
     host.driver.undefine(&db1).await.unwrap();
     let again = Config { machines, ..Config::new(host.dir.path().join("state")) };
     assert!(SimulatedHypervisor::open(again).unwrap().machine(&db1).await.unwrap().is_none());
+}
+
+/// R-TF-2, R-TF-9: a network that is there is looked into, and an address that a machine on it has is not used.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_is_there_is_looked_into() {
+    let lab: NetworkName = "lab".parse().unwrap();
+    let mac = "52:54:00:00:50:12".parse().unwrap();
+    let host = SimulatedHost::new(|config| {
+        config.networks = vec![lab.clone()];
+        config.reservations =
+            vec![Reservation { mac, address: [192, 168, 50, 12].into(), host_name: "db1".to_owned() }];
+        config.machines =
+            vec![FirstMachine { name: name("db1"), mac, network: lab.clone(), disks: 1, disk_mib: 2 }];
+    });
+    let probe = ExistingNetworkProbe {
+        network: lab.clone(),
+        run: Uuid::from_u128(5),
+        mac: "02:75:c0:a8:32:fe".parse().unwrap(),
+        address: [192, 168, 50, 254].into(),
+        prefix_len: 24,
+        gateway: None,
+        targets: ["192.168.50.5", "192.168.50.12"].map(|target| target.parse().unwrap()).to_vec(),
+        planned: vec![[192, 168, 50, 11].into()],
+    };
+    let evidence = host.driver.probe_existing_network(&probe).await.unwrap();
+    assert_eq!((evidence.tried, evidence.answered), (probe.targets.clone(), vec![probe.targets[1]]));
+    let taken = ExistingNetworkProbe { planned: vec![probe.targets[1]], ..probe.clone() };
+    let taken = host.driver.probe_existing_network(&taken).await;
+    assert!(matches!(taken, Err(Error::Conflict { .. })), "{taken:?}");
+    let nowhere = ExistingNetworkProbe { network: "nowhere".parse().unwrap(), ..probe.clone() };
+    let nowhere = host.driver.probe_existing_network(&nowhere).await;
+    assert!(matches!(nowhere, Err(Error::NotFound { .. })), "{nowhere:?}");
+    host.driver.remove_probe_port(&lab, probe.run).await.unwrap();
+    assert_eq!(host.driver.inventory().await.unwrap().networks, [lab]);
 }
 
 /// The numbers of the records in a machine's files, in order.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   machines of a run ─┐
-//!   VM networks        ├─▶ connect::plan ─▶ one connection per NIC, test networks to make │ or every problem at once
+//!   VM networks        ├─▶ connect::plan ─▶ one connection per NIC, networks to make or to look at first │ or every problem at once
 //!   mappings           │
 //!   addresses held ────┘
 //! ```
@@ -13,10 +13,13 @@
 pub mod connect;
 pub mod mapping;
 pub mod network;
+pub mod rehearsal;
+pub mod retain;
 
 pub use connect::{
-    Connection, ConnectionPlan, HeldAddress, MachineConnections, MachineNic, PlannedTestNetwork, Purpose,
-    plan,
+    Connection, ConnectionPlan, ExistingNetwork, HeldAddress, MachineConnections, MachineNic,
+    PlannedTestNetwork, ProbePort, Purpose, plan,
 };
 pub use mapping::{Mapping, counterpart};
 pub use network::{AddressPool, Addressing, Isolation, NetworkRef, VmNetwork};
+pub use retain::{AddressRule, Neighbour, SplitSubnet, split_subnets};

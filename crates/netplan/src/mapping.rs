@@ -3,16 +3,27 @@
 use serde::{Deserialize, Serialize};
 use understudy_ids::{Problem, SiteName};
 
-use crate::network::{NetworkRef, VmNetwork};
+use crate::{
+    network::{NetworkRef, VmNetwork},
+    retain::AddressRule,
+};
 
 /// Two networks that stand for each other, in both directions.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Mapping {
     pub a: NetworkRef,
     pub b: NetworkRef,
+    /// In both directions.
+    #[serde(default)]
+    pub addresses: AddressRule,
 }
 
 impl Mapping {
+    /// With the rule for addresses that holds where nothing is said.
+    pub fn new(a: NetworkRef, b: NetworkRef) -> Self {
+        Self { a, b, addresses: AddressRule::default() }
+    }
+
     /// The other end, when `network` is one of the two.
     pub fn other(&self, network: &NetworkRef) -> Option<&NetworkRef> {
         match network {
@@ -29,7 +40,17 @@ pub fn counterpart<'a>(
     network: &NetworkRef,
     site: &SiteName,
 ) -> Option<&'a NetworkRef> {
-    mappings.iter().filter_map(|m| m.other(network)).find(|other| other.site == *site)
+    between(mappings, network, site).map(|(other, _)| other)
+}
+
+/// The same, with what becomes of addresses on the way.
+pub fn between<'a>(
+    mappings: &'a [Mapping],
+    network: &NetworkRef,
+    site: &SiteName,
+) -> Option<(&'a NetworkRef, AddressRule)> {
+    let others = mappings.iter().filter_map(|m| Some((m.other(network)?, m.addresses)));
+    others.into_iter().find(|(other, _)| other.site == *site)
 }
 
 /// Every reason why `new` cannot be added to `existing`.
@@ -75,7 +96,7 @@ mod tests {
     use crate::network::{Addressing, Isolation, tests::network};
 
     fn mapping(a: &str, b: &str) -> Mapping {
-        Mapping { a: a.parse().unwrap(), b: b.parse().unwrap() }
+        Mapping::new(a.parse().unwrap(), b.parse().unwrap())
     }
 
     #[test]

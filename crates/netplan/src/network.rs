@@ -1,6 +1,6 @@
 //! VM networks and what makes one valid.
 
-use std::{fmt, net::Ipv4Addr, str::FromStr};
+use std::{fmt, net::Ipv4Addr, ops::RangeInclusive, str::FromStr};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -93,7 +93,16 @@ pub struct VmNetwork {
     pub hypervisor_network: NetworkName,
     /// Addresses on it that must never answer to a test.
     pub isolation_targets: Vec<Ipv4Addr>,
+    /// Of the site: the cables and switches that networks with different VLANs share (R-NET-1).
+    #[serde(default)]
+    pub logical_network: Option<NetworkName>,
+    /// With isolation by VLAN only.
+    #[serde(default)]
+    pub vlan_id: Option<u16>,
 }
+
+/// What 802.1Q leaves to its users.
+const VLAN_IDS: RangeInclusive<u16> = 1..=4094;
 
 impl VmNetwork {
     /// Every reason why this network cannot be as it is written.
@@ -142,6 +151,24 @@ impl VmNetwork {
                 "Name addresses of this network: its gateway, its DNS server, another machine.",
             );
         }
+        match (self.isolation, self.vlan_id) {
+            (Isolation::Vlan, None) => add(
+                "VLAN_ID_MISSING",
+                "it is isolated by VLAN, and its VLAN is not named".to_owned(),
+                "Give the VLAN id.",
+            ),
+            (Isolation::Vlan, Some(id)) if !VLAN_IDS.contains(&id) => add(
+                "VLAN_ID_OUT_OF_RANGE",
+                format!("{id} is not a VLAN id"),
+                "Give a VLAN id between 1 and 4094.",
+            ),
+            (Isolation::None | Isolation::Virtualized, Some(id)) => add(
+                "VLAN_ID_NOT_USED",
+                format!("VLAN id {id} is given, and it is not isolated by VLAN"),
+                "Leave the VLAN id out, or choose isolation by VLAN.",
+            ),
+            (Isolation::Vlan, Some(_)) | (_, None) => {}
+        }
         problems
     }
 
@@ -172,6 +199,28 @@ pub(crate) mod tests {
             pool: None,
             hypervisor_network: "prod".parse().unwrap(),
             isolation_targets: vec![],
+            logical_network: None,
+            vlan_id: (isolation == Isolation::Vlan).then_some(7),
+        }
+    }
+
+    /// R-NET-1, R-NET-7: a VLAN is named exactly where there is one.
+    #[test]
+    fn a_vlan_id_belongs_to_isolation_by_vlan() {
+        for (isolation, vlan_id, expected) in [
+            (Isolation::None, None, None),
+            (Isolation::None, Some(7), Some("VLAN_ID_NOT_USED")),
+            (Isolation::Virtualized, Some(7), Some("VLAN_ID_NOT_USED")),
+            (Isolation::Vlan, None, Some("VLAN_ID_MISSING")),
+            (Isolation::Vlan, Some(0), Some("VLAN_ID_OUT_OF_RANGE")),
+            (Isolation::Vlan, Some(1), None),
+            (Isolation::Vlan, Some(4094), None),
+            (Isolation::Vlan, Some(4095), Some("VLAN_ID_OUT_OF_RANGE")),
+        ] {
+            let network =
+                VmNetwork { vlan_id, ..network("sites/alpha/networks/prod", isolation, Addressing::Dhcp) };
+            let found: Vec<String> = network.problems().into_iter().map(|p| p.reason).collect();
+            assert_eq!(found, Vec::from_iter(expected), "{isolation:?} {vlan_id:?}");
         }
     }
 

@@ -72,6 +72,7 @@ impl NetworkClient {
             network_a: mapping.a.to_string(),
             network_b: mapping.b.to_string(),
             request_id: request_id.to_string(),
+            addresses: convert::rule_to_wire(mapping.addresses).into(),
         };
         let answer = self.inner.clone().create_network_mapping(request).await.map_err(ApiError::from)?;
         convert::mapping_from_wire(answer.into_inner())

@@ -2,6 +2,7 @@
 
 use std::{fmt::Display, str::FromStr};
 
+use understudy_ids::HostName;
 use understudy_rpc::{ApiError, Problem};
 use understudy_types_api::cursor;
 
@@ -39,6 +40,16 @@ impl Fields {
         T::Err: Display,
     {
         if text.is_empty() { None } else { self.parse(field, text) }
+    }
+
+    /// `sites/<site>/hosts/<host>`
+    pub(crate) fn host(&mut self, field: &str, name: &str) -> Option<HostName> {
+        let parts: Vec<&str> = name.split('/').collect();
+        let ["sites", site, "hosts", host] = parts[..] else {
+            self.refuse(field, format!("{name:?} is not sites/<site>/hosts/<host>"));
+            return None;
+        };
+        self.parse(field, &format!("{site}/{host}"))
     }
 
     pub(crate) fn require<T>(&mut self, field: &str, value: Option<T>) -> Option<T> {

@@ -4,7 +4,9 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 use understudy_ids::{ItemName, MacAddress, Problem, RunId, UnixMicros, Uuid};
-use understudy_netplan::{ConnectionPlan, MachineConnections, Mapping, NetworkRef, Purpose, VmNetwork};
+use understudy_netplan::{
+    ConnectionPlan, MachineConnections, Mapping, Neighbour, NetworkRef, Purpose, VmNetwork,
+};
 
 /// A network with what the service knows beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +56,8 @@ pub struct Page<T> {
 pub struct ConnectionQuestion {
     pub purpose: Purpose,
     pub machines: Vec<MachineConnections>,
+    /// Protected machines that a failover leaves where they are.
+    pub neighbours: Vec<Neighbour>,
 }
 
 /// The plan, or everything that stands against it.

@@ -149,9 +149,10 @@ impl<T: NetworkApi> NetworkService for Adapter<T> {
         request: Request<v1::CreateNetworkMappingRequest>,
     ) -> Result<Response<v1::NetworkMapping>, Status> {
         let who = caller(&request)?;
-        let v1::CreateNetworkMappingRequest { network_a, network_b, request_id } = request.into_inner();
+        let v1::CreateNetworkMappingRequest { network_a, network_b, request_id, addresses } =
+            request.into_inner();
         let request_id = parse("request_id", &request_id)?;
-        let mapping = convert::ends_from_wire(&network_a, &network_b)?;
+        let mapping = convert::new_mapping_from_wire(&network_a, &network_b, addresses)?;
         let made = self.api.create_mapping(&who, mapping, request_id).await?;
         Ok(Response::new(convert::mapping_to_wire(made)))
     }

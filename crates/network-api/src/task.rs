@@ -7,7 +7,7 @@ use understudy_netplan::NetworkRef;
 use understudy_rpc::ApiError;
 use understudy_types_api::{Any, AnyError, pack, unpack};
 
-use crate::{field::Fields, v1};
+use crate::{convert::host_to_wire, field::Fields, v1};
 
 /// Bounds of one task (invariant 14).
 const MAX_NICS: usize = 10_000;
@@ -23,7 +23,7 @@ pub struct NetworkTask {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NetworkAction {
-    /// The run holds exactly these addresses and its test networks are on record; all or nothing.
+    /// The run holds exactly these addresses and its test networks are on record; all or nothing. `test`: on networks of its own.
     ReserveAddresses { test: bool, nics: Vec<ReservedNic>, test_networks: Vec<ReservedTestNetwork> },
     /// The run holds nothing any more.
     ReleaseRun,
@@ -108,7 +108,7 @@ fn test_network_to_wire(network: &ReservedTestNetwork) -> v1::ReservedTestNetwor
     v1::ReservedTestNetwork {
         name: name.to_string(),
         stands_for: stands_for.to_string(),
-        hosts: hosts.iter().map(|h| format!("sites/{}/hosts/{}", h.site(), h.host())).collect(),
+        hosts: hosts.iter().map(host_to_wire).collect(),
     }
 }
 
@@ -141,17 +141,9 @@ fn test_network_from_wire(fields: &mut Fields, wire: v1::ReservedTestNetwork) ->
     let name = fields.parse("test_networks.name", &name);
     let stands_for = fields.parse("test_networks.stands_for", &stands_for);
     fields.at_most("test_networks.hosts", hosts.len(), MAX_HOSTS);
-    let hosts = hosts.iter().take(MAX_HOSTS).filter_map(|host| host_from_wire(fields, host)).collect();
+    let hosts =
+        hosts.iter().take(MAX_HOSTS).filter_map(|host| fields.host("test_networks.hosts", host)).collect();
     Some(ReservedTestNetwork { name: name?, stands_for: stands_for?, hosts })
-}
-
-fn host_from_wire(fields: &mut Fields, name: &str) -> Option<HostName> {
-    let parts: Vec<&str> = name.split('/').collect();
-    let ["sites", site, "hosts", host] = parts[..] else {
-        fields.refuse("test_networks.hosts", format!("{name:?} is not sites/<site>/hosts/<host>"));
-        return None;
-    };
-    fields.parse("test_networks.hosts", &format!("{site}/{host}"))
 }
 
 impl NetworkTaskResult {

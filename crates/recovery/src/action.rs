@@ -144,6 +144,12 @@ pub enum AgentWork {
     RemoveTestNetwork {
         name: NetworkRef,
     },
+    /// The run has a port on a network that was there before it, and from there nothing of production answers (R-TF-2, R-TF-9).
+    ProbeExistingNetwork(Box<ExistingNetworkProbe>),
+    /// The run has no port on that network any more.
+    RemoveProbePort {
+        network: NetworkName,
+    },
     AdoptDisks {
         machine: MachineName,
         point: PointRef,
@@ -167,6 +173,23 @@ pub enum AgentWork {
     },
     /// The script has run to its end (R-RP-2). It acts for the whole run; the item is only the one in whose name it is sent.
     RunScript(Box<RunScript>),
+}
+
+/// From where and for what a network that a test is connected to is searched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExistingNetworkProbe {
+    /// As the host's hypervisor calls it.
+    pub network: NetworkName,
+    /// Of the run's port.
+    pub mac: MacAddress,
+    pub address: Ipv4Addr,
+    pub prefix_len: u8,
+    /// Through which what is outside of the network's subnet would be reached.
+    pub gateway: Option<Ipv4Addr>,
+    /// Must not answer.
+    pub targets: Vec<IpAddr>,
+    /// That the machines will have; nobody may have them yet.
+    pub planned: Vec<IpAddr>,
 }
 
 /// A script of the host's library. Each time this is sent it runs, also when an attempt before came to no answer, so the scripts

@@ -20,6 +20,7 @@
 //! | [`conflict`] | which run is in the way of another |
 //! | [`instant`] | which points show a whole run at one instant |
 //! | [`recovery_plan`] | which machines come up before which others, and what is done in between |
+//! | [`test_network`] | where the machines of a test are connected, and what can be chosen where, as one table |
 //! | [`reconcile`] | what is put right without a run |
 
 pub mod action;
@@ -34,6 +35,7 @@ pub mod reconcile;
 pub mod recovery_plan;
 pub mod run;
 mod seconds;
+pub mod test_network;
 
 pub use item::{ItemState, Verb};
 pub use plan::{Operation, PlanInput, RunPlan, RunSpec, plan};

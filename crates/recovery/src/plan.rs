@@ -14,6 +14,7 @@ mod amend;
 mod at_instant;
 mod check;
 mod common;
+mod connect;
 mod digest;
 mod draft;
 mod errors;
@@ -264,5 +265,7 @@ pub fn plan(spec: &RunSpec, input: &PlanInput) -> Result<RunPlan, Vec<Problem>> 
     let plan = draft::draft(&spec, &input)?;
     let left_out = order::left_out(&spec, &input).into_iter().chain(draft::not_asked(&spec, &input));
     let tests = draft::ended_tests(&spec, &input);
-    Ok(RunPlan { notices: notices.into_iter().chain(left_out).chain(tests).collect(), ..plan })
+    let of_networks = connect::notices(&spec, &input);
+    let notices = notices.into_iter().chain(left_out).chain(of_networks).chain(tests).collect();
+    Ok(RunPlan { notices, ..plan })
 }

@@ -78,4 +78,6 @@ pub use server::{
     ActivationHandler, FactsSource, KeyHandler, PartStream, SinkHandler, activation_service, facts_service,
     key_service, sink_service,
 };
-pub use task::{Action, AgentTask, DhcpReservation, DiskSize, RunScript, StartReplication};
+pub use task::{
+    Action, AgentTask, DhcpReservation, DiskSize, ExistingNetworkProbe, RunScript, StartReplication,
+};

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use understudy_ids::{Problem, RunId, SiteName, Uuid};
-use understudy_netplan::{Mapping, NetworkRef, VmNetwork, mapping, plan};
+use understudy_netplan::{ConnectionPlan, Mapping, NetworkRef, VmNetwork, mapping, plan, split_subnets};
 use understudy_network_api::{
     AddressLease, ConnectionAnswer, ConnectionQuestion, NetworkApi, NetworkMapping, Page, PageRequest,
     StoredNetwork,
@@ -208,7 +208,12 @@ impl NetworkApi for Api {
         let mappings: Vec<Mapping> =
             network_mapping::of_sites(db, &sites).await?.into_iter().map(|m| m.mapping).collect();
         let held = address_lease::held(db, &sites).await?.into_iter().collect();
-        Ok(plan(question.purpose, &question.machines, &networks, &mappings, &held))
+        let ConnectionQuestion { purpose, machines, neighbours } = question;
+        let planned = plan(&purpose, &machines, &networks, &mappings, &held);
+        Ok(planned.map(|plan| ConnectionPlan {
+            split_subnets: split_subnets(&machines, &neighbours, &networks, &mappings),
+            ..plan
+        }))
     }
 
     async fn leases(&self, run: Option<RunId>, page: PageRequest) -> Result<Page<AddressLease>, ApiError> {

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use understudy_ids::{RunId, Uuid};
+use understudy_ids::{RunId, SiteName, Uuid};
 use understudy_jobs_api::{Handler, LeasedTask, Outcome, TaskContext, TaskName};
-use understudy_netplan::{Addressing, Isolation, Mapping, NetworkRef, VmNetwork};
+use understudy_netplan::{
+    AddressPool, AddressRule, Addressing, Isolation, MachineConnections, MachineNic, Mapping, Neighbour,
+    NetworkRef, Purpose, SplitSubnet, VmNetwork,
+};
 use understudy_network_api::{
-    NetworkAction, NetworkApi, NetworkTask, NetworkTaskResult, PageRequest, ReservedNic, ReservedTestNetwork,
+    ConnectionQuestion, NetworkAction, NetworkApi, NetworkTask, NetworkTaskResult, PageRequest, ReservedNic,
+    ReservedTestNetwork,
 };
 use understudy_network_mapper::{Api, MIGRATOR, RULES, Tasks};
 use understudy_pg::TestDatabase;
@@ -14,6 +18,7 @@ use understudy_rpc::{ApiError, Identity, access::methods_without_rule};
 
 const ALPHA: &str = "sites/alpha/networks/prod";
 const BRAVO: &str = "sites/bravo/networks/prod";
+const LAB: &str = "sites/bravo/networks/lab";
 
 struct Bench {
     api: Api,
@@ -76,11 +81,13 @@ fn network(name: &str) -> VmNetwork {
         pool: None,
         hypervisor_network: "prod".parse().unwrap(),
         isolation_targets: vec!["192.168.50.5".parse().unwrap()],
+        logical_network: None,
+        vlan_id: None,
     }
 }
 
 fn mapping(a: &str, b: &str) -> Mapping {
-    Mapping { a: a.parse().unwrap(), b: b.parse().unwrap() }
+    Mapping::new(a.parse().unwrap(), b.parse().unwrap())
 }
 
 fn reserve(item: &str, address: &str, test: bool) -> NetworkAction {
@@ -243,4 +250,90 @@ async fn listings_go_on_where_the_page_before_ended() {
     assert_eq!(second.next, None);
     let of_site = bench.api.networks(Some("bravo".parse().unwrap()), page()).await.unwrap();
     assert_eq!(of_site.entries.len(), 1);
+}
+
+/// R-NET-4: what a mapping says about addresses comes back, and a failover that would leave machines of the subnet behind is told of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mapping_that_retains_addresses_tells_of_split_subnets() {
+    let bench = Bench::with_networks().await;
+    let retaining = Mapping { addresses: AddressRule::Retain, ..mapping(ALPHA, BRAVO) };
+    let made = bench.api.create_mapping(&user(), retaining.clone(), Uuid::new_v4()).await.unwrap();
+    assert_eq!(made.mapping, retaining);
+    assert_eq!(bench.api.mappings(page()).await.unwrap().entries, [made]);
+    let nic = |last: u8| MachineNic {
+        mac: "52:54:00:00:50:11".parse().unwrap(),
+        hypervisor_network: Some("prod".parse().unwrap()),
+        addresses: vec![[192, 168, 50, last].into()],
+    };
+    let site: SiteName = "alpha".parse().unwrap();
+    let question = ConnectionQuestion {
+        purpose: Purpose::Failover,
+        machines: vec![MachineConnections {
+            item: "web1".parse().unwrap(),
+            source_site: site.clone(),
+            target_site: "bravo".parse().unwrap(),
+            nics: vec![nic(11)],
+        }],
+        neighbours: vec![Neighbour { item: "db1".parse().unwrap(), site, nics: vec![nic(12)] }],
+    };
+    let answer = bench.api.plan_connections(question).await.unwrap().unwrap();
+    let expected = SplitSubnet { network: ALPHA.parse().unwrap(), staying: ["db1".parse().unwrap()].into() };
+    assert_eq!(answer.split_subnets, [expected]);
+}
+
+/// R-TF-2, R-TF-4, R-NET-7: what a network is comes back as it was written, and a test on it gets no address that a run holds there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_on_an_existing_network_gets_what_nobody_holds_there() {
+    let bench = Bench::with_networks().await;
+    bench.api.create_mapping(&user(), mapping(ALPHA, BRAVO), Uuid::new_v4()).await.unwrap();
+    let lab = VmNetwork {
+        name: LAB.parse().unwrap(),
+        hypervisor_network: "lab".parse().unwrap(),
+        isolation: Isolation::Vlan,
+        vlan_id: Some(4094),
+        logical_network: Some("tests".parse().unwrap()),
+        addressing: Addressing::Static,
+        pool: Some(AddressPool {
+            first: "192.168.50.11".parse().unwrap(),
+            last: "192.168.50.13".parse().unwrap(),
+        }),
+        isolation_targets: vec![],
+        ..network(BRAVO)
+    };
+    let made = bench.api.create_network(&user(), lab.clone(), Uuid::new_v4()).await.unwrap();
+    assert_eq!(
+        (made.network, bench.api.network(&lab.name).await.unwrap().network),
+        (lab.clone(), lab.clone())
+    );
+    let no_vlan = VmNetwork { vlan_id: None, name: "sites/bravo/networks/x".parse().unwrap(), ..lab.clone() };
+    let refused = bench.api.create_network(&user(), no_vlan, Uuid::new_v4()).await;
+    assert_eq!(refused.unwrap_err().problems[0].reason, "VLAN_ID_MISSING");
+
+    let question = || ConnectionQuestion {
+        purpose: Purpose::TestOn { network: lab.name.clone(), hosts: ["bravo/h1".parse().unwrap()].into() },
+        machines: vec![MachineConnections {
+            item: "web1".parse().unwrap(),
+            source_site: "alpha".parse().unwrap(),
+            target_site: "bravo".parse().unwrap(),
+            nics: vec![MachineNic {
+                mac: "52:54:00:00:50:11".parse().unwrap(),
+                hypervisor_network: Some("prod".parse().unwrap()),
+                addresses: vec!["192.168.50.11".parse().unwrap()],
+            }],
+        }],
+        neighbours: vec![],
+    };
+    let first = bench.api.plan_connections(question()).await.unwrap().unwrap();
+    assert_eq!(first.nics[0].address, Some("192.168.50.11".parse().unwrap()), "its own");
+    assert_eq!(first.existing.unwrap().probe_ports[0].address.to_string(), "192.168.50.12");
+    let NetworkAction::ReserveAddresses { mut nics, .. } = reserve("other", "192.168.50.11", false) else {
+        unreachable!()
+    };
+    nics[0].network = lab.name.clone();
+    let held = NetworkAction::ReserveAddresses { test: false, nics, test_networks: vec![] };
+    bench.perform(Uuid::new_v4(), held.clone()).await.unwrap();
+    let second = bench.api.plan_connections(question()).await.unwrap().unwrap();
+    assert_eq!(second.nics[0].address, Some("192.168.50.12".parse().unwrap()), "another one of it");
+    // Two runs that were planned before either reserved: the second is refused.
+    assert_eq!(bench.perform(Uuid::new_v4(), held).await, Err("ADDRESS_TAKEN".to_owned()));
 }

@@ -12,9 +12,9 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use understudy_hypervisor::{
-    Answer, BlockingReader, CheckpointName, Console, DiskReader, Error, Extent, GuestState, HostInventory,
-    Hypervisor, IsolationEvidence, Machine, MachineDefinition, MachineTag, PreparedSnapshot, Question,
-    Snapshot, SnapshotDisk, SnapshotRequest, Still, TestNetworkDefinition,
+    Answer, BlockingReader, CheckpointName, Console, DiskReader, Error, ExistingNetworkProbe, Extent,
+    GuestState, HostInventory, Hypervisor, IsolationEvidence, Machine, MachineDefinition, MachineTag,
+    PreparedSnapshot, Question, Snapshot, SnapshotDisk, SnapshotRequest, Still, TestNetworkDefinition,
     files::{self, DiskFormat, FileDisk, FileMachine, FilesHypervisor},
 };
 use understudy_ids::{ByteRange, MachineName, NetworkName, UnixMicros, Uuid};
@@ -260,6 +260,12 @@ impl Hypervisor for Tracked {
         targets: &[IpAddr],
     ) -> Result<IsolationEvidence, Error> {
         self.host().probe_isolation(network, targets).await
+    }
+    async fn probe_existing_network(&self, probe: &ExistingNetworkProbe) -> Result<IsolationEvidence, Error> {
+        self.host().probe_existing_network(probe).await
+    }
+    async fn remove_probe_port(&self, network: &NetworkName, run: Uuid) -> Result<(), Error> {
+        self.host().remove_probe_port(network, run).await
     }
     async fn ask(&self, question: &Question, limit: Duration) -> Result<Answer, Error> {
         self.host().ask(question, limit).await

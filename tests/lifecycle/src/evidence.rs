@@ -155,7 +155,7 @@ pub fn nothing_of_a_test_is_left(stack: &Stack, host: &Host, item: &str) -> Resu
     ensure!(!networks.contains("ust-"), "networks: {}", networks.trim());
     let links = host.namespace().command("ip").args(["-br", "link"]).output()?;
     let links = String::from_utf8_lossy(&links.stdout).into_owned();
-    ensure!(!links.contains("ut-") && !links.contains("us-"), "interfaces: {links}");
+    ensure!(["ut-", "us-", "up-"].iter().all(|ours| !links.contains(ours)), "interfaces: {links}");
     let spaces = test_namespaces(host)?;
     ensure!(spaces.is_empty(), "name spaces: {spaces:?}");
     let servers = processes_about(&host.agent_state())?;
@@ -176,15 +176,19 @@ pub fn lease_guards(host: &Host) -> Result<usize> {
     Ok(lines.iter().filter(|line| line.contains("lease-guard")).count())
 }
 
-/// Name spaces of test networks are in one directory for all hosts of all labs; their names end with a digest of the host's own
+/// Name spaces of test networks, and of ports on networks that were there before, are in one directory for all hosts of all labs; their names end with a digest of the host's own
 /// directory.
-fn test_namespaces(host: &Host) -> Result<Vec<String>> {
+///
+/// # Errors
+/// When they cannot be listed.
+pub fn test_namespaces(host: &Host) -> Result<Vec<String>> {
     let state = host.agent_state().join("hypervisor");
     let digest =
         Uuid::new_v5(&Uuid::NAMESPACE_OID, state.as_os_str().as_encoded_bytes()).simple().to_string();
     let spaces = entries(Path::new("/run/netns"))?;
     let names = spaces.iter().filter_map(|path| path.file_name()?.to_str());
-    let ours = names.filter(|name| name.starts_with("understudy-ut-") && name.ends_with(&digest[..8]));
+    let of_a_test = |name: &str| name.starts_with("understudy-ut-") || name.starts_with("understudy-up-");
+    let ours = names.filter(|name| of_a_test(name) && name.ends_with(&digest[..8]));
     Ok(ours.map(str::to_owned).collect())
 }
 

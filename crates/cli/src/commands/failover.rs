@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::bail;
 use understudy_ids::{ItemName, PointChoice, Problem, RecoveryPlanName, SiteName};
-use understudy_recovery::recovery_plan::RecoveryPlan;
+use understudy_recovery::{recovery_plan::RecoveryPlan, test_network::TestNetwork};
 use understudy_recovery_api::{
     Operation, RecoveryClient,
     request::{RunInstant, RunSpec, StartRun},
@@ -32,6 +32,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const FACTS_ARRIVE: Duration = Duration::from_secs(15);
 
 pub async fn run(connection: &ConnectionArgs, format: Format, wish: Failover) -> anyhow::Result<ExitCode> {
+    if wish.connect_to_production.is_some() && !matches!(wish.network, Some(TestNetwork::Existing { .. })) {
+        bail!("--connect-to-production belongs to --network sites/<site>/networks/<network>");
+    }
     let client = connection.recovery()?;
     let How { preview: only_preview, yes, watch: follow } = wish.how;
     let (parts, notices) = parts(&client, &wish).await?;
@@ -193,8 +196,9 @@ fn spec(wish: &Failover, part: &Part) -> RunSpec {
         // Those of a plan are the orchestrator's to say.
         items: if part.plan.is_some() { BTreeSet::new() } else { part.items.iter().cloned().collect() },
         primary_down_assertion: wish.assert_primary_down.clone(),
-        without_network: wish.without_network,
+        test_network: test_network(wish),
         no_reverse_replication: wish.no_reverse_replication,
+        allow_partial_subnet: wish.allow_partial_subnet,
         deadline: deadline(&wish.deadline),
         synchronise_within: wish.synchronise_within,
         instant: match wish.instant {
@@ -205,6 +209,15 @@ fn spec(wish: &Failover, part: &Part) -> RunSpec {
         from_site: part.from.clone(),
         standby_host: wish.to.clone(),
         promote_test: wish.promote_test,
+    }
+}
+
+fn test_network(wish: &Failover) -> TestNetwork {
+    match wish.network.clone().unwrap_or_default() {
+        TestNetwork::Existing { network, .. } => {
+            TestNetwork::Existing { network, connect_to_production: wish.connect_to_production.clone() }
+        }
+        other => other,
     }
 }
 

@@ -19,6 +19,8 @@ pub async fn run(client: &NetworkClient, format: Format, verb: Network) -> anyho
             pool,
             hypervisor_network,
             isolation_target,
+            logical_network,
+            vlan_id,
         } => {
             let network = VmNetwork {
                 name: network,
@@ -36,6 +38,8 @@ pub async fn run(client: &NetworkClient, format: Format, verb: Network) -> anyho
                 pool: pool.map(|(first, last)| AddressPool { first, last }),
                 hypervisor_network,
                 isolation_targets: isolation_target,
+                logical_network,
+                vlan_id,
             };
             vec![client.create_network(network, Uuid::new_v4()).await?]
         }
@@ -50,11 +54,12 @@ pub async fn run(client: &NetworkClient, format: Format, verb: Network) -> anyho
     };
     output::print(format, &networks, || {
         let headings =
-            ["NETWORK", "ISOLATION", "ADDRESSING", "SUBNET", "GATEWAY", "POOL", "HYPERVISOR'S NAME"];
+            ["NETWORK", "ISOLATION", "VLAN", "ADDRESSING", "SUBNET", "GATEWAY", "POOL", "HYPERVISOR'S NAME"];
         output::rows(headings, &networks, |StoredNetwork { network: n, .. }| {
             [
                 n.name.to_string(),
                 format!("{:?}", n.isolation).to_lowercase(),
+                vlan(n),
                 format!("{:?}", n.addressing).to_lowercase(),
                 n.subnet.to_string(),
                 output::maybe(&n.gateway),
@@ -63,4 +68,12 @@ pub async fn run(client: &NetworkClient, format: Format, verb: Network) -> anyho
             ]
         })
     })
+}
+
+fn vlan(network: &VmNetwork) -> String {
+    match (network.vlan_id, &network.logical_network) {
+        (Some(id), Some(logical)) => format!("{id} on {logical}"),
+        (Some(id), None) => id.to_string(),
+        (None, logical) => output::maybe(logical),
+    }
 }

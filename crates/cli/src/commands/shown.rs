@@ -83,6 +83,7 @@ fn facts(run: &View) -> comfy_table::Table {
         ("run", run.name.to_string()),
         ("operation", run.operation.to_string()),
         ("recovery plan", output::maybe(&run.spec.recovery_plan)),
+        ("production", run.spec.test_network.production_notice().unwrap_or_default()),
         ("state", format!("{}, {} %", run.state, run.progress_percent)),
         ("phase", run.phase.clone()),
         ("waits for", run.waiting_for.clone()),

@@ -25,9 +25,10 @@ use understudy_sealing::Passphrase;
 pub use config::{Config, DiskFormat, FileDisk, FileMachine};
 
 use crate::{
-    Answer, CheckpointName, Console, DiskHardware, Error, Firmware, GuestState, Hardware, HostInventory,
-    Hypervisor, IsolationEvidence, Machine, MachineDefinition, MachineTag, PowerState, PreparedSnapshot,
-    Question, Snapshot, SnapshotDisk, SnapshotRequest, Still, TestNetworkDefinition,
+    Answer, CheckpointName, Console, DiskHardware, Error, ExistingNetworkProbe, Firmware, GuestState,
+    Hardware, HostInventory, Hypervisor, IsolationEvidence, Machine, MachineDefinition, MachineTag,
+    PowerState, PreparedSnapshot, Question, Snapshot, SnapshotDisk, SnapshotRequest, Still,
+    TestNetworkDefinition,
     libvirt::{Place, TrackedDisk, end_server, open_reader, serve},
 };
 
@@ -313,6 +314,14 @@ impl Hypervisor for FilesHypervisor {
 
     async fn probe_isolation(&self, network: &NetworkName, _: &[IpAddr]) -> Result<IsolationEvidence, Error> {
         Err(not_here(format!("probing network {network}")))
+    }
+
+    async fn probe_existing_network(&self, probe: &ExistingNetworkProbe) -> Result<IsolationEvidence, Error> {
+        Err(not_here(format!("probing network {}", probe.network)))
+    }
+
+    async fn remove_probe_port(&self, _: &NetworkName, _: Uuid) -> Result<(), Error> {
+        Ok(())
     }
 
     async fn ask(&self, question: &Question, _: Duration) -> Result<Answer, Error> {

@@ -45,9 +45,9 @@ use understudy_ids::{MachineName, NetworkName, Uuid};
 use understudy_sealing::Passphrase;
 
 use crate::{
-    Answer, CheckpointName, Console, Error, HostInventory, Hypervisor, IsolationEvidence, Machine,
-    MachineDefinition, MachineTag, PreparedSnapshot, Question, Snapshot, SnapshotRequest,
-    TestNetworkDefinition,
+    Answer, CheckpointName, Console, Error, ExistingNetworkProbe, HostInventory, Hypervisor,
+    IsolationEvidence, Machine, MachineDefinition, MachineTag, PreparedSnapshot, Question, Snapshot,
+    SnapshotRequest, TestNetworkDefinition,
 };
 pub use config::{Config, Emulation};
 pub use guard::{READY, stand as thaw_guard, stand_by_held as hold_guard, stay_alive};
@@ -173,6 +173,14 @@ impl Hypervisor for LibvirtHypervisor {
         targets: &[IpAddr],
     ) -> Result<IsolationEvidence, Error> {
         self.prove_isolation(network, targets).await
+    }
+
+    async fn probe_existing_network(&self, probe: &ExistingNetworkProbe) -> Result<IsolationEvidence, Error> {
+        self.prove_existing(probe).await
+    }
+
+    async fn remove_probe_port(&self, network: &NetworkName, run: Uuid) -> Result<(), Error> {
+        self.remove_port(network, run).await
     }
 
     async fn ask(&self, question: &Question, limit: Duration) -> Result<Answer, Error> {

@@ -1,7 +1,7 @@
 //! What a machine that has been started is asked (R-TF-8).
 //!
 //! ```text
-//!   ping, tcp, http ─▶ on a test network: inside its namespace; elsewhere: from this host
+//!   ping, tcp, http ─▶ on a test network: inside its namespace; of a run with a port on the network: from there; elsewhere: from this host
 //!   guest-agent     ─▶ libvirt ─▶ the machine's channel
 //! ```
 
@@ -28,23 +28,29 @@ impl LibvirtHypervisor {
             ProbeKind::GuestAgent => self.ask_agent(machine, limit).await,
             ProbeKind::Ping => {
                 let (network, address) = place()?;
-                self.ping(network, *address, limit.min(http::TO_CONNECT)).await
+                self.ping(machine, network, *address, limit.min(http::TO_CONNECT)).await
             }
             ProbeKind::Tcp { port } => {
                 let (network, address) = place()?;
                 let address = SocketAddr::new(*address, port);
-                self.where_it_is_reached(network, move || connect(address, limit)).await
+                self.where_it_is_reached(machine, network, move || connect(address, limit)).await
             }
             ProbeKind::Http(asked) => {
                 let (network, address) = place()?;
                 let address = SocketAddr::new(*address, asked.port);
-                self.where_it_is_reached(network, move || http::get(address, &asked, limit)).await
+                self.where_it_is_reached(machine, network, move || http::get(address, &asked, limit)).await
             }
         }
     }
 
-    async fn ping(&self, network: &NetworkName, address: IpAddr, limit: Duration) -> Result<Answer, Error> {
-        let answered = match self.inside(network).await? {
+    async fn ping(
+        &self,
+        machine: &MachineName,
+        network: &NetworkName,
+        address: IpAddr,
+        limit: Duration,
+    ) -> Result<Answer, Error> {
+        let answered = match self.inside(network, machine).await? {
             Some(namespace) => namespace.ping(address, limit).await?,
             None => {
                 let patience = limit + command::LIMIT;
@@ -57,10 +63,11 @@ impl LibvirtHypervisor {
     /// Does work that blocks where the network can be reached.
     async fn where_it_is_reached(
         &self,
+        machine: &MachineName,
         network: &NetworkName,
         work: impl FnOnce() -> Answer + Send + 'static,
     ) -> Result<Answer, Error> {
-        match self.inside(network).await? {
+        match self.inside(network, machine).await? {
             Some(namespace) => namespace.run(move || Ok(work())).await,
             None => tokio::task::spawn_blocking(work).await.map_err(|error| Error::Failed {
                 what: format!("asking over network {network}"),

@@ -37,9 +37,9 @@ use understudy_ids::{DiskName, MachineName, NetworkName, Uuid};
 use understudy_sealing::Passphrase;
 
 use crate::{
-    Answer, CheckpointName, Console, DiskHardware, Error, HostInventory, Hypervisor, IsolationEvidence,
-    Machine, MachineDefinition, MachineTag, PreparedSnapshot, Question, Reservation, Snapshot,
-    SnapshotRequest, TestNetworkDefinition,
+    Answer, CheckpointName, Console, DiskHardware, Error, ExistingNetworkProbe, HostInventory, Hypervisor,
+    IsolationEvidence, Machine, MachineDefinition, MachineTag, PreparedSnapshot, Question, Reservation,
+    Snapshot, SnapshotRequest, TestNetworkDefinition,
 };
 pub use first_machines::FirstMachine;
 use machine::SimulatedMachine;
@@ -371,6 +371,16 @@ impl Hypervisor for SimulatedHypervisor {
     ) -> Result<IsolationEvidence, Error> {
         let (network, targets) = (network.clone(), targets.to_vec());
         self.act(move |host, _| host.prove_isolation(&network, &targets)).await
+    }
+
+    async fn probe_existing_network(&self, probe: &ExistingNetworkProbe) -> Result<IsolationEvidence, Error> {
+        let probe = probe.clone();
+        self.act(move |host, config| host.probe_existing(&probe, config)).await
+    }
+
+    /// Nothing is left of one that was simulated.
+    async fn remove_probe_port(&self, _: &NetworkName, _: Uuid) -> Result<(), Error> {
+        Ok(())
     }
 
     async fn ask(&self, question: &Question, _limit: Duration) -> Result<Answer, Error> {

@@ -7,8 +7,8 @@ use understudy_probe::{HttpProbe, ProbeKind};
 
 use super::{Config, Host, machine::SimulatedMachine, record};
 use crate::{
-    Answer, Console, Error, IsolationEvidence, Question, TagRole, TestNetworkDefinition, http,
-    screenshot::Picture,
+    Answer, Console, Error, ExistingNetworkProbe, IsolationEvidence, Question, TagRole,
+    TestNetworkDefinition, http, screenshot::Picture,
 };
 
 /// What every guest serves.
@@ -65,6 +65,29 @@ impl Host {
         let answered = targets.iter().copied().filter(|target| self.machine_answers(name, *target)).collect();
         let method = "simulated: machines on the network that have the address".to_owned();
         Ok(IsolationEvidence { ports, tried: targets.to_vec(), answered, method })
+    }
+
+    pub(super) fn probe_existing(
+        &self,
+        probe: &ExistingNetworkProbe,
+        config: &Config,
+    ) -> Result<IsolationEvidence, Error> {
+        let network = &probe.network;
+        if !config.networks.contains(network) {
+            return Err(Error::NotFound { what: format!("network {network}") });
+        }
+        let held = probe.planned.iter().copied().chain([probe.address.into()]);
+        if let Some(address) = held.into_iter().find(|address| self.machine_answers(network, *address)) {
+            return Err(Error::Conflict {
+                what: format!("address {address} on network {network}"),
+                why: "somebody there answers for it".to_owned(),
+            });
+        }
+        let answered =
+            probe.targets.iter().copied().filter(|target| self.machine_answers(network, *target)).collect();
+        let ports = vec![format!("port of the run, {}/{}", probe.address, probe.prefix_len)];
+        let method = "simulated: machines on the network that have the address".to_owned();
+        Ok(IsolationEvidence { ports, tried: probe.targets.clone(), answered, method })
     }
 
     /// Guests answer everything that they can be reached for, with one page for every path.

@@ -9,6 +9,7 @@ use serde::Serialize;
 use understudy_ids::{
     HostName, ItemName, PointChoice, PointSeq, RecoveryPlanName, RunId, SiteName, StepName, UnixMicros,
 };
+use understudy_recovery::test_network::TestNetwork;
 use understudy_types_api::{duration_to_wire, time_to_wire};
 
 use crate::{
@@ -42,10 +43,12 @@ pub struct RunSpec {
     pub points: BTreeMap<ItemName, PointChoice>,
     /// Unplanned: the operator states that the primary side is down and stays so.
     pub primary_down_assertion: Option<String>,
-    /// Test: leave machines unconnected.
-    pub without_network: bool,
+    /// Test: where its machines are connected.
+    pub test_network: TestNetwork,
     /// Planned: do not reverse replicate on commit.
     pub no_reverse_replication: bool,
+    /// Planned and unplanned: machines of a subnet whose addresses are retained may stay behind.
+    pub allow_partial_subnet: bool,
     /// Planned and unplanned: what happens when it has waited for its commit for so long.
     pub deadline: Option<RunDeadline>,
     /// Test and unplanned: items without a point of their own get their newest one that is not newer.
@@ -156,8 +159,9 @@ impl RunSpec {
             items,
             points: BTreeMap::new(),
             primary_down_assertion: None,
-            without_network: false,
+            test_network: TestNetwork::default(),
             no_reverse_replication: false,
+            allow_partial_subnet: false,
             deadline: None,
             instant: None,
             synchronise_within: None,
@@ -189,8 +193,9 @@ impl RunSpec {
             items,
             points,
             primary_down_assertion,
-            without_network,
+            test_network,
             no_reverse_replication,
+            allow_partial_subnet,
             deadline,
             instant,
             synchronise_within,
@@ -205,8 +210,9 @@ impl RunSpec {
             items: items.iter().map(Resource::to_resource).collect(),
             points: numbers,
             primary_down_assertion: primary_down_assertion.unwrap_or_default(),
-            without_network,
+            test_network: test_network_to_wire(test_network),
             no_reverse_replication,
+            allow_partial_subnet,
             app_consistent,
             deadline: deadline.map(RunDeadline::into_wire),
             instant: instant.map(RunInstant::into_wire),
@@ -237,8 +243,9 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
         items,
         points,
         primary_down_assertion,
-        without_network,
+        test_network,
         no_reverse_replication,
+        allow_partial_subnet,
         app_consistent,
         deadline,
         instant,
@@ -266,6 +273,10 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
     let points = point_map(checks, points, app_consistent, of_run);
     let assertion = checks.text("spec.primary_down_assertion", primary_down_assertion, MAX_ASSERTION);
     let assertion = assertion.map(|a| Some(a.trim().to_owned()).filter(|a| !a.is_empty()));
+    let test_network = match test_network {
+        Some(wire) => test_network_from_wire(checks, wire),
+        None => Some(TestNetwork::default()),
+    };
     let deadline = match deadline {
         Some(deadline) => RunDeadline::from_wire(checks, deadline).map(Some),
         None => Some(None),
@@ -288,7 +299,12 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
                 matches!(assertion, Some(Some(_))),
                 operation == UnplannedFailover,
             ),
-            ("spec.without_network", without_network, operation == TestFailover),
+            (
+                "spec.test_network",
+                !matches!(test_network, Some(TestNetwork::Automatic)),
+                operation == TestFailover,
+            ),
+            ("spec.allow_partial_subnet", allow_partial_subnet, waits),
             ("spec.no_reverse_replication", no_reverse_replication, operation == PlannedFailover),
             ("spec.deadline", matches!(deadline, Some(Some(_))), waits),
             ("spec.standby_host", matches!(standby_host, Some(Some(_))), operation == ReverseReplicate),
@@ -309,8 +325,9 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
         items,
         points,
         primary_down_assertion: assertion?,
-        without_network,
+        test_network: test_network?,
         no_reverse_replication,
+        allow_partial_subnet,
         deadline: deadline?,
         instant: instant?,
         synchronise_within: synchronise?,
@@ -319,6 +336,48 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
         standby_host: standby_host?,
         promote_test: promote_test?,
     })
+}
+
+fn test_network_from_wire(checks: &mut Checks, wire: v1::TestNetwork) -> Option<TestNetwork> {
+    let v1::TestNetwork { choice, network, connect_to_production } = wire;
+    let choice = v1::TestNetworkChoice::try_from(choice).unwrap_or(v1::TestNetworkChoice::Unspecified);
+    if choice != v1::TestNetworkChoice::Existing {
+        for (field, given) in [("network", &network), ("connect_to_production", &connect_to_production)] {
+            if !given.is_empty() {
+                checks.refuse(
+                    format_args!("spec.test_network.{field}"),
+                    "has no meaning without an existing network; leave it out",
+                );
+            }
+        }
+    }
+    match choice {
+        v1::TestNetworkChoice::Unspecified => {
+            checks.refuse("spec.test_network.choice", "is not set: none, automatic or existing");
+            None
+        }
+        v1::TestNetworkChoice::None => Some(TestNetwork::None),
+        v1::TestNetworkChoice::Automatic => Some(TestNetwork::Automatic),
+        v1::TestNetworkChoice::Existing => {
+            let network = checks.parse("spec.test_network.network", &network);
+            let why =
+                checks.text("spec.test_network.connect_to_production", connect_to_production, MAX_ASSERTION);
+            let why = why.map(|why| Some(why.trim().to_owned()).filter(|why| !why.is_empty()));
+            Some(TestNetwork::Existing { network: network?, connect_to_production: why? })
+        }
+    }
+}
+
+/// What is understood without being said is not said.
+fn test_network_to_wire(chosen: TestNetwork) -> Option<v1::TestNetwork> {
+    let (choice, network, why) = match chosen {
+        TestNetwork::Automatic => return None,
+        TestNetwork::None => (v1::TestNetworkChoice::None, String::new(), None),
+        TestNetwork::Existing { network, connect_to_production } => {
+            (v1::TestNetworkChoice::Existing, network.to_string(), connect_to_production)
+        }
+    };
+    Some(v1::TestNetwork { choice: choice.into(), network, connect_to_production: why.unwrap_or_default() })
 }
 
 fn item_set(checks: &mut Checks, items: Vec<String>, may_be_empty: bool) -> BTreeSet<ItemName> {
@@ -510,12 +569,21 @@ mod tests {
                 ("db1".parse().unwrap(), PointChoice::LatestAppConsistent),
             ]
             .into(),
-            without_network: true,
+            test_network: TestNetwork::None,
             instant: Some(RunInstant::AtOrBefore(UnixMicros::new(1_000_000))),
             ..spec(Operation::TestFailover)
         };
+        let on = |connect_to_production: Option<&str>| RunSpec {
+            test_network: TestNetwork::Existing {
+                network: "sites/bravo/networks/lab".parse().unwrap(),
+                connect_to_production: connect_to_production.map(str::to_owned),
+            },
+            ..spec(Operation::TestFailover)
+        };
+        let (on_lab, on_production) = (on(None), on(Some("the shop is closed")));
         let unplanned = RunSpec {
             instant: Some(RunInstant::LatestOfAll),
+            allow_partial_subnet: true,
             synchronise_within: Some(Duration::from_secs(60)),
             deadline: Some(RunDeadline {
                 action: DeadlineAction::RollBack,
@@ -535,7 +603,16 @@ mod tests {
             standby_host: Some("alpha/alpha-h2".parse().unwrap()),
             ..spec(Operation::ReverseReplicate)
         };
-        for spec in [test, by_plan, unplanned, elsewhere, spec(Operation::PlannedFailover)] {
+        for spec in [
+            test,
+            by_plan,
+            unplanned,
+            on_lab,
+            on_production,
+            elsewhere,
+            spec(Operation::PlannedFailover),
+            spec(Operation::ReverseReplicate),
+        ] {
             assert_eq!(RunSpec::from_wire(Some(spec.clone().into_wire())), Ok(spec));
         }
     }
@@ -545,7 +622,7 @@ mod tests {
         let mut wire = spec(Operation::PlannedFailover).into_wire();
         wire.points.insert("protectedItems/web1".into(), 4);
         wire.primary_down_assertion = "down".into();
-        wire.without_network = true;
+        wire.test_network = test_network_to_wire(TestNetwork::None);
         wire.instant = Some(WireInstant::LatestOfAll(true));
         let mut test = spec(Operation::TestFailover).into_wire();
         test.deadline = Some(v1::RunDeadline::default());
@@ -554,8 +631,28 @@ mod tests {
         let fields: Vec<_> = error.0.iter().map(|p| p.subject.as_str()).collect();
         assert_eq!(
             fields,
-            ["spec.points", "spec.primary_down_assertion", "spec.without_network", "spec.instant"]
+            ["spec.points", "spec.primary_down_assertion", "spec.test_network", "spec.instant"]
         );
+    }
+
+    /// R-TF-2
+    #[test]
+    fn a_network_and_a_reason_belong_to_an_existing_network() {
+        let fields = |choice: v1::TestNetworkChoice, network: &str, why: String| -> Vec<String> {
+            let mut wire = spec(Operation::TestFailover).into_wire();
+            wire.test_network = Some(v1::TestNetwork {
+                choice: choice.into(),
+                network: network.to_owned(),
+                connect_to_production: why,
+            });
+            let refused = RunSpec::from_wire(Some(wire)).unwrap_err();
+            refused.0.into_iter().map(|problem| problem.subject).collect()
+        };
+        use v1::TestNetworkChoice::{Automatic, Existing, Unspecified};
+        let all = ["network", "connect_to_production", "choice"].map(|f| format!("spec.test_network.{f}"));
+        assert_eq!(fields(Unspecified, "sites/bravo/networks/lab", "x".into()), all);
+        assert_eq!(fields(Automatic, "sites/bravo/networks/lab", "x".into()), all[..2]);
+        assert_eq!(fields(Existing, "lab", "x".repeat(MAX_ASSERTION + 1)), all[..2]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use understudy_ids::{
     Consistency, Generation, HostName, ItemName, PointSeq, Problem, RecoveryPlanName, RunId, SiteName,
     StepName, UnixMicros,
 };
+use understudy_recovery::test_network::TestNetwork;
 use understudy_types_api::{
     consistency_from_wire, consistency_to_wire, duration_to_wire, problem_to_wire, time_to_wire,
 };
@@ -388,10 +389,13 @@ fn asked<S: Serializer>(spec: &RunSpec, serializer: S) -> Result<S::Ok, S::Error
         items: &'a BTreeSet<ItemName>,
         recovery_plan: Option<&'a RecoveryPlanName>,
         from_site: Option<&'a SiteName>,
+        /// Where something was chosen.
+        test_network: Option<&'a TestNetwork>,
     }
-    let RunSpec { items, recovery_plan, from_site, .. } = spec;
+    let RunSpec { items, recovery_plan, from_site, test_network, .. } = spec;
     let (recovery_plan, from_site) = (recovery_plan.as_ref(), from_site.as_ref());
-    Asked { items, recovery_plan, from_site }.serialize(serializer)
+    let test_network = Some(test_network).filter(|chosen| **chosen != TestNetwork::default());
+    Asked { items, recovery_plan, from_site, test_network }.serialize(serializer)
 }
 
 /// The deadline of a run as it stands.

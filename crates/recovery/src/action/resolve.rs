@@ -137,6 +137,8 @@ impl Resolver<'_> {
             | AgentWork::DiscardPromotion { .. }
             | AgentWork::CommitItem
             | AgentWork::ScrubItem { .. }
+            | AgentWork::ProbeExistingNetwork(_)
+            | AgentWork::RemoveProbePort { .. }
             | AgentWork::RunScript(_) => {}
         }
         Ok(work)

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 use understudy_ids::{HostName, ItemName, PointChoice, PointSeq, Problem};
 
 use super::{
-    HostView, ItemView, Operation, PlanInput, Power, RunSpec,
+    HostView, ItemView, Operation, PlanInput, Power, RunSpec, connect,
     draft::{chosen_point, ends, usable_points, uses_connections},
     order,
     unplanned::{self, Certainty},
@@ -18,6 +18,7 @@ use crate::{
     conflict::conflicts,
     direction,
     item::{self, ItemState},
+    test_network::TestNetwork,
 };
 
 /// A run is one document; so many items keep it and its job readable and bounded (invariant 14).
@@ -43,19 +44,21 @@ pub(super) fn problems(spec: &RunSpec, input: &PlanInput) -> Vec<Problem> {
     if uses_connections(spec) {
         found.extend(input.connections.problems.iter().cloned());
     }
+    found.extend(connect::problems(spec, input));
     found
 }
 
 /// Options that the operation would ignore.
 fn options(spec: &RunSpec) -> Vec<Problem> {
     use Operation::*;
-    let given: [(&str, bool, &[Operation]); 12] = [
+    let given: [(&str, bool, &[Operation]); 13] = [
         ("points", !spec.points.is_empty(), &[TestFailover, UnplannedFailover]),
         ("primary_down_assertion", spec.primary_down_assertion.is_some(), &[UnplannedFailover]),
-        ("without_network", spec.without_network, &[TestFailover]),
+        ("test_network", spec.test_network != TestNetwork::default(), &[TestFailover]),
         ("no_reverse_replication", spec.no_reverse_replication, &[PlannedFailover]),
         ("promote_test", spec.promote_test.is_some(), &[UnplannedFailover]),
         ("standby_host", spec.standby_host.is_some(), &[ReverseReplicate]),
+        ("allow_partial_subnet", spec.allow_partial_subnet, &[PlannedFailover, UnplannedFailover]),
         ("delete_replica", spec.delete_replica, &[Unprotect]),
         ("seed", spec.seed.is_some(), &[Protect]),
         ("instant", spec.instant.is_some(), &[TestFailover, UnplannedFailover]),

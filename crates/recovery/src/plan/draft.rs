@@ -7,6 +7,7 @@ use std::{
 };
 
 use understudy_ids::{Generation, HostName, ItemName, PointChoice, Problem, RunId, StepName};
+use understudy_netplan::ProbePort;
 use understudy_probe::{Probe, ProbeKind};
 
 use super::{
@@ -21,6 +22,7 @@ use crate::{
     },
     conflict::{OpenRun, gives_way},
     item::{ItemState, Verb},
+    test_network::TestNetwork,
 };
 
 /// Work that reads or writes whole disks.
@@ -311,7 +313,7 @@ impl<'a> Subject<'a> {
 /// Whether the operation connects machines to networks.
 pub(super) fn uses_connections(spec: &RunSpec) -> bool {
     match spec.operation {
-        Operation::TestFailover => !spec.without_network,
+        Operation::TestFailover => spec.test_network != TestNetwork::None,
         Operation::PlannedFailover | Operation::UnplannedFailover => true,
         Operation::Protect | Operation::Unprotect | Operation::ReverseReplicate => false,
     }
@@ -379,7 +381,8 @@ fn tests_in_the_way<'a>(spec: &'a RunSpec, input: &'a PlanInput) -> impl Iterato
     input.open_runs.iter().filter(concerned).filter(|run| gives_way(run, spec.operation))
 }
 
-/// The run's addresses and test networks are put on record before anything is made (invariant 6). `None`: there is nothing to reserve.
+/// The run's addresses and test networks are put on record before anything is made (invariant 6). `test`: the
+/// addresses are on those test networks. `None`: there is nothing to reserve.
 pub(super) fn reserve(
     input: &PlanInput,
     test: bool,
@@ -393,7 +396,7 @@ pub(super) fn reserve(
             address: nic.address?,
         })
     });
-    let nics: Vec<_> = reserved.collect();
+    let nics: Vec<_> = reserved.chain(reserved_ports(input)).collect();
     if nics.is_empty() && test_networks.is_empty() {
         return None;
     }
@@ -402,6 +405,20 @@ pub(super) fn reserve(
     let step =
         Step::new(step_name("reserve-addresses"), title, Executor::NetworkMapper, action, Phase::Prepare);
     Some(Step { time_out: Some(SHORT), ..step })
+}
+
+/// Of ports on an existing network. They are the run's; the item is only one that it is about.
+fn reserved_ports(input: &PlanInput) -> Vec<ReservedNic> {
+    let (Some(existing), Some(nic)) = (&input.connections.existing, input.connections.nics.first()) else {
+        return Vec::new();
+    };
+    let of_port = |port: &ProbePort| ReservedNic {
+        item: nic.item.clone(),
+        mac: port.mac,
+        network: existing.network.to_string(),
+        address: port.address.into(),
+    };
+    existing.probe_ports.iter().map(of_port).collect()
 }
 
 /// Gives back what [`reserve`] took, whatever became of the run.
@@ -547,6 +564,8 @@ fn title(work: &AgentWork, machine: &str) -> String {
         AgentWork::EnsureTestNetwork { .. } => "Make a test network".to_owned(),
         AgentWork::ProbeIsolation { .. } => "Prove that the test network is isolated".to_owned(),
         AgentWork::RemoveTestNetwork { .. } => "Remove a test network".to_owned(),
+        AgentWork::ProbeExistingNetwork(asked) => format!("Prove that network {} is isolated", asked.network),
+        AgentWork::RemoveProbePort { network } => format!("Leave network {network}"),
         AgentWork::AdoptDisks { .. } => format!("Keep the old disks of {machine} as a base"),
         AgentWork::SetAside { point, .. } => format!("Set aside what {machine} wrote since point {point}"),
         AgentWork::DropAside => format!("Remove what {machine} wrote before"),

@@ -11,6 +11,7 @@ use understudy_ids::{
     Consistency, DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq,
     PolicyName, Problem, UnixMicros,
 };
+use understudy_netplan::{ExistingNetwork, SplitSubnet};
 use understudy_probe::Probe;
 use understudy_replication::{Joint, Membership, ReplicationSettings, RetentionPolicy};
 
@@ -194,6 +195,8 @@ pub struct HostView {
     pub machines: BTreeMap<MachineName, Option<ItemName>>,
     /// Names of machines that were made by tests.
     pub test_machines: BTreeSet<MachineName>,
+    /// Networks that machines can be connected to, as its hypervisor calls them. `None` while it does not tell them (invariant 16).
+    pub networks: Option<BTreeSet<NetworkName>>,
 }
 
 /// Where network-mapper would connect what, and every reason why it cannot.
@@ -202,6 +205,10 @@ pub struct Connections {
     pub nics: Vec<PlannedNic>,
     /// For tests, in a stable order.
     pub test_networks: Vec<PlannedTestNetwork>,
+    /// For a test on a network that is there already.
+    pub existing: Option<ExistingNetwork>,
+    /// For failovers: subnets whose addresses are retained and of which machines stay behind.
+    pub split_subnets: Vec<SplitSubnet>,
     pub problems: Vec<Problem>,
 }
 
@@ -213,7 +220,7 @@ pub struct PlannedNic {
     pub mac: MacAddress,
     /// `sites/<site>/networks/<network>`; `None`: not connected.
     pub network: Option<String>,
-    /// What the target's hypervisor calls it (failover).
+    /// What the target's hypervisor calls it; not of a network that is made for the test.
     pub hypervisor_network: Option<NetworkName>,
     /// Index into `test_networks` (tests).
     pub test_network: Option<u32>,

@@ -103,6 +103,7 @@ fn needs_clean_up(step: &Step) -> bool {
         Action::Agent { work, .. } => match work {
             AgentWork::CreateTestMachine { .. }
             | AgentWork::EnsureTestNetwork { .. }
+            | AgentWork::ProbeExistingNetwork(_)
             | AgentWork::ExportSeed { .. }
             | AgentWork::StartReplication(_) => true,
             AgentWork::PrepareReplica { .. } => step.phase != Phase::Reverse,

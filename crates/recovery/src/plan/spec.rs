@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 use understudy_ids::{HostName, ItemName, PointChoice, RunId, SeedName, SiteName};
 
-use crate::{instant::Instant, item::Verb, recovery_plan::RecoveryPlan, run::Deadline};
+use crate::{
+    instant::Instant, item::Verb, recovery_plan::RecoveryPlan, run::Deadline, test_network::TestNetwork,
+};
 
 /// The kinds of run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -74,10 +76,14 @@ pub struct RunSpec {
     pub points: BTreeMap<ItemName, PointChoice>,
     /// Unplanned: the operator states that the primary side is down and stays so.
     pub primary_down_assertion: Option<String>,
-    /// Test: machines stay unconnected.
-    pub without_network: bool,
+    /// Test: where machines are connected.
+    #[serde(default)]
+    pub test_network: TestNetwork,
     /// Planned: no reverse replication on commit.
     pub no_reverse_replication: bool,
+    /// Planned and unplanned: machines of a subnet whose addresses are retained may stay behind (R-NET-4).
+    #[serde(default)]
+    pub allow_partial_subnet: bool,
     /// Unprotect: the replica is deleted as well.
     pub delete_replica: bool,
     /// Protect: the first copy comes on a medium.
@@ -124,8 +130,9 @@ impl RunSpec {
             items,
             points: BTreeMap::new(),
             primary_down_assertion: None,
-            without_network: false,
+            test_network: TestNetwork::default(),
             no_reverse_replication: false,
+            allow_partial_subnet: false,
             delete_replica: false,
             seed: None,
             deadline: None,

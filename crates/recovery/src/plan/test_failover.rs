@@ -1,10 +1,10 @@
 //! Test failover (R-TF): a machine beside the replica that nothing but its own test network can reach.
 //!
 //! ```text
-//!   reserve ─▶ test network @ host ─▶ prove isolation ─┐
-//!                                                      ├─▶ per item: make machine ─▶ start ─▶ probes ─▶ screenshot ─▶ complete testing
-//!                                 (without network) ───┘
-//!   always: remove machines ─▶ remove networks ─▶ release
+//!   reserve ─▶ test network @ host ─▶ prove isolation ────────────────────────────────┐
+//!   reserve ─▶ port on the existing network @ host ─▶ prove isolation (not production) ┼─▶ per item: make machine ─▶ start ─▶ probes ─▶ screenshot ─▶ complete testing
+//!                                                         (without network) ───────────┘
+//!   always: remove machines ─▶ remove networks and ports ─▶ release
 //! ```
 //!
 //! The first error stops the test and leads to the clean-up of everything that was begun (R-TF-5). A machine that does not answer is no reason
@@ -13,20 +13,25 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use understudy_ids::{HostName, PointChoice, StepName};
+use understudy_netplan::{ExistingNetwork, ProbePort};
 
 use super::{
     Phase, PlanInput, PlannedTestNetwork, RunSpec, Stage, Step,
-    draft::{self, Subject, step_name},
+    draft::{self, Subject, step_name, uses_connections},
 };
 use crate::action::{
-    AgentWork, DhcpReservation, MachineRef, NetworkRef, OperatorWait, PointRef, ReservedTestNetwork,
+    AgentWork, DhcpReservation, ExistingNetworkProbe, MachineRef, NetworkRef, OperatorWait, PointRef,
+    ReservedTestNetwork,
 };
 
 pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) -> Vec<Step> {
-    let networks = if spec.without_network { Vec::new() } else { networks(input, items) };
+    let connected = uses_connections(spec);
+    let networks = if connected { networks(input, items) } else { Vec::new() };
+    let ports = if connected { ports(input, items) } else { Vec::new() };
     let mut steps = Vec::new();
-    let reserve =
-        if spec.without_network { None } else { draft::reserve(input, true, reserved(input, &networks)) };
+    // On a network that was there before, others hold addresses too.
+    let on_own = input.connections.existing.is_none();
+    let reserve = if connected { draft::reserve(input, on_own, reserved(input, &networks)) } else { None };
     let reserved: Vec<StepName> = reserve.iter().map(|step| step.id.clone()).collect();
     steps.extend(reserve);
 
@@ -36,6 +41,11 @@ pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) ->
         let probe = network.probe().after([ensure.id.clone()]);
         isolated.push(probe.id.clone());
         steps.extend([ensure, probe]);
+    }
+    for port in &ports {
+        let probe = port.probe().after(reserved.clone());
+        isolated.push(probe.id.clone());
+        steps.push(probe);
     }
 
     let mut ready = Vec::new();
@@ -47,17 +57,17 @@ pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) ->
     let title = "Wait until the test is completed";
     let wait = draft::wait_for(step_name("complete-test"), title, OperatorWait::CompleteTest);
     steps.push(wait.after(ready));
-    steps.extend(clean_up(items, &networks, reserved.first()));
+    steps.extend(clean_up(items, &networks, &ports, reserved.first()));
     steps
 }
 
 fn machine_steps(spec: &RunSpec, input: &PlanInput, item: &Subject<'_>, isolated: &[StepName]) -> Vec<Step> {
     let generation = item.view.generation;
     let name = MachineRef::Test(item.view.machine.name.clone());
-    let nics = if spec.without_network {
-        vec![NetworkRef::Unconnected; item.view.machine.nics.len()]
-    } else {
+    let nics = if uses_connections(spec) {
         item.networks(input)
+    } else {
+        vec![NetworkRef::Unconnected; item.view.machine.nics.len()]
     };
     let point = match spec.points.get(item.name()) {
         None if item.view.common_point.is_none() => PointRef::Latest,
@@ -75,7 +85,12 @@ fn machine_steps(spec: &RunSpec, input: &PlanInput, item: &Subject<'_>, isolated
     [create, start].into_iter().chain(proof).collect()
 }
 
-fn clean_up(items: &[Subject<'_>], networks: &[HostNetwork<'_>], reserve: Option<&StepName>) -> Vec<Step> {
+fn clean_up(
+    items: &[Subject<'_>],
+    networks: &[HostNetwork<'_>],
+    ports: &[Port<'_>],
+    reserve: Option<&StepName>,
+) -> Vec<Step> {
     let mut steps: Vec<Step> = items
         .iter()
         .map(|item| {
@@ -86,8 +101,8 @@ fn clean_up(items: &[Subject<'_>], networks: &[HostNetwork<'_>], reserve: Option
         })
         .collect();
     let machines: Vec<StepName> = steps.iter().map(|step| step.id.clone()).collect();
-    let removes = networks.iter().map(|network| network.remove().after(machines.clone()));
-    steps.extend(removes);
+    let removes = networks.iter().map(HostNetwork::remove).chain(ports.iter().map(Port::remove));
+    steps.extend(removes.map(|step| step.after(machines.clone())));
     let all: Vec<StepName> = steps.iter().map(|step| step.id.clone()).collect();
     steps.extend(reserve.map(|reserve| draft::release(reserve, all)));
     steps
@@ -172,5 +187,53 @@ impl HostNetwork<'_> {
         let step = self.step("remove-network", Phase::CleanUp, work);
         let ensure = step_name(&format!("make-network-{}-{}", self.index, self.host_index));
         step.cleans_up(Stage::Cleanup, [ensure])
+    }
+}
+
+/// What a host has on an existing network for as long as the test runs. Its steps are sent in the name of the first item there.
+struct Port<'a> {
+    network: &'a ExistingNetwork,
+    port: &'a ProbePort,
+    /// Tells hosts apart in step names.
+    index: usize,
+    item: &'a Subject<'a>,
+    planned: Vec<IpAddr>,
+}
+
+fn ports<'a>(input: &'a PlanInput, items: &'a [Subject<'a>]) -> Vec<Port<'a>> {
+    let Some(network) = &input.connections.existing else { return Vec::new() };
+    // The machines may be started in any order, so each host looks for the addresses of all.
+    let planned: Vec<IpAddr> = input.connections.nics.iter().filter_map(|nic| nic.address).collect();
+    let ports = network.probe_ports.iter().enumerate().filter_map(|(index, port)| {
+        let item = items.iter().find(|item| *item.target == port.host)?;
+        Some(Port { network, port, index, item, planned: planned.clone() })
+    });
+    ports.collect()
+}
+
+impl Port<'_> {
+    fn step(&self, what: &str, phase: Phase, work: AgentWork) -> Step {
+        let step = self.item.agent(what, &self.port.host, self.item.view.generation, phase, work);
+        Step { id: step_name(&format!("{what}-{}", self.index)), item: None, ..step }
+    }
+
+    fn probe(&self) -> Step {
+        let ExistingNetwork { hypervisor_network, prefix_len, gateway, isolation_targets, .. } = self.network;
+        let probe = ExistingNetworkProbe {
+            network: hypervisor_network.clone(),
+            mac: self.port.mac,
+            address: self.port.address,
+            prefix_len: *prefix_len,
+            gateway: *gateway,
+            targets: isolation_targets.iter().copied().map(IpAddr::V4).collect(),
+            planned: self.planned.clone(),
+        };
+        self.step("prove-isolation", Phase::Prepare, AgentWork::ProbeExistingNetwork(Box::new(probe)))
+    }
+
+    fn remove(&self) -> Step {
+        let work = AgentWork::RemoveProbePort { network: self.network.hypervisor_network.clone() };
+        let step = self.step("remove-port", Phase::CleanUp, work);
+        step.cleans_up(Stage::Cleanup, [step_name(&format!("prove-isolation-{}", self.index))])
     }
 }

@@ -23,6 +23,9 @@ pub struct Report {
     pub approved_by: Option<String>,
     /// Unplanned: what the operator stated about the primary side.
     pub primary_down_assertion: Option<String>,
+    /// Test: to which network of production its machines were connected, and why (R-TF-2).
+    #[serde(default)]
+    pub connected_to_production: Option<String>,
     #[serde(rename = "started_us")]
     pub started: UnixMicros,
     #[serde(rename = "ended_us")]
@@ -98,6 +101,7 @@ pub fn report(run: &Run) -> Report {
         created_by: run.created_by.clone(),
         approved_by: run.approved.as_ref().map(|approval| approval.by.clone()),
         primary_down_assertion: run.spec.primary_down_assertion.clone(),
+        connected_to_production: run.spec.test_network.production_notice(),
         started: run.started,
         ended: run.ended.map(|ended| ended.at),
         rto: rto(run),

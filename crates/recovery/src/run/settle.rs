@@ -391,7 +391,9 @@ fn is_expected(action: &Action, result: &StepResult) -> bool {
         AgentWork::TakeScreenshot { .. } => {
             matches!(result, StepResult::Screenshot { .. } | StepResult::NoScreenshot { .. })
         }
-        AgentWork::ProbeIsolation { .. } => matches!(result, StepResult::Isolation { .. }),
+        AgentWork::ProbeIsolation { .. } | AgentWork::ProbeExistingNetwork(_) => {
+            matches!(result, StepResult::Isolation { .. })
+        }
         AgentWork::AdoptDisks { .. } => matches!(result, StepResult::Adopted { .. }),
         AgentWork::RunScript(_) => matches!(result, StepResult::Script { .. }),
         _ => true,

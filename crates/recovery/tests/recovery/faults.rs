@@ -13,7 +13,7 @@ use understudy_recovery::{
 use crate::{
     runs::theatre,
     theatre::{Act, Theatre},
-    world::{bravo, planned},
+    world::{bravo, on_lab, planned},
 };
 
 const ACTS: [Act; 6] =
@@ -148,6 +148,37 @@ fn a_test_may_be_cancelled_at_any_moment() {
         theatre.until_quiet();
         assert_eq!(run::state(&theatre.run), RunState::Cancelled, "after {moment} steps");
         theatre.assert_clean();
+    }
+}
+
+/// R-TF-5, R-TF-9: the same on a network that was there before, also where a step of it fails, is done twice or gives no answer: nothing of the
+/// test stays on it.
+#[test]
+fn a_test_on_an_existing_network_leaves_nothing_on_it_whatever_happens() {
+    let fresh = || {
+        let (spec, facts) = on_lab();
+        Theatre::new(understudy_recovery::plan::plan(&spec, &facts).unwrap(), spec)
+    };
+    for moment in 0..12 {
+        let mut theatre = fresh();
+        for _ in 0..moment {
+            if theatre.queue.front().is_some() {
+                theatre.perform(Act::Succeed);
+            }
+        }
+        theatre.ask(RunVerb::Cancel);
+        theatre.until_quiet();
+        assert_eq!(run::state(&theatre.run), RunState::Cancelled, "after {moment} steps");
+        theatre.assert_clean();
+    }
+    for step in ["reserve-addresses", "prove-isolation-0", "web1.start", "remove-port-0", "release-addresses"]
+    {
+        for act in ACTS {
+            let mut theatre = fresh();
+            let reached = theatre.play_to_the_end_with(&step.parse().unwrap(), act, RunVerb::Retry);
+            assert!(reached, "{step} was not reached");
+            theatre.assert_clean();
+        }
     }
 }
 

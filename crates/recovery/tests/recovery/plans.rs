@@ -5,15 +5,16 @@ use std::{collections::BTreeSet, time::Duration};
 use understudy_ids::{Consistency, Generation, PointChoice, PointSeq, UnixMicros};
 use understudy_recovery::{
     Operation, PlanInput, RunPlan, RunSpec,
-    action::{Action, AgentWork, Internal, NetworkRef, PointRef},
+    action::{Action, AgentWork, Internal, NetworkRef, NetworkWork, PointRef},
     instant::Instant,
     item::ItemState,
     plan::{Executor, Flaw, Power, lint, plan},
+    test_network::TestNetwork,
 };
 
 use understudy_replication::{Joint, Membership};
 
-use crate::world::{alpha, bravo, elsewhere, input, item, planned, spec};
+use crate::world::{LAB, alpha, bravo, elsewhere, input, item, on_lab, on_production, planned, spec};
 
 /// Every operation with every option that changes its plan.
 fn all() -> Vec<(RunSpec, PlanInput)> {
@@ -27,7 +28,8 @@ fn all() -> Vec<(RunSpec, PlanInput)> {
     all.push(with(Operation::Unprotect, &|_, facts| {
         facts.items.iter_mut().for_each(|item| item.state = ItemState::NotProtected);
     }));
-    all.push(with(Operation::TestFailover, &|spec, _| spec.without_network = true));
+    all.push(with(Operation::TestFailover, &|spec, _| spec.test_network = TestNetwork::None));
+    all.extend([on_lab(), on_production()]);
     all.push(with(Operation::TestFailover, &|spec, _| {
         spec.points = [(item("web1"), PointChoice::Seq(PointSeq::new(19)))].into();
     }));
@@ -288,6 +290,52 @@ fn a_test_touches_the_standby_side_only() {
     }
     assert_eq!(created, 2);
     assert_eq!(plan.items[0].connections[0].network, "test network standing for sites/bravo/networks/prod");
+}
+
+/// R-TF-2, R-TF-4, R-TF-9: on an existing network nothing is made; a port on it looks for production first, from an address that the run holds
+/// as it would in production, and is taken away whatever becomes of the test.
+#[test]
+fn a_test_on_an_existing_network_looks_for_production_from_it() {
+    let (spec, facts) = on_lab();
+    let plan = plan(&spec, &facts).unwrap();
+    let mut machines = 0;
+    for step in &plan.steps {
+        match &step.action {
+            Action::Network(NetworkWork::ReserveAddresses { test, nics, test_networks }) => {
+                let held: Vec<String> =
+                    nics.iter().map(|nic| format!("{} {}", nic.network, nic.address)).collect();
+                let expected = [11, 12, 254].map(|last| format!("{LAB} 192.168.50.{last}"));
+                assert_eq!((test, held.as_slice(), test_networks.len()), (&false, expected.as_slice(), 0));
+            }
+            Action::Agent { work: AgentWork::ProbeExistingNetwork(probe), .. } => {
+                assert_eq!(probe.targets, [std::net::IpAddr::from([192, 168, 50, 5])]);
+                assert_eq!((probe.planned.len(), probe.network.as_str()), (2, "lab"));
+                assert_eq!(step.after[0].as_str(), "reserve-addresses");
+            }
+            Action::Agent { work: AgentWork::CreateTestMachine { nics, .. }, .. } => {
+                assert_eq!(nics.as_slice(), [NetworkRef::Named("lab".parse().unwrap())]);
+                assert!(step.after.iter().any(|id| id.as_str() == "prove-isolation-0"), "{:?}", step.after);
+                machines += 1;
+            }
+            Action::Agent { work: AgentWork::EnsureTestNetwork { .. }, .. } => panic!("a network is made"),
+            _ => {}
+        }
+    }
+    assert_eq!(machines, 2);
+    let remove = plan.steps.iter().find(|step| step.id.as_str() == "remove-port-0").unwrap();
+    assert_eq!(remove.undoes[0].as_str(), "prove-isolation-0");
+    assert!(remove.after.iter().any(|id| id.as_str() == "web1.remove-machine"), "{:?}", remove.after);
+    assert_eq!((plan.items[0].connections[0].network.as_str(), plan.notices.len()), (LAB, 0));
+}
+
+/// R-TF-2: production is looked for by nobody where it is meant, and whoever reads the plan is told.
+#[test]
+fn a_test_on_production_is_marked_as_one() {
+    let (spec, facts) = on_production();
+    let plan = plan(&spec, &facts).unwrap();
+    assert!(plan.steps.iter().all(|step| !step.id.as_str().starts_with("prove-isolation")));
+    let expected = "connected to sites/bravo/networks/prod, which production uses: the shop is closed";
+    assert_eq!(plan.notices, [expected]);
 }
 
 /// R-UF-3: the latest app-consistent point is the newest of those, announced with its loss, and the one that is used.

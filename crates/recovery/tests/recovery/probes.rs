@@ -9,6 +9,7 @@ use understudy_recovery::{
     plan::{Change, ErrorPolicy, plan},
     recovery_plan::{Gate, GroupItem, PlanGroup, RecoveryPlan},
     run::{self, RunState},
+    test_network::TestNetwork,
 };
 
 use crate::{
@@ -149,7 +150,7 @@ fn another_point_is_asked_the_same() {
 #[test]
 fn without_an_address_only_the_agent_is_asked() {
     let mut alone = facts(Operation::TestFailover, &["ping,name=up", "guest-agent", "tcp:22"]);
-    let test = RunSpec { without_network: true, ..spec(Operation::TestFailover) };
+    let test = RunSpec { test_network: TestNetwork::None, ..spec(Operation::TestFailover) };
     let plan = planned(&test, &alone);
     assert_eq!(asked(&plan), [row("web1.probe-2", "Ask the agent in web1 to answer", "web1.start")]);
     let notice = "web1 is not asked by up, tcp-22: no address of it is known where it will be";

@@ -3,15 +3,17 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use understudy_ids::{Consistency, HostName, PointChoice, PointSeq, Problem, RunId};
+use understudy_netplan::SplitSubnet;
 use understudy_recovery::{
     Operation, PlanInput, RunSpec,
     conflict::OpenRun,
     direction::SiteKind,
     item::ItemState,
     plan::{Power, plan},
+    test_network::TestNetwork,
 };
 
-use crate::world::{alpha, bravo, elsewhere, input, item, spec};
+use crate::world::{LAB, alpha, bravo, elsewhere, input, item, on_lab, on_production, spec};
 
 fn refusals(operation: Operation, change: impl FnOnce(&mut RunSpec, &mut PlanInput)) -> Vec<Problem> {
     let (mut spec, mut input) = (spec(operation), input(operation));
@@ -79,15 +81,16 @@ fn only_the_chosen_point_has_to_be_open() {
 fn options_that_the_operation_would_ignore() {
     use Operation::*;
     type Set = fn(&mut RunSpec);
-    let options: [(Set, &[Operation]); 6] = [
+    let options: [(Set, &[Operation]); 7] = [
         (
             |spec| spec.points = [(item("web1"), PointChoice::LatestAppConsistent)].into(),
             &[TestFailover, UnplannedFailover],
         ),
         (|spec| spec.primary_down_assertion = Some("dark".to_owned()), &[UnplannedFailover]),
-        (|spec| spec.without_network = true, &[TestFailover]),
+        (|spec| spec.test_network = TestNetwork::None, &[TestFailover]),
         (|spec| spec.no_reverse_replication = true, &[PlannedFailover]),
         (|spec| spec.standby_host = Some(elsewhere()), &[ReverseReplicate]),
+        (|spec| spec.allow_partial_subnet = true, &[PlannedFailover, UnplannedFailover]),
         (|spec| spec.delete_replica = true, &[Unprotect]),
     ];
     for (set, used_by) in options {
@@ -100,6 +103,75 @@ fn options_that_the_operation_would_ignore() {
                 assert_refused(operation, "OPTION_NOT_APPLICABLE", |spec, _| set(spec));
             }
         }
+    }
+}
+
+/// R-TF-2: production only with a reason on record, a reason only for production, and only what the kind of site allows.
+#[test]
+fn networks_that_a_test_may_not_use() {
+    let reasons = |(spec, facts): (RunSpec, PlanInput)| -> Vec<String> {
+        plan(&spec, &facts).err().unwrap_or_default().into_iter().map(|p| p.reason).collect()
+    };
+    let because = |why: Option<&str>| TestNetwork::Existing {
+        network: LAB.parse().unwrap(),
+        connect_to_production: why.map(str::to_owned),
+    };
+    assert_eq!(reasons(on_lab()), [""; 0]);
+    let with = |(asked, facts): (RunSpec, PlanInput), why: Option<&str>| {
+        reasons((RunSpec { test_network: because(why), ..asked }, facts))
+    };
+    assert_eq!(with(on_lab(), Some("I may")), ["NOT_A_PRODUCTION_NETWORK"]);
+    assert_eq!(with(on_production(), None), ["PRODUCTION_NETWORK"]);
+    assert_eq!(with(on_production(), Some(" ")), ["INVALID_REASON"]);
+
+    let at_a_cloud = |(spec, mut facts): (RunSpec, PlanInput)| {
+        facts.hosts.get_mut(&bravo()).unwrap().site_kind = SiteKind::PublicCloud;
+        reasons((spec, facts))
+    };
+    let automatic = (spec(Operation::TestFailover), input(Operation::TestFailover));
+    assert_eq!(at_a_cloud(automatic), ["NETWORK_CHOICE_NOT_SUPPORTED"; 2]);
+    assert_eq!(at_a_cloud(on_lab()), [""; 0]);
+}
+
+/// R-NET-4: a subnet whose addresses are retained goes as a whole, unless somebody says otherwise, which is shown.
+#[test]
+fn subnets_of_which_machines_stay_behind() {
+    for operation in [Operation::PlannedFailover, Operation::UnplannedFailover] {
+        let mut facts = input(operation);
+        facts.connections.split_subnets = vec![SplitSubnet {
+            network: "sites/alpha/networks/prod".parse().unwrap(),
+            staying: [item("mail1"), item("mail2")].into(),
+        }];
+        let problems = plan(&spec(operation), &facts).unwrap_err();
+        let found: Vec<_> = problems.iter().map(|p| (p.reason.as_str(), p.subject.as_str())).collect();
+        assert_eq!(found, [("PARTIAL_SUBNET", "sites/alpha/networks/prod")]);
+        assert!(problems[0].message.contains("mail1, mail2"), "{}", problems[0]);
+        let allowed = RunSpec { allow_partial_subnet: true, ..spec(operation) };
+        let notices = plan(&allowed, &facts).unwrap().notices;
+        assert!(notices[0].contains("stay behind: mail1, mail2"), "{notices:?}");
+    }
+}
+
+/// R-NET-7: every operation that connects machines to a network that has to be there looks whether it is. Not being told is no *no*.
+#[test]
+fn networks_that_the_host_does_not_have() {
+    use Operation::*;
+    let with = |networks: Option<&[&str]>, (spec, mut facts): (RunSpec, PlanInput)| {
+        let told = networks.map(|names| names.iter().map(|name| name.parse().unwrap()).collect());
+        facts.hosts.get_mut(&bravo()).unwrap().networks = told;
+        plan(&spec, &facts)
+    };
+    let of = |operation| (spec(operation), input(operation));
+    for asked in [of(PlannedFailover), of(UnplannedFailover), on_lab()] {
+        let refused = with(Some(&["other"]), asked.clone()).unwrap_err();
+        let found: Vec<_> = refused.iter().map(|p| (p.reason.as_str(), p.subject.as_str())).collect();
+        assert_eq!(found, [("NETWORK_NOT_ON_HOST", "sites/bravo/hosts/bravo-h1")], "{}", asked.0.operation);
+        let notices = with(None, asked).unwrap().notices;
+        assert!(notices[0].starts_with("whether bravo/bravo-h1 has network "), "{notices:?}");
+    }
+    for asked in [of(TestFailover), of(Protect), of(ReverseReplicate)] {
+        let plan = with(Some(&[]), asked).unwrap();
+        assert_eq!(plan.notices, [""; 0], "a network that the run makes, or none, has to be nowhere");
     }
 }
 
@@ -342,14 +414,14 @@ fn problems_of_the_network_count_where_it_is_used() {
     }
     let mut facts = input(Operation::TestFailover);
     facts.connections.problems.push(problem);
-    let unconnected = RunSpec { without_network: true, ..spec(Operation::TestFailover) };
+    let unconnected = RunSpec { test_network: TestNetwork::None, ..spec(Operation::TestFailover) };
     assert!(plan(&unconnected, &facts).is_ok());
 }
 
 #[test]
 fn everything_that_is_wrong_is_told_at_once() {
     let problems = refusals(Operation::PlannedFailover, |spec, facts| {
-        spec.without_network = true;
+        spec.test_network = TestNetwork::None;
         spec.items.push(item("ghost"));
         facts.items[0].points.clear();
         facts.items[1].machine.power = Power::Unknown;

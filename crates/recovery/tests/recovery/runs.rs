@@ -13,11 +13,12 @@ use understudy_recovery::{
     conflict::OpenRun,
     plan::{PointView, SideView, plan},
     run::{self, RunState, RunVerb},
+    test_network::TestNetwork,
 };
 
 use crate::{
     theatre::{Act, Theatre},
-    world::{alpha, bravo, elsewhere, input, item, planned, spec},
+    world::{alpha, bravo, elsewhere, input, item, on_lab, on_production, planned, spec},
 };
 
 pub fn theatre(operation: Operation) -> Theatre {
@@ -116,7 +117,7 @@ fn a_test_proves_isolation_first_waits_for_people_and_leaves_nothing() {
 
 #[test]
 fn a_test_without_network_connects_nothing() {
-    let spec = RunSpec { without_network: true, ..spec(Operation::TestFailover) };
+    let spec = RunSpec { test_network: TestNetwork::None, ..spec(Operation::TestFailover) };
     let mut theatre = Theatre::new(plan(&spec, &input(Operation::TestFailover)).unwrap(), spec);
     theatre.until_quiet();
     assert!(!theatre.leases && theatre.hosts[&bravo()].test_networks.is_empty());
@@ -124,6 +125,33 @@ fn a_test_without_network_connects_nothing() {
     theatre.until_quiet();
     assert_eq!(ended(&theatre), RunState::Succeeded);
     theatre.assert_clean();
+}
+
+/// R-TF-2, R-TF-5: a test on an existing network leaves nothing on it.
+#[test]
+fn a_test_on_an_existing_network_leaves_it_as_it_was() {
+    let (spec, facts) = on_lab();
+    let mut theatre = Theatre::new(plan(&spec, &facts).unwrap(), spec);
+    theatre.until_quiet();
+    assert!(theatre.leases && theatre.hosts[&bravo()].probe_ports.len() == 1);
+    assert!(position(&theatre, "prove-isolation-0") < position(&theatre, "web1.create-machine"));
+    theatre.ask(RunVerb::CompleteTest);
+    theatre.until_quiet();
+    assert_eq!(ended(&theatre), RunState::Succeeded);
+    assert!(position(&theatre, "db1.remove-machine") < position(&theatre, "remove-port-0"));
+    theatre.assert_clean();
+    assert_eq!(run::report(&theatre.run).isolation[0].tried.len(), 1);
+}
+
+/// R-TF-2: the record of a test on production says so.
+#[test]
+fn the_report_of_a_test_on_production_says_why() {
+    let (spec, facts) = on_production();
+    let mut theatre = Theatre::new(plan(&spec, &facts).unwrap(), spec);
+    theatre.until_quiet();
+    let report = run::report(&theatre.run);
+    assert!(report.connected_to_production.unwrap().ends_with("which production uses: the shop is closed"));
+    assert_eq!(report.isolation, []);
 }
 
 /// R-TF-9: something outside answered, so no machine is started, and the test is cleaned up.

@@ -48,6 +48,8 @@ pub struct HostModel {
     pub replicas: BTreeSet<ItemName>,
     pub test_machines: BTreeSet<MachineName>,
     pub test_networks: BTreeSet<NetworkName>,
+    /// Of existing networks.
+    pub probe_ports: BTreeSet<NetworkName>,
     pub seeds: BTreeSet<SeedName>,
     /// The point that the item's machine here was made from.
     pub promoted: BTreeMap<ItemName, PointSeq>,
@@ -513,6 +515,7 @@ impl Theatre {
     pub fn assert_clean(&self) {
         for host in self.hosts.values() {
             assert_eq!((host.test_machines.len(), host.test_networks.len()), (0, 0), "left behind");
+            assert_eq!(host.probe_ports.len(), 0, "left behind");
         }
         assert!(!self.leases, "addresses are still held");
         assert!(self.records.values().all(|record| !record.held && !record.tested));
@@ -579,7 +582,8 @@ fn agent(
         }
         AgentWork::CreateTestMachine { name: MachineRef::Named(name), nics, .. } => {
             for nic in nics {
-                let known = matches!(nic, NetworkRef::Named(network) if host.test_networks.contains(network));
+                let known = matches!(nic, NetworkRef::Named(network) if host.test_networks.contains(network)
+                    || host.probe_ports.contains(network) || network.as_str() == "prod");
                 assert!(known || *nic == NetworkRef::Unconnected, "connected to {nic:?}");
             }
             host.test_machines.insert(name.clone());
@@ -648,6 +652,21 @@ fn agent(
         AgentWork::RemoveTestNetwork { name: NetworkRef::Named(name) } => {
             assert!(host.test_machines.is_empty(), "a network is removed from under a machine");
             host.test_networks.remove(name);
+            StepResult::Done
+        }
+        AgentWork::ProbeExistingNetwork(probe) => {
+            assert!(host.test_machines.is_empty(), "a machine runs before the network was looked at");
+            host.probe_ports.insert(probe.network.clone());
+            StepResult::Isolation {
+                ports: vec!["port".to_owned()],
+                tried: probe.targets.clone(),
+                answered: Vec::new(),
+                method: "arp and ping".to_owned(),
+            }
+        }
+        AgentWork::RemoveProbePort { network } => {
+            assert!(host.test_machines.is_empty(), "nobody can ask the machines any more");
+            host.probe_ports.remove(network);
             StepResult::Done
         }
         AgentWork::AdoptDisks { point: PointRef::Seq(seq), .. } => {

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use understudy_ids::{Consistency, Generation, HostName, ItemName, PointSeq, RunId, UnixMicros};
+use understudy_netplan::{ExistingNetwork, ProbePort};
 use understudy_recovery::{
     Operation, PlanInput, RunPlan, RunSpec,
     direction::SiteKind,
@@ -11,6 +12,7 @@ use understudy_recovery::{
         Connections, DiskView, HealthLevel, HostView, ItemView, MachineView, NicView, PlannedNic,
         PlannedTestNetwork, PointView, PolicyView, Power, plan,
     },
+    test_network::TestNetwork,
 };
 use understudy_replication::{Compression, ReplicationSettings, RetentionPolicy};
 
@@ -152,6 +154,7 @@ fn host(connected: bool, number: u8) -> HostView {
         store_free_bytes: 100 << 30,
         machines: BTreeMap::new(),
         test_machines: Default::default(),
+        networks: Some(["prod", "lab"].map(|name| name.parse().unwrap()).into()),
     }
 }
 
@@ -176,8 +179,54 @@ fn connections(items: &[ItemView], test: bool) -> Connections {
     Connections {
         nics: items.iter().map(nic).collect(),
         test_networks: if test { vec![made] } else { Vec::new() },
+        existing: None,
+        split_subnets: Vec::new(),
         problems: Vec::new(),
     }
+}
+
+pub const LAB: &str = "sites/bravo/networks/lab";
+
+/// A test on bravo's network lab, as network-mapper would answer.
+pub fn on_lab() -> (RunSpec, PlanInput) {
+    let (mut spec, mut facts) = (spec(Operation::TestFailover), input(Operation::TestFailover));
+    spec.test_network = TestNetwork::Existing { network: LAB.parse().unwrap(), connect_to_production: None };
+    facts.connections.test_networks.clear();
+    for nic in &mut facts.connections.nics {
+        (nic.network, nic.test_network) = (Some(LAB.to_owned()), None);
+        nic.hypervisor_network = Some("lab".parse().unwrap());
+    }
+    facts.connections.existing = Some(ExistingNetwork {
+        network: LAB.parse().unwrap(),
+        hypervisor_network: "lab".parse().unwrap(),
+        production: false,
+        probe_ports: vec![ProbePort {
+            host: bravo(),
+            mac: "02:75:c0:a8:32:fe".parse().unwrap(),
+            address: [192, 168, 50, 254].into(),
+        }],
+        prefix_len: 24,
+        gateway: None,
+        isolation_targets: vec![[192, 168, 50, 5].into()],
+    });
+    (spec, facts)
+}
+
+/// The same on the network that a failover would use, because somebody says why.
+pub fn on_production() -> (RunSpec, PlanInput) {
+    let (mut spec, mut facts) = on_lab();
+    let existing = facts.connections.existing.as_mut().unwrap();
+    existing.network = "sites/bravo/networks/prod".parse().unwrap();
+    (existing.production, existing.probe_ports) = (true, Vec::new());
+    for nic in &mut facts.connections.nics {
+        nic.network = Some(existing.network.to_string());
+        nic.hypervisor_network = Some("prod".parse().unwrap());
+    }
+    spec.test_network = TestNetwork::Existing {
+        network: existing.network.clone(),
+        connect_to_production: Some("the shop is closed".to_owned()),
+    };
+    (spec, facts)
 }
 
 pub fn planned(operation: Operation) -> RunPlan {

@@ -119,6 +119,10 @@ pub enum Action {
     RemoveTestNetwork {
         name: NetworkName,
     },
+    ProbeExistingNetwork(ExistingNetworkProbe),
+    RemoveProbePort {
+        network: NetworkName,
+    },
     AdoptDisks {
         machine: MachineName,
         seq: PointSeq,
@@ -177,6 +181,8 @@ impl Action {
             Self::TakeScreenshot { .. } => "take-screenshot",
             Self::ProbeIsolation { .. } => "probe-isolation",
             Self::RemoveTestNetwork { .. } => "remove-test-network",
+            Self::ProbeExistingNetwork(_) => "probe-existing-network",
+            Self::RemoveProbePort { .. } => "remove-probe-port",
             Self::AdoptDisks { .. } => "adopt-disks",
             Self::SetAside { .. } => "set-aside",
             Self::DropAside => "drop-aside",
@@ -189,6 +195,21 @@ impl Action {
             Self::RunScript(_) => "run-script",
         }
     }
+}
+
+/// From where and for what a network that was there before the run is searched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExistingNetworkProbe {
+    pub network: NetworkName,
+    /// Of the run's port.
+    pub mac: MacAddress,
+    pub address: Ipv4Addr,
+    pub prefix_len: u8,
+    pub gateway: Option<Ipv4Addr>,
+    /// Must not answer.
+    pub targets: Vec<IpAddr>,
+    /// Nobody may have them yet.
+    pub planned: Vec<IpAddr>,
 }
 
 /// One disk of the machine to be replicated, size in bytes.

@@ -112,7 +112,17 @@ fn all() -> Vec<Action> {
             }],
         },
         Action::ProbeIsolation { network: network.clone(), targets: vec!["10.0.0.1".parse().unwrap()] },
-        Action::RemoveTestNetwork { name: network },
+        Action::RemoveTestNetwork { name: network.clone() },
+        Action::ProbeExistingNetwork(ExistingNetworkProbe {
+            network: network.clone(),
+            mac: "02:75:c0:a8:3c:0c".parse().unwrap(),
+            address: "192.168.60.12".parse().unwrap(),
+            prefix_len: 24,
+            gateway: Some("192.168.60.1".parse().unwrap()),
+            targets: vec!["192.168.50.5".parse().unwrap()],
+            planned: vec!["192.168.60.11".parse().unwrap()],
+        }),
+        Action::RemoveProbePort { network },
         Action::AdoptDisks { machine, seq },
         Action::CommitItem,
         Action::ScrubItem { seq: None },
@@ -205,6 +215,27 @@ fn tasks_outside_the_contract_are_refused_by_field() {
                 ..Default::default()
             })),
             "ensure_test_network.gateway",
+        ),
+        (
+            wire(Wire::ProbeExistingNetwork(v1::ProbeExistingNetwork {
+                address: "192.168.60.12/31".into(),
+                ..Default::default()
+            })),
+            "probe_existing_network.address",
+        ),
+        (
+            wire(Wire::ProbeExistingNetwork(v1::ProbeExistingNetwork {
+                network: "lab".into(),
+                mac: "02:75:c0:a8:3c:0c".into(),
+                address: "192.168.60.12/24".into(),
+                targets: vec!["192.168.50.5".into(); 257],
+                ..Default::default()
+            })),
+            "probe_existing_network.targets",
+        ),
+        (
+            wire(Wire::RemoveProbePort(v1::RemoveProbePort { network: "a b".into() })),
+            "remove_probe_port.network",
         ),
     ];
     for (wire, field) in cases {

@@ -15,7 +15,9 @@ use understudy_types_api::{
     tiers_to_wire,
 };
 
-use super::{Action, AgentTask, DhcpReservation, DiskSize, RunScript, StartReplication};
+use super::{
+    Action, AgentTask, DhcpReservation, DiskSize, ExistingNetworkProbe, RunScript, StartReplication,
+};
 use crate::{
     MAX_BOOT_ID, MAX_DISKS, MAX_NICS, MAX_REVISION, MAX_SCRIPT_CONTEXT,
     field::{
@@ -122,6 +124,12 @@ impl TryFrom<WireAction> for Action {
                 network: parse("probe_isolation.network", &network)?,
                 targets: names("probe_isolation.targets", &targets, MAX_PROBE_TARGETS)?,
             }),
+            WireAction::ProbeExistingNetwork(a) => {
+                existing_network(a).map_err(|e| e.within("probe_existing_network"))
+            }
+            WireAction::RemoveProbePort(v1::RemoveProbePort { network }) => {
+                Ok(Self::RemoveProbePort { network: parse("remove_probe_port.network", &network)? })
+            }
             WireAction::RemoveTestNetwork(v1::RemoveTestNetwork { name }) => {
                 Ok(Self::RemoveTestNetwork { name: parse("remove_test_network.name", &name)? })
             }
@@ -296,15 +304,35 @@ fn probe_machine(wire: v1::ProbeMachine) -> Result<Action, Invalid> {
     Ok(Action::ProbeMachine { machine: parse("machine", &machine)?, at, probe })
 }
 
+/// `192.168.50.1/24`
+fn with_prefix(field: &'static str, text: &str) -> Result<(Ipv4Addr, u8), Invalid> {
+    let (address, prefix) = text
+        .split_once('/')
+        .ok_or_else(|| Invalid::new(field, "has no prefix length: use 192.168.50.1/24"))?;
+    let prefix_len: u8 = parse(field, prefix)?;
+    if !(8..=30).contains(&prefix_len) {
+        return Err(Invalid::new(field, "has a prefix length outside 8 to 30"));
+    }
+    Ok((parse(field, address)?, prefix_len))
+}
+
+fn existing_network(wire: v1::ProbeExistingNetwork) -> Result<Action, Invalid> {
+    let v1::ProbeExistingNetwork { network, mac, address, gateway, targets, planned } = wire;
+    let (address, prefix_len) = with_prefix("address", &address)?;
+    Ok(Action::ProbeExistingNetwork(ExistingNetworkProbe {
+        network: parse("network", &network)?,
+        mac: parse("mac", &mac)?,
+        address,
+        prefix_len,
+        gateway: if gateway.is_empty() { None } else { Some(parse("gateway", &gateway)?) },
+        targets: names("targets", &targets, MAX_PROBE_TARGETS)?,
+        planned: names("planned", &planned, MAX_RESERVATIONS)?,
+    }))
+}
+
 fn test_network(wire: v1::EnsureTestNetwork) -> Result<Action, Invalid> {
     let v1::EnsureTestNetwork { name, gateway, reservations } = wire;
-    let (address, prefix) = gateway
-        .split_once('/')
-        .ok_or_else(|| Invalid::new("gateway", "has no prefix length: use 192.168.50.1/24"))?;
-    let prefix_len: u8 = parse("gateway", prefix)?;
-    if !(8..=30).contains(&prefix_len) {
-        return Err(Invalid::new("gateway", "has a prefix length outside 8 to 30"));
-    }
+    let (gateway, prefix_len) = with_prefix("gateway", &gateway)?;
     let reservations = list(
         "reservations",
         reservations,
@@ -317,12 +345,7 @@ fn test_network(wire: v1::EnsureTestNetwork) -> Result<Action, Invalid> {
             })
         },
     )?;
-    Ok(Action::EnsureTestNetwork {
-        name: parse("name", &name)?,
-        gateway: parse::<Ipv4Addr>("gateway", address)?,
-        prefix_len,
-        reservations,
-    })
+    Ok(Action::EnsureTestNetwork { name: parse("name", &name)?, gateway, prefix_len, reservations })
 }
 
 fn run_script(wire: v1::RunScript) -> Result<Action, Invalid> {
@@ -467,6 +490,25 @@ impl From<Action> for WireAction {
                 network: network.into(),
                 targets: targets.iter().map(IpAddr::to_string).collect(),
             }),
+            Action::ProbeExistingNetwork(ExistingNetworkProbe {
+                network,
+                mac,
+                address,
+                prefix_len,
+                gateway,
+                targets,
+                planned,
+            }) => Self::ProbeExistingNetwork(v1::ProbeExistingNetwork {
+                network: network.into(),
+                mac: mac.to_string(),
+                address: format!("{address}/{prefix_len}"),
+                gateway: gateway.map(|g| g.to_string()).unwrap_or_default(),
+                targets: targets.iter().map(IpAddr::to_string).collect(),
+                planned: planned.iter().map(IpAddr::to_string).collect(),
+            }),
+            Action::RemoveProbePort { network } => {
+                Self::RemoveProbePort(v1::RemoveProbePort { network: network.into() })
+            }
             Action::RemoveTestNetwork { name } => {
                 Self::RemoveTestNetwork(v1::RemoveTestNetwork { name: name.into() })
             }

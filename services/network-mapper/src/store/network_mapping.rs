@@ -3,7 +3,7 @@
 use sqlx::{FromRow, PgConnection, PgExecutor};
 use time::OffsetDateTime;
 use understudy_ids::Uuid;
-use understudy_netplan::{Mapping, NetworkRef};
+use understudy_netplan::{AddressRule, Mapping, NetworkRef};
 use understudy_network_api::NetworkMapping;
 
 use super::{StoreError, corrupt, micros};
@@ -18,6 +18,7 @@ struct Row {
     network_a: String,
     site_b: String,
     network_b: String,
+    addresses: String,
     created_at: OffsetDateTime,
 }
 
@@ -31,7 +32,14 @@ impl TryFrom<Row> for NetworkMapping {
                 network: network.parse().map_err(|e| corrupt("network_mapping", e))?,
             })
         };
-        let mapping = Mapping { a: end(&row.site_a, &row.network_a)?, b: end(&row.site_b, &row.network_b)? };
+        let addresses = match row.addresses.as_str() {
+            "keep-if-possible" => AddressRule::KeepIfPossible,
+            "retain" => AddressRule::Retain,
+            "change" => AddressRule::Change,
+            other => return Err(corrupt("network_mapping", format!("addresses {other:?}"))),
+        };
+        let (a, b) = (end(&row.site_a, &row.network_a)?, end(&row.site_b, &row.network_b)?);
+        let mapping = Mapping { a, b, addresses };
         Ok(Self { id: row.id, mapping, created: micros(row.created_at) })
     }
 }
@@ -48,14 +56,19 @@ pub async fn insert(
     mapping: &Mapping,
 ) -> Result<NetworkMapping, StoreError> {
     sqlx::query_as::<_, Row>(
-        "INSERT INTO network_mapping (id, site_a, network_a, site_b, network_b) VALUES ($1, $2, $3, $4, $5)
-         RETURNING *",
+        "INSERT INTO network_mapping (id, site_a, network_a, site_b, network_b, addresses)
+         VALUES ($1, $2, $3, $4, $5, $6) RETURNING *",
     )
     .bind(id)
     .bind(mapping.a.site.as_str())
     .bind(mapping.a.network.as_str())
     .bind(mapping.b.site.as_str())
     .bind(mapping.b.network.as_str())
+    .bind(match mapping.addresses {
+        AddressRule::KeepIfPossible => "keep-if-possible",
+        AddressRule::Retain => "retain",
+        AddressRule::Change => "change",
+    })
     .fetch_one(tx)
     .await?
     .try_into()

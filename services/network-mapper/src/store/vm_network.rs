@@ -2,7 +2,7 @@
 
 use sqlx::{FromRow, PgConnection, PgExecutor};
 use time::OffsetDateTime;
-use understudy_ids::SiteName;
+use understudy_ids::{NetworkName, SiteName};
 use understudy_netplan::{AddressPool, Addressing, Isolation, NetworkRef, VmNetwork};
 use understudy_network_api::StoredNetwork;
 
@@ -20,6 +20,8 @@ struct Row {
     pool_last: Option<String>,
     hypervisor_network: String,
     isolation_targets: Vec<String>,
+    logical_network: Option<String>,
+    vlan_id: Option<i32>,
     created_at: OffsetDateTime,
 }
 
@@ -54,6 +56,8 @@ impl TryFrom<Row> for StoredNetwork {
                     .iter()
                     .map(|t| t.parse())
                     .collect::<Result<_, _>>()?,
+                logical_network: row.logical_network.as_deref().map(str::parse).transpose()?,
+                vlan_id: row.vlan_id.map(u16::try_from).transpose()?,
             })
         };
         let network = parsed().map_err(|e| corrupt("vm_network", e))?;
@@ -66,8 +70,8 @@ pub async fn insert(tx: &mut PgConnection, network: &VmNetwork) -> Result<bool, 
     let targets: Vec<String> = network.isolation_targets.iter().map(ToString::to_string).collect();
     let done = sqlx::query(
         "INSERT INTO vm_network (site, name, isolation, addressing, subnet, gateway, pool_first, pool_last,
-                                 hypervisor_network, isolation_targets)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+                                 hypervisor_network, isolation_targets, logical_network, vlan_id)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
          ON CONFLICT (site, name) DO NOTHING",
     )
     .bind(network.name.site.as_str())
@@ -87,6 +91,8 @@ pub async fn insert(tx: &mut PgConnection, network: &VmNetwork) -> Result<bool, 
     .bind(network.pool.map(|p| p.last.to_string()))
     .bind(network.hypervisor_network.as_str())
     .bind(targets)
+    .bind(network.logical_network.as_ref().map(NetworkName::as_str))
+    .bind(network.vlan_id.map(i32::from))
     .execute(tx)
     .await?;
     Ok(done.rows_affected() == 1)

@@ -68,6 +68,10 @@ impl FailoverService for Api {
     async fn start_run(&self, request: Request<v1::StartRunRequest>) -> Result<Response<v1::Run>, Status> {
         let target = |r: &v1::StartRunRequest| r.spec.as_ref().map(target_of).unwrap_or_default();
         let mutation = Mutation::new(&request, "FailoverService/StartRun", target)?;
+        let to_production =
+            |spec: &v1::RunSpec| Some(spec.test_network.as_ref()?.connect_to_production.clone());
+        let why = request.get_ref().spec.as_ref().and_then(to_production).unwrap_or_default();
+        let mutation = mutation.because(&why);
         let outcome = async {
             let request = StartRun::from_wire(request.into_inner())?;
             let call = mutation.call(&request.request_id);

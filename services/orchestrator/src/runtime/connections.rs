@@ -6,7 +6,7 @@
 //!                   anything else: one problem
 //! ```
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
@@ -16,10 +16,12 @@ use understudy_network_api::{ConnectionQuestion, NetworkClient};
 use understudy_recovery::{
     ItemState, Operation, RunSpec,
     plan::{Connections, ItemView, PlanInput, PlannedNic, PlannedTestNetwork},
+    test_network::TestNetwork,
 };
 use understudy_recovery_api::Resource;
 
-use crate::store::{Failure, connections as known};
+use super::inventory;
+use crate::store::{Failure, connections as known, items};
 
 /// One NIC's place as it is remembered.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -42,10 +44,16 @@ pub enum Answer {
     Away(String),
 }
 
-fn purpose(spec: &RunSpec) -> Option<netplan::Purpose> {
+fn purpose(spec: &RunSpec, items: &[ItemView]) -> Option<netplan::Purpose> {
     match spec.operation {
-        Operation::TestFailover if spec.without_network => None,
-        Operation::TestFailover => Some(netplan::Purpose::Test),
+        Operation::TestFailover => match &spec.test_network {
+            TestNetwork::None => None,
+            TestNetwork::Automatic => Some(netplan::Purpose::Test),
+            TestNetwork::Existing { network, connect_to_production: _ } => Some(netplan::Purpose::TestOn {
+                network: network.clone(),
+                hosts: items.iter().map(|item| item.standby_host.clone()).collect(),
+            }),
+        },
         // Protecting connects nothing yet; it asks so that a missing mapping shows before the day it is needed.
         Operation::Protect | Operation::PlannedFailover | Operation::UnplannedFailover => {
             Some(netplan::Purpose::Failover)
@@ -54,14 +62,45 @@ fn purpose(spec: &RunSpec) -> Option<netplan::Purpose> {
     }
 }
 
-/// Asks network-mapper where the machines of the run would be connected. Its client bounds the time.
-pub async fn ask(network: &NetworkClient, spec: &RunSpec, items: &[ItemView]) -> Answer {
-    let Some(purpose) = purpose(spec) else { return Answer::NotNeeded };
-    if items.is_empty() {
-        return Answer::NotNeeded;
+/// Protected machines at the sites that those of a failover leave, and that it leaves there.
+pub async fn neighbours(
+    conn: &mut PgConnection,
+    spec: &RunSpec,
+    named: &[ItemView],
+) -> Result<Vec<netplan::Neighbour>, Failure> {
+    if !matches!(spec.operation, Operation::PlannedFailover | Operation::UnplannedFailover) {
+        return Ok(Vec::new());
     }
+    let left: BTreeSet<&SiteName> = named.iter().map(|item| sites(spec.operation, item).0).collect();
+    let left: Vec<&SiteName> = left.into_iter().collect();
+    let staying = items::active_at(conn, &left).await?;
+    let staying = staying.into_iter().filter(|item| !spec.items.contains(&item.name));
+    let neighbour = |item: items::ItemRecord| netplan::Neighbour {
+        site: item.active_host.site().clone(),
+        nics: item.machine.nics.iter().map(nic).collect(),
+        item: item.name,
+    };
+    Ok(staying.map(neighbour).collect())
+}
+
+fn nic(nic: &inventory::Nic) -> netplan::MachineNic {
+    netplan::MachineNic {
+        mac: nic.mac,
+        hypervisor_network: nic.network.clone(),
+        addresses: nic.addresses.clone(),
+    }
+}
+
+/// Asks network-mapper where the machines of the run would be connected. Its client bounds the time.
+pub async fn ask(
+    network: &NetworkClient,
+    spec: &RunSpec,
+    items: &[ItemView],
+    neighbours: Vec<netplan::Neighbour>,
+) -> Answer {
+    let Some(purpose) = purpose(spec, items).filter(|_| !items.is_empty()) else { return Answer::NotNeeded };
     let machines = items.iter().map(|item| machine(spec.operation, item)).collect();
-    let question = ConnectionQuestion { purpose, machines };
+    let question = ConnectionQuestion { purpose, machines, neighbours };
     match network.plan_connections(&question).await {
         Ok(Ok(plan)) => Answer::Told(told(plan)),
         Ok(Err(problems)) => Answer::Told(Connections { problems, ..Connections::default() }),
@@ -102,7 +141,7 @@ fn machine(operation: Operation, item: &ItemView) -> netplan::MachineConnections
 }
 
 fn told(plan: netplan::ConnectionPlan) -> Connections {
-    let netplan::ConnectionPlan { nics, test_networks } = plan;
+    let netplan::ConnectionPlan { nics, test_networks, existing, split_subnets } = plan;
     let nics = nics.into_iter().map(|nic| {
         let netplan::Connection {
             item,
@@ -134,7 +173,13 @@ fn told(plan: netplan::ConnectionPlan) -> Connections {
             isolation_targets: isolation_targets.into_iter().map(IpAddr::V4).collect(),
         }
     });
-    Connections { nics: nics.collect(), test_networks: test_networks.collect(), problems: Vec::new() }
+    Connections {
+        nics: nics.collect(),
+        test_networks: test_networks.collect(),
+        existing,
+        split_subnets,
+        problems: Vec::new(),
+    }
 }
 
 /// The connections to plan with.
@@ -204,7 +249,7 @@ pub async fn remember(
     answer: &Answer,
 ) -> Result<(), Failure> {
     let Answer::Told(connections) = answer else { return Ok(()) };
-    if purpose(spec) != Some(netplan::Purpose::Failover) || !connections.problems.is_empty() {
+    if purpose(spec, &input.items) != Some(netplan::Purpose::Failover) || !connections.problems.is_empty() {
         return Ok(());
     }
     for item in &input.items {

@@ -235,6 +235,10 @@ fn host_view(host: &HostRecord, kind: SiteKind, now: UnixMicros) -> HostView {
         store_free_bytes: inventory.map_or(0, |i| i.store_free_bytes),
         machines: real.into_iter().map(|m| (m.name.clone(), m.item.clone().map(|(item, _)| item))).collect(),
         test_machines: tests.into_iter().map(|m| m.name.clone()).collect(),
+        // A hypervisor that was not asked yet, or does not answer, has none to tell.
+        networks: inventory
+            .map(|i| i.networks.iter().cloned().collect())
+            .filter(|n: &BTreeSet<_>| !n.is_empty()),
     }
 }
 

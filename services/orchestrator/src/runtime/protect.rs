@@ -53,7 +53,7 @@ impl Runtime {
         let checked = check(&mut *self.reader().await?, &request, now).await?;
         let mut spec = RunSpec::new(Operation::Protect, vec![request.item.clone()]);
         spec.seed = request.seed.clone().map(|request::Seed { name, export }| Seed { name, export });
-        let answer = connections::ask(&self.0.network, &spec, &checked.input.items).await;
+        let answer = connections::ask(&self.0.network, &spec, &checked.input.items, Vec::new()).await;
         let planned = checked.plan(&mut *self.reader().await?, &spec, &answer).await?;
         if request.validate_only {
             planned?;

@@ -38,7 +38,8 @@ impl Runtime {
             return Ok(view::preview(&spec, Err(problems)));
         }
         let mut input = gather::input(&mut *self.reader().await?, &spec, now()).await?;
-        let answer = connections::ask(&self.0.network, &spec, &input.items).await;
+        let neighbours = connections::neighbours(&mut *self.reader().await?, &spec, &input.items).await?;
+        let answer = connections::ask(&self.0.network, &spec, &input.items, neighbours).await;
         input.connections =
             connections::settle(&mut *self.reader().await?, &spec, &input.items, &answer).await?;
         self.remember_answer(spec.clone(), input.clone(), answer).await?;
@@ -81,7 +82,8 @@ impl Runtime {
         digest: Option<String>,
     ) -> Result<Run, ApiError> {
         let input = gather::input(&mut *self.reader().await?, &spec, now()).await?;
-        let answer = connections::ask(&self.0.network, &spec, &input.items).await;
+        let neighbours = connections::neighbours(&mut *self.reader().await?, &spec, &input.items).await?;
+        let answer = connections::ask(&self.0.network, &spec, &input.items, neighbours).await;
         let asked = Arc::new((spec, answer, digest));
         let (who, traceparent) = (call.caller.who.clone(), trace::current());
         let run = self
@@ -93,6 +95,11 @@ impl Runtime {
                     same_plan(&plan, digest.as_deref())?;
                     let (run, effects) = start(Uuid::now_v7(), plan, spec.clone(), &who, input.now);
                     apply::begin(&mut *tx, &run, &effects, traceparent.as_deref()).await?;
+                    if let Some(text) = spec.test_network.production_notice() {
+                        let id = Uuid::new_v5(&run.id, b"connected to production");
+                        let note = Message::Note { id, author: who.clone(), text };
+                        outbox::insert(&mut *tx, run.id, &note).await?;
+                    }
                     connections::remember(tx, spec, &input, answer).await?;
                     Ok(run.id.to_resource())
                 })

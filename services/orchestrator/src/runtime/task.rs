@@ -15,8 +15,8 @@ use understudy_network_api::{
 use understudy_recovery::{
     Event,
     action::{
-        Action, AgentWork, DiskRoot, DiskSize, MachineRef, NetworkRef, NetworkWork, PointRef, RunScript,
-        StartReplication, StepResult,
+        Action, AgentWork, DiskRoot, DiskSize, ExistingNetworkProbe, MachineRef, NetworkRef, NetworkWork,
+        PointRef, RunScript, StartReplication, StepResult,
     },
     plan::Executor,
 };
@@ -145,6 +145,20 @@ fn agent_action(work: &AgentWork) -> Result<agent::Action, Unsendable> {
         AgentWork::RemoveTestNetwork { name } => Wire::RemoveTestNetwork {
             name: network(&name)?.ok_or_else(|| Unsendable("a test network needs a name".to_owned()))?,
         },
+        AgentWork::ProbeExistingNetwork(probe) => {
+            let ExistingNetworkProbe { network, mac, address, prefix_len, gateway, targets, planned } =
+                *probe;
+            Wire::ProbeExistingNetwork(agent::ExistingNetworkProbe {
+                network,
+                mac,
+                address,
+                prefix_len,
+                gateway,
+                targets,
+                planned,
+            })
+        }
+        AgentWork::RemoveProbePort { network } => Wire::RemoveProbePort { network },
         AgentWork::AdoptDisks { machine, point } => Wire::AdoptDisks { machine, seq: seq(&point)? },
         AgentWork::SetAside { machine, point } => Wire::SetAside { machine, seq: point },
         AgentWork::DropAside => Wire::DropAside,

@@ -150,8 +150,9 @@ fn spec(spec: &RunSpec) -> request::RunSpec {
         items: spec.items.iter().cloned().collect(),
         points: spec.points.clone(),
         primary_down_assertion: spec.primary_down_assertion.clone(),
-        without_network: spec.without_network,
+        test_network: spec.test_network.clone(),
         no_reverse_replication: spec.no_reverse_replication,
+        allow_partial_subnet: spec.allow_partial_subnet,
         deadline: spec.deadline.map(deadline),
         instant: spec.instant.map(|instant| match instant {
             Instant::AtOrBefore(time) => request::RunInstant::AtOrBefore(time),
@@ -202,8 +203,9 @@ pub fn domain_spec(spec: request::RunSpec) -> RunSpec {
         items,
         points,
         primary_down_assertion,
-        without_network,
+        test_network,
         no_reverse_replication,
+        allow_partial_subnet,
         deadline,
         instant,
         synchronise_within,
@@ -216,8 +218,9 @@ pub fn domain_spec(spec: request::RunSpec) -> RunSpec {
     RunSpec {
         points,
         primary_down_assertion,
-        without_network,
+        test_network,
         no_reverse_replication,
+        allow_partial_subnet,
         deadline: deadline.map(domain_deadline),
         instant: instant.map(|instant| match instant {
             request::RunInstant::AtOrBefore(time) => Instant::AtOrBefore(time),

@@ -3,7 +3,7 @@
 use sqlx::{FromRow, PgConnection, types::Json};
 use time::OffsetDateTime;
 use understudy_ids::{
-    DiskName, Generation, GroupName, HostName, ItemName, PolicyName, RunId, UnixMicros, Uuid,
+    DiskName, Generation, GroupName, HostName, ItemName, PolicyName, RunId, SiteName, UnixMicros, Uuid,
 };
 use understudy_probe::Probe;
 use understudy_recovery::{ItemState, item::HeldBy};
@@ -197,6 +197,17 @@ pub async fn list(conn: &mut PgConnection, after: &str, limit: i64) -> Result<Ve
         .bind(limit)
         .fetch_all(conn)
         .await?;
+    rows.into_iter().map(ItemRecord::try_from).collect()
+}
+
+/// Items that run at one of these sites.
+pub async fn active_at(conn: &mut PgConnection, sites: &[&SiteName]) -> Result<Vec<ItemRecord>, Failure> {
+    let sites: Vec<&str> = sites.iter().map(|site| site.as_str()).collect();
+    let rows: Vec<Row> =
+        sqlx::query_as(select_items!("WHERE split_part(i.active_host, '/', 1) = ANY($1) ORDER BY i.name"))
+            .bind(sites)
+            .fetch_all(conn)
+            .await?;
     rows.into_iter().map(ItemRecord::try_from).collect()
 }
 

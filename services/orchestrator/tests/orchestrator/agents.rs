@@ -212,7 +212,7 @@ fn empty(host: HostName) -> Facts {
         memory_bytes: 1 << 33,
         store_free_bytes: 1 << 40,
         machines: Vec::new(),
-        networks: vec!["prod".parse().unwrap()],
+        networks: ["prod", "lab"].map(|name| name.parse().unwrap()).to_vec(),
         items: Vec::new(),
         test_networks: Vec::new(),
         boot_id: "boot-1".into(),
@@ -554,6 +554,15 @@ impl Model {
                     method: "played".into(),
                 }));
             }
+            Action::ProbeExistingNetwork(probe) => {
+                return Ok(AgentTaskResult::IsolationResult(IsolationResult {
+                    ports: vec![format!("port with {}", probe.address)],
+                    tried: probe.targets,
+                    answered: Vec::new(),
+                    method: "played".into(),
+                }));
+            }
+            Action::RemoveProbePort { .. } => {}
             Action::RemoveTestNetwork { name } => self.host(host).test_networks.retain(|n| *n != name),
             Action::AdoptDisks { machine, seq } => {
                 self.host(host).machines.retain(|m| m.name != machine);

@@ -4,6 +4,7 @@ mod activation;
 mod agents;
 mod bad_input;
 mod changes;
+mod connections;
 mod crash;
 mod groups;
 mod health;

@@ -7,7 +7,9 @@ use std::{
 
 use async_trait::async_trait;
 use understudy_ids::{Problem, RunId, SiteName, Uuid};
-use understudy_netplan::{Addressing, Isolation, Mapping, NetworkRef, VmNetwork, plan};
+use understudy_netplan::{
+    AddressRule, Addressing, ConnectionPlan, Isolation, Mapping, NetworkRef, VmNetwork, plan, split_subnets,
+};
 use understudy_network_api::{
     AddressLease, ConnectionAnswer, ConnectionQuestion, NetworkApi, NetworkMapping, Page, PageRequest,
     StoredNetwork,
@@ -20,6 +22,8 @@ pub struct Mapper {
     /// Said in place of a plan.
     pub problems: Mutex<Vec<Problem>>,
     pub away: Mutex<bool>,
+    /// Of the mapping.
+    pub addresses: Mutex<AddressRule>,
 }
 
 fn network(site: &str) -> VmNetwork {
@@ -32,6 +36,20 @@ fn network(site: &str) -> VmNetwork {
         pool: None,
         hypervisor_network: "prod".parse().unwrap(),
         isolation_targets: vec!["192.168.50.2".parse().unwrap()],
+        logical_network: None,
+        vlan_id: None,
+    }
+}
+
+/// One of bravo's that nothing is mapped to.
+fn lab() -> VmNetwork {
+    VmNetwork {
+        name: "sites/bravo/networks/lab".parse().unwrap(),
+        subnet: "192.168.60.0/24".parse().unwrap(),
+        gateway: None,
+        hypervisor_network: "lab".parse().unwrap(),
+        isolation_targets: vec![],
+        ..network("bravo")
     }
 }
 
@@ -49,9 +67,14 @@ impl NetworkApi for Mapper {
         if !problems.is_empty() {
             return Ok(Err(problems));
         }
-        let networks = [network("alpha"), network("bravo")];
-        let mappings = [Mapping { a: networks[0].name.clone(), b: networks[1].name.clone() }];
-        Ok(plan(question.purpose, &question.machines, &networks, &mappings, &BTreeSet::new()))
+        let networks = [network("alpha"), network("bravo"), lab()];
+        let addresses = *self.addresses.lock().unwrap();
+        let mappings =
+            [Mapping { addresses, ..Mapping::new(networks[0].name.clone(), networks[1].name.clone()) }];
+        let ConnectionQuestion { purpose, machines, neighbours } = question;
+        let planned = plan(&purpose, &machines, &networks, &mappings, &BTreeSet::new());
+        let split_subnets = split_subnets(&machines, &neighbours, &networks, &mappings);
+        Ok(planned.map(|plan| ConnectionPlan { split_subnets, ..plan }))
     }
 
     async fn create_network(&self, _: &Identity, _: VmNetwork, _: Uuid) -> Result<StoredNetwork, ApiError> {

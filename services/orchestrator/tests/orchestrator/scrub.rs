@@ -55,7 +55,7 @@ async fn r_rep_5_damage_is_told_with_the_item_its_points_its_health_and_in_previ
     assert_ne!(told.latest_point, Some(latest));
     assert_eq!(told.health.level, HealthLevel::Critical, "{:?}", told.health);
     let mut spec = spec(Operation::TestFailover, &["web1"]);
-    spec.without_network = true;
+    spec.test_network = understudy_recovery::test_network::TestNetwork::None;
     spec.points = [(item("web1"), PointChoice::Seq(latest))].into();
     let preview = client.preview_run(spec).await.unwrap();
     assert!(preview.problems.iter().any(|p| p.reason == "POINT_DAMAGED"), "{:?}", preview.problems);

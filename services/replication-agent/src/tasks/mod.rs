@@ -194,6 +194,8 @@ impl Tasks {
             }
             Action::ProbeIsolation { network, targets } => self.probe_isolation(&network, &targets).await,
             Action::RemoveTestNetwork { name } => self.remove_test_network(&name).await,
+            Action::ProbeExistingNetwork(asked) => self.probe_existing_network(scope, asked).await,
+            Action::RemoveProbePort { network } => self.remove_probe_port(scope, &network).await,
             Action::RunScript(asked) => self.run_script(scope, asked, context).await,
         }
     }
@@ -204,6 +206,7 @@ impl Tasks {
         Ok(Some(match action {
             Action::RemoveTestMachine { .. }
             | Action::RemoveTestNetwork { .. }
+            | Action::RemoveProbePort { .. }
             | Action::ExportSeed { .. }
             | Action::RemoveSeed { .. } => return Ok(None),
             Action::PrepareReplica { .. } | Action::ImportSeed { .. } | Action::AdoptDisks { .. } => {

@@ -6,11 +6,11 @@ use std::{
 };
 
 use understudy_hypervisor::{
-    MachineDefinition, MachineTag, PowerState, Reservation, TagRole, TestNetworkDefinition,
+    IsolationEvidence, MachineDefinition, MachineTag, PowerState, Reservation, TagRole, TestNetworkDefinition,
 };
 use understudy_ids::{MachineName, NetworkName, PointSeq, RunId, Uuid};
 use understudy_replica_store::Store;
-use understudy_replication_api::{AgentTaskResult, DhcpReservation, IsolationResult};
+use understudy_replication_api::{AgentTaskResult, DhcpReservation, ExistingNetworkProbe, IsolationResult};
 
 use super::{
     Result, Scope, TaskError, Tasks, not_ours,
@@ -130,14 +130,39 @@ impl Tasks {
 
     /// Whether anything outside answers is a result, not a failure; that it could not be tried is one (R-TF-9).
     pub(super) async fn probe_isolation(&self, network: &NetworkName, targets: &[IpAddr]) -> Result {
-        let evidence =
-            self.hypervisor.probe_isolation(network, targets).await.map_err(TaskError::of_question)?;
-        let understudy_hypervisor::IsolationEvidence { ports, tried, answered, method } = evidence;
-        Ok(AgentTaskResult::IsolationResult(IsolationResult { ports, tried, answered, method }))
+        let evidence = self.hypervisor.probe_isolation(network, targets).await;
+        evidence.map(told).map_err(TaskError::of_question)
+    }
+
+    /// The same of a network that was there before the test (R-TF-2).
+    pub(super) async fn probe_existing_network(&self, scope: &Scope, asked: ExistingNetworkProbe) -> Result {
+        let ExistingNetworkProbe { network, mac, address, prefix_len, gateway, targets, planned } = asked;
+        let probe = understudy_hypervisor::ExistingNetworkProbe {
+            network,
+            run: scope.run,
+            mac,
+            address,
+            prefix_len,
+            gateway,
+            targets,
+            planned,
+        };
+        // It is made anew when it is tried again, so that nothing is known of it does no harm.
+        self.hypervisor.probe_existing_network(&probe).await.map(told).map_err(TaskError::of_question)
+    }
+
+    pub(super) async fn remove_probe_port(&self, scope: &Scope, network: &NetworkName) -> Result {
+        self.hypervisor.remove_probe_port(network, scope.run).await?;
+        Ok(AgentTaskResult::Done)
     }
 
     pub(super) async fn remove_test_network(&self, name: &NetworkName) -> Result {
         self.hypervisor.remove_test_network(name).await?;
         Ok(AgentTaskResult::Done)
     }
+}
+
+fn told(evidence: IsolationEvidence) -> AgentTaskResult {
+    let IsolationEvidence { ports, tried, answered, method } = evidence;
+    AgentTaskResult::IsolationResult(IsolationResult { ports, tried, answered, method })
 }

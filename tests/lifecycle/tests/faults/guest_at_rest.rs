@@ -145,7 +145,7 @@ fn a_test_can_choose_the_latest_at_rest(stack: &Stack) -> Result<()> {
     // A crash-consistent one is newer, so that the latest is another.
     let at_rest = point_after(stack, "application", now_us())?;
     point_after(stack, "crash", time_us(&at_rest["instant"])?)?;
-    let options = ["--without-network", "--point", "web1=latest-app-consistent"];
+    let options = ["--network", "none", "--point", "web1=latest-app-consistent"];
     let preview = stack.cli().json(&[&["failover", "test", "web1", "--preview"], &options[..]].concat())?;
     let planned = &preview["items"][0];
     ensure!(planned["point_consistency"] == "application", "planned: {planned}");

@@ -20,6 +20,7 @@ use understudy_lifecycle_tests::{
     Scene,
     evidence::{FIVE_SECONDS, protect, run_is},
 };
+use understudy_recovery::test_network::TestNetwork;
 use understudy_recovery_api::{
     Operation, RecoveryClient,
     request::{Page, RunSpec, StartRun},
@@ -187,7 +188,7 @@ fn the_same_request_twice(stack: &Stack) -> Result<()> {
 
     let before = effects(stack)?;
     let mut other = wish;
-    other.spec.without_network = true;
+    other.spec.test_network = TestNetwork::None;
     let reused = as_operator(stack, async |client| client.start_run(other).await)?.err();
     expect(reused, Kind::AlreadyExists, "REQUEST_ID_REUSED")?;
     unchanged(stack, &before)?;

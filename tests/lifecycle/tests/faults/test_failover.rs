@@ -1,19 +1,23 @@
 //! Tests that do not go as they should: killed agents, a test machine that dies, a change of mind (R-TF-5, invariants 5 and 6).
 
-use std::time::{Duration, Instant};
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use understudy_lab::{
-    HostName, Stack,
+    HostName, Namespace, Stack, Visitor,
     machine::Machine,
-    probe::wait_until,
+    probe::{guest_page, wait_until},
     story::evidence::{answers, array, item_is, now_us, point_after, text},
+    topology::{PROD_BRIDGE, WITNESS},
 };
 use understudy_lifecycle_tests::{
     Scene,
     evidence::{
         FIVE_SECONDS, RUN_LIMIT, a_test_network_is_there, nothing_of_a_test_is_left, protect, run_is,
-        start_run,
+        start_run, test_namespaces,
     },
 };
 
@@ -28,6 +32,7 @@ fn whatever_happens_to_a_test_failover_nothing_of_it_is_left() {
     let stack = &scene.stack;
     protect(stack, "web1", FIVE_SECONDS).unwrap();
 
+    a_network_that_was_there_before(stack, &machines[0]).unwrap();
     what_was_asked_for_is_proven(stack).unwrap();
     the_agent_dies_when_the_machine_was_made(stack).unwrap();
     the_test_machine_dies(stack).unwrap();
@@ -142,6 +147,119 @@ fn someone_cancels(stack: &Stack) -> Result<()> {
     stack.cli().json(&["run", "cancel", &run])?;
     run_is(stack, &run, "cancelled")?;
     nothing_of_a_test_is_left(stack, &stack.lab().host(BRAVO), "web1")
+}
+
+const LAB: &str = "sites/bravo/networks/lab";
+const BRIDGE: &str = "br-lab";
+/// Has production's addresses, as a test network would.
+const LAB_XML: &str = "<network><name>lab</name><bridge name='br-lab' stp='off' delay='0'/></network>";
+
+/// R-TF-2, R-TF-4, R-TF-9, R-NET-7: a test on a network of the site, with a DHCP server of its own. The machine answers there, production does
+/// not; a cable to production is found before a machine is made; production itself is used only with a reason, which is on record.
+fn a_network_that_was_there_before(stack: &Stack, web1: &Machine) -> Result<()> {
+    let host = stack.lab().host(BRAVO);
+    let create = ["network", "create", LAB, "--subnet", "192.168.50.0/24", "--hypervisor-network", "lab"];
+    stack.cli().json(&[&create[..], &["--gateway", "192.168.50.1"]].concat())?;
+    let on_lab = ["--network", LAB];
+    let wish = ["failover", "test", "web1", "--yes", "--network", LAB];
+    ensure!(stack.cli().refused(&wish)?.said.contains("[NETWORK_NOT_ON_HOST]"), "bravo has it already");
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), LAB_XML)?;
+    host.virsh(["net-define".as_ref(), file.path().as_os_str()])?;
+    host.virsh(["net-start", "lab"])?;
+    wait_until("bravo to tell of its network", PROBED_WITHIN, || {
+        let seen =
+            stack.cli().command(&["failover", "test", "web1", "--preview", "--network", LAB]).output()?;
+        Ok(seen.status.success().then_some(()))
+    })?;
+    let router = Visitor::enter(&host, BRIDGE, "router", Ipv4Addr::new(192, 168, 50, 1))?;
+    let address = web1.address().context("no address")?;
+    let _dhcp = DhcpServer::start(&router, web1, address)?;
+
+    let run = start_run(stack, "test", "web1", &on_lab)?;
+    let waiting = run_is(stack, &run, "waiting")?;
+    let steps = array(&waiting["steps"]);
+    for (name, said) in
+        [("prove-isolation-0", "none of 1 addresses outside"), ("web1.probe", "answered after")]
+    {
+        let step = steps.iter().find(|step| text(step, "step") == name).context(name)?;
+        ensure!(step["state"] == "succeeded" && text(step, "outcome").contains(said), "{name}: {step}");
+    }
+    let production = answers(stack, HostName::AlphaH1, web1)?;
+    let page = guest_page(router.namespace(), address, FIVE)?;
+    ensure!(page.host == "web1" && page.boot_id != production.boot_id, "another machine answers: {page:?}");
+    ensure!(
+        guest_page(router.namespace(), WITNESS, Duration::from_secs(1)).is_err(),
+        "production is reached"
+    );
+    ensure!(test_namespaces(&host)?.len() == 1, "the port is not found where it should be");
+    let leases = stack.cli().json(&["lease", "list"])?;
+    ensure!(array(&leases).iter().all(|lease| lease["test"] == false), "not held as in production: {leases}");
+    stack.cli().json(&["run", "complete-test", &run, "--notes", "on the lab's network"])?;
+    run_is(stack, &run, "succeeded")?;
+    nothing_of_a_test_is_left(stack, &host, "web1")?;
+
+    // Somebody has joined the two networks.
+    let there = host.namespace();
+    ip(&there, &["link", "add", "leak-a", "type", "veth", "peer", "name", "leak-b"])?;
+    ip(&there, &["link", "set", "leak-a", "master", BRIDGE, "up"])?;
+    ip(&there, &["link", "set", "leak-b", "master", PROD_BRIDGE, "up"])?;
+    let run = start_run(stack, "test", "web1", &on_lab)?;
+    let failed = run_is(stack, &run, "failed")?;
+    ensure!(array(&failed["problems"])[0]["reason"] == "NOT_ISOLATED", "{}", failed["problems"]);
+    nothing_of_a_test_is_left(stack, &host, "web1")?;
+    ip(&there, &["link", "delete", "leak-a"])?;
+
+    let prod = "sites/bravo/networks/prod";
+    let wish = ["failover", "test", "web1", "--yes", "--network", prod];
+    ensure!(stack.cli().refused(&wish)?.said.contains("[PRODUCTION_NETWORK]"), "production is tested upon");
+    let options = ["--network", prod, "--connect-to-production", "bravo stands empty"];
+    let run = start_run(stack, "test", "web1", &options)?;
+    run_is(stack, &run, "waiting")?;
+    let shown =
+        String::from_utf8_lossy(&stack.cli().command(&["run", "show", &run]).output()?.stdout).into_owned();
+    ensure!(shown.contains("which production uses: bravo stands empty"), "not marked: {shown}");
+    stack.cli().json(&["run", "complete-test", &run, "--notes", "looked at"])?;
+    run_is(stack, &run, "succeeded")?;
+    nothing_of_a_test_is_left(stack, &host, "web1")?;
+    host.virsh(["net-destroy", "lab"])?;
+    host.virsh(["net-undefine", "lab"]).map(drop)
+}
+
+fn ip(namespace: &Namespace, arguments: &[&str]) -> Result<()> {
+    let done = namespace.command("ip").args(arguments).output()?;
+    ensure!(done.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    Ok(())
+}
+
+const FIVE: Duration = Duration::from_secs(5);
+
+/// Gives one machine its address, on a network that the test did not make.
+struct DhcpServer(std::process::Child);
+
+impl DhcpServer {
+    fn start(seat: &Visitor, machine: &Machine, address: Ipv4Addr) -> Result<Self> {
+        let reservation = format!("--dhcp-host={},{address}", machine.mac);
+        let mut server = seat.namespace().command("dnsmasq");
+        server.args([
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--port=0",
+            "--pid-file=",
+            "--user=root",
+        ]);
+        server.args(["--interface=visit", "--bind-interfaces", "--dhcp-authoritative", "--leasefile-ro"]);
+        server.args(["--dhcp-range=192.168.50.0,static,255.255.255.0,1h", &reservation]);
+        Ok(Self(server.spawn()?))
+    }
+}
+
+impl Drop for DhcpServer {
+    fn drop(&mut self) {
+        // It may have ended by itself, which the test has noticed then.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Waits until the hypervisor has a test machine, running or not.

@@ -15,15 +15,19 @@
 
 mod arp;
 mod namespace;
+mod port;
 mod probe;
 mod services;
 
 use std::path::PathBuf;
 
-use understudy_ids::{NetworkName, Uuid};
+use understudy_ids::{MachineName, NetworkName, Uuid};
 
-use super::{LibvirtHypervisor, command, describe, ffi::Connection, session::failed, tag, xml::Element};
-use crate::{Error, TestNetworkDefinition};
+use super::{
+    LibvirtHypervisor, command, describe, ffi::Connection, machines::look_up, session::failed, tag,
+    xml::Element,
+};
+use crate::{Error, TagRole, TestNetworkDefinition};
 pub(super) use namespace::{Namespace, ping_arguments};
 
 /// Names of what a test network consists of.
@@ -64,14 +68,16 @@ pub fn listed(connection: &Connection) -> Result<Vec<Listed>, Error> {
     Ok(listed)
 }
 
+/// Digits that stand for a text.
+fn short(text: &[u8], digits: usize) -> String {
+    let hash = Uuid::new_v5(&Uuid::NAMESPACE_OID, text).simple().to_string();
+    hash[..digits].to_owned()
+}
+
 impl LibvirtHypervisor {
     /// The namespaces of all hosts of a lab are in one directory, so the state directory, which is one host's, is part
     /// of the name.
     fn parts(&self, name: &NetworkName) -> Parts {
-        let short = |text: &[u8], digits: usize| {
-            let hash = Uuid::new_v5(&Uuid::NAMESPACE_OID, text).simple().to_string();
-            hash[..digits].to_owned()
-        };
         let id = short(name.as_str().as_bytes(), 12);
         let host = short(self.config.state_dir.as_os_str().as_encoded_bytes(), 8);
         Parts {
@@ -172,10 +178,35 @@ impl LibvirtHypervisor {
         Ok(listed.into_iter().filter(|network| network.is_test).map(|network| network.name).collect())
     }
 
-    /// From where machines on the network are reached; nothing where this host reaches them by itself.
-    pub(super) async fn inside(&self, network: &NetworkName) -> Result<Option<Namespace>, Error> {
-        let is_test = self.list_test_networks().await?.contains(network);
-        Ok(is_test.then(|| self.parts(network).namespace))
+    /// From where the machine is reached on the network; nothing where this host reaches it by itself.
+    pub(super) async fn inside(
+        &self,
+        network: &NetworkName,
+        machine: &MachineName,
+    ) -> Result<Option<Namespace>, Error> {
+        if self.list_test_networks().await?.contains(network) {
+            return Ok(Some(self.parts(network).namespace));
+        }
+        match self.test_run_of(machine).await? {
+            Some(run) => self.port_of(network, run).await,
+            None => Ok(None),
+        }
+    }
+
+    /// The run that the machine was made for, when it is one of a test.
+    async fn test_run_of(&self, machine: &MachineName) -> Result<Option<Uuid>, Error> {
+        let machine = machine.clone();
+        let what = format!("machine {machine}");
+        self.session
+            .call(what.clone(), move |connection| {
+                let description = describe::description(&look_up(connection, &machine)?, false)?;
+                let tag = tag::read_machine(&description).map_err(|why| Error::Failed { what, why })?;
+                Ok(tag.and_then(|tag| match tag.role {
+                    TagRole::Test { run } => Some(run),
+                    TagRole::Active => None,
+                }))
+            })
+            .await
     }
 
     pub(super) fn jump_command(&self, name: &NetworkName) -> String {
@@ -195,44 +226,38 @@ fn bridge_xml(definition: &TestNetworkDefinition, parts: &Parts) -> String {
         .write()
 }
 
-/// The veth pair exists, one end on the bridge, the other with the gateway's address in the services namespace.
+/// The services namespace is on the bridge, with the gateway's address.
 async fn connect_services(definition: &TestNetworkDefinition, parts: &Parts) -> Result<(), Error> {
+    plug(&parts.port, &parts.namespace, &parts.bridge).await?;
     let namespace = parts.namespace.name();
-    let inside = parts.namespace.has_link(SERVICES_INTERFACE).await?;
-    if !inside || !link_exists(&parts.port).await? {
-        if link_exists(&parts.port).await? {
-            command::run("ip", &["link", "delete", &parts.port]).await?;
+    let address = format!("{}/{}", definition.gateway, definition.prefix_len);
+    command::run("ip", &["-n", namespace, "address", "replace", &address, "dev", SERVICES_INTERFACE]).await?;
+    command::run("ip", &["-n", namespace, "link", "set", SERVICES_INTERFACE, "up"]).await?;
+    command::run("ip", &["-n", namespace, "link", "set", "lo", "up"]).await.map(drop)
+}
+
+/// A veth pair exists: `port` on the bridge and up, the other end in the namespace.
+async fn plug(port: &str, namespace: &Namespace, bridge: &str) -> Result<(), Error> {
+    let inside = namespace.has_link(SERVICES_INTERFACE).await?;
+    if !inside || !link_exists(port).await? {
+        if link_exists(port).await? {
+            command::run("ip", &["link", "delete", port]).await?;
         }
-        let pair = [
-            "link",
-            "add",
-            &parts.port,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            SERVICES_INTERFACE,
-            "netns",
-            namespace,
-        ];
-        command::run("ip", &pair).await?;
+        let peer = ["peer", "name", SERVICES_INTERFACE, "netns", namespace.name()];
+        command::run("ip", &[&["link", "add", port, "type", "veth"][..], &peer].concat()).await?;
     }
     // The host must not get an address on the segment, not even a link-local one.
-    let switch = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", parts.port);
+    let switch = format!("/proc/sys/net/ipv6/conf/{port}/disable_ipv6");
     if tokio::fs::try_exists(&switch).await.unwrap_or(false) {
         let written = tokio::fs::write(&switch, "1").await;
         written
             .map_err(|error| Error::Failed { what: format!("writing {switch}"), why: error.to_string() })?;
     }
     // With checksums left to hardware that does not exist, guests on emulated cards drop what they are sent.
-    command::run("ethtool", &["-K", &parts.port, "tx", "off"]).await?;
-    command::run("ip", &["netns", "exec", namespace, "ethtool", "-K", SERVICES_INTERFACE, "tx", "off"])
-        .await?;
-    command::run("ip", &["link", "set", &parts.port, "master", &parts.bridge, "up"]).await?;
-    let address = format!("{}/{}", definition.gateway, definition.prefix_len);
-    command::run("ip", &["-n", namespace, "address", "replace", &address, "dev", SERVICES_INTERFACE]).await?;
-    command::run("ip", &["-n", namespace, "link", "set", SERVICES_INTERFACE, "up"]).await?;
-    command::run("ip", &["-n", namespace, "link", "set", "lo", "up"]).await.map(drop)
+    command::run("ethtool", &["-K", port, "tx", "off"]).await?;
+    let inside = ["netns", "exec", namespace.name(), "ethtool", "-K", SERVICES_INTERFACE, "tx", "off"];
+    command::run("ip", &inside).await?;
+    command::run("ip", &["link", "set", port, "master", bridge, "up"]).await.map(drop)
 }
 
 async fn link_exists(name: &str) -> Result<bool, Error> {

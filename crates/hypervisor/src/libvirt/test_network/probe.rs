@@ -16,7 +16,7 @@ use super::{
 use crate::{Error, IsolationEvidence, TagRole};
 
 /// How long one target has to answer one kind of probe.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// Ports that a machine in production is likely to have open.
 const PORTS: [u16; 3] = [22, 80, 443];
 const MAX_TARGETS: usize = 256;
@@ -27,19 +27,15 @@ impl LibvirtHypervisor {
         network: &NetworkName,
         targets: &[IpAddr],
     ) -> Result<IsolationEvidence, Error> {
-        if targets.len() > MAX_TARGETS {
-            let why = format!("{} targets are more than {MAX_TARGETS}", targets.len());
-            return Err(Error::Failed { what: format!("probing test network {network}"), why });
-        }
+        check_count(network, targets)?;
         let parts = self.parts(network);
         let ports = self.owned_ports(network, &parts).await?;
-        let answered = answering(&parts.namespace, targets).await?;
+        let answered = answering(&parts.namespace, targets, None).await?;
         let method = format!(
-            "every port of bridge {} is known; from namespace {}, with a route into the segment for each target: ARP \
-             (3 requests), ping, TCP {PORTS:?}, {} s each",
+            "every port of bridge {} is known; from namespace {}, with a route into the segment for each target: {}",
             parts.bridge,
             parts.namespace.name(),
-            PATIENCE.as_secs(),
+            method(),
         );
         Ok(IsolationEvidence {
             ports,
@@ -102,16 +98,34 @@ fn link_name(line: &str) -> Option<&str> {
     name.trim_end_matches(':').split('@').next()
 }
 
-async fn answering(namespace: &Namespace, targets: &[IpAddr]) -> Result<BTreeSet<IpAddr>, Error> {
+pub(super) fn check_count(network: &NetworkName, targets: &[IpAddr]) -> Result<(), Error> {
+    if targets.len() <= MAX_TARGETS {
+        return Ok(());
+    }
+    let why = format!("{} targets are more than {MAX_TARGETS}", targets.len());
+    Err(Error::Failed { what: format!("probing network {network}"), why })
+}
+
+/// What is tried, in words.
+pub(super) fn method() -> String {
+    format!("ARP (3 requests), ping, TCP {PORTS:?}, {} s each", PATIENCE.as_secs())
+}
+
+/// Those of `targets` that answer as if they were on the segment, or through the gateway where one is given.
+pub(super) async fn answering(
+    namespace: &Namespace,
+    targets: &[IpAddr],
+    gateway: Option<Ipv4Addr>,
+) -> Result<BTreeSet<IpAddr>, Error> {
     let (index, own) = interface(namespace).await?;
     let local = local_addresses(namespace).await?;
     // An address that this end has itself would answer itself; only ARP can ask whether somebody else has it too.
     let routed: Vec<IpAddr> = targets.iter().copied().filter(|target| !local.contains(target)).collect();
     for target in routed.iter().filter(|target| target.is_ipv4()) {
-        let route = [&format!("{target}/32"), "dev", SERVICES_INTERFACE, "scope", "link"];
-        let arguments: Vec<&str> =
-            ["-n", namespace.name(), "route", "replace"].into_iter().chain(route).collect();
-        command::run("ip", &arguments).await?;
+        let via = gateway.map(|gateway| gateway.to_string());
+        let way = via.as_ref().map_or(["scope", "link"], |via| ["via", via]);
+        let route = ["route", "replace", &format!("{target}/32"), "dev", SERVICES_INTERFACE];
+        command::run("ip", &[&["-n", namespace.name()][..], &route, &way].concat()).await?;
     }
     let answered = probe_all(namespace, index, own, targets, &routed).await;
     for target in routed.iter().filter(|target| target.is_ipv4()) {
@@ -151,7 +165,7 @@ async fn probe_all(
 }
 
 /// Number and Ethernet address of the services' interface, out of `ip -o link`.
-async fn interface(namespace: &Namespace) -> Result<(i32, MacAddress), Error> {
+pub(super) async fn interface(namespace: &Namespace) -> Result<(i32, MacAddress), Error> {
     let text = command::run("ip", &["-n", namespace.name(), "-o", "link", "show", "dev", SERVICES_INTERFACE])
         .await?;
     let index = text.split(':').next().and_then(|index| index.trim().parse().ok());
