@@ -39,7 +39,7 @@ async fn tests_give_way_to_real_failovers() {
     let run = start(client, unplanned).await.unwrap();
     assert_eq!(run.spec.promote_test, Some(test.name));
     until(client, run.name, RunState::Waiting).await;
-    assert_eq!(client.get_run(test.name).await.unwrap().state, RunState::Succeeded);
+    until(client, test.name, RunState::Succeeded).await;
     client.commit_run(verb(run.name)).await.unwrap();
     let done = until(client, run.name, RunState::Succeeded).await;
     assert!(done.steps.iter().any(|step| step.plan.step.to_string() == "end-promoted-test"));
