@@ -382,6 +382,19 @@ pub enum Item {
         #[arg(long)]
         none: bool,
     },
+    /// Chooses the address that a NIC gets at the site that the item is replicated to; without any, what was chosen is forgotten
+    Address {
+        item: ItemName,
+        /// Position among the machine's NICs, from 0
+        #[arg(long, default_value_t = 0)]
+        nic: u32,
+        /// In a failover, and in tests unless they have another one
+        #[arg(long)]
+        failover: Option<Ipv4Addr>,
+        /// In a test
+        #[arg(long)]
+        test: Option<Ipv4Addr>,
+    },
     /// Nothing is sent until it is resumed; what the guest writes goes on being tracked
     Pause {
         item: ItemName,
@@ -587,8 +600,8 @@ pub struct Failover {
     /// Unplanned: state, on record, that the primary side is down and stays so
     #[arg(long, value_name = "REASON")]
     pub assert_primary_down: Option<String>,
-    /// Test: none (machines stay unconnected), automatic (networks are made for it; the default), or an existing network of the target site,
-    /// sites/<site>/networks/<network>, onto which all machines go
+    /// Test: none (machines stay unconnected), automatic (networks are made for it; the default), or an existing network of the target
+    /// site, sites/<site>/networks/<network>, onto which all machines go
     #[arg(long, value_name = "CHOICE", value_parser = test_network)]
     pub network: Option<TestNetwork>,
     /// Test: the network is one that production uses; say, on record, why

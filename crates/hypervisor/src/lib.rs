@@ -132,17 +132,17 @@ pub trait Hypervisor: Send + Sync + 'static {
         targets: &[std::net::IpAddr],
     ) -> Result<IsolationEvidence, Error>;
 
-    /// The run has a port on a network that we did not make, and what of `targets` answers there is told as by [`Self::probe_isolation`]: on the
-    /// segment, and through the gateway where there is one. Fails when the probe could not run, and with [`Error::Conflict`] when somebody has an
-    /// address that the run is about to use. The port stays, so that machines can be asked from it.
+    /// The run has a port on a network that we did not make, and what of `targets` answers there is told as by [`Self::probe_isolation`]:
+    /// on the segment, and through the gateway where there is one. Fails when the probe could not run, and with [`Error::Conflict`] when
+    /// somebody has an address that the run is about to use. The port stays, so that machines can be asked from it.
     async fn probe_existing_network(&self, probe: &ExistingNetworkProbe) -> Result<IsolationEvidence, Error>;
 
     /// The run has no port on the network any more.
     async fn remove_probe_port(&self, network: &NetworkName, run: Uuid) -> Result<(), Error>;
 
-    /// Asks a machine once, for at most `limit`: over a test network from inside of it, over one on which its run has a port from there, over
-    /// any other from this host. An answer that is
-    /// not the one that is wanted, or none, is a result; it fails when the question could not be asked.
+    /// Asks a machine once, for at most `limit`: over a test network from inside of it, over one on which its run has a port from there,
+    /// over any other from this host. An answer that is not the one that is wanted, or none, is a result; it fails when the question could
+    /// not be asked.
     async fn ask(&self, question: &Question, limit: Duration) -> Result<Answer, Error>;
 
     /// What the machine's console shows now. A machine that has none, or does not run, is an answer too.

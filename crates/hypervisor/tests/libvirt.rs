@@ -371,9 +371,9 @@ fn an_outsider_on_the_segment_is_found_by_the_probe() {
     });
 }
 
-/// After an unclean death of QEMU the bitmaps cannot be trusted: the disk says so instead of leaving changes out.
-/// R-TF-2, R-TF-9: from a port on a network that was there before, production is found on the segment and behind the gateway, an address that
-/// somebody has is not used, and nothing of the port stays.
+/// After an unclean death of QEMU the bitmaps cannot be trusted: the disk says so instead of leaving changes out. R-TF-2, R-TF-9: from a
+/// port on a network that was there before, production is found on the segment and behind the gateway, an address that somebody has is not
+/// used, and nothing of the port stays.
 #[test]
 fn an_existing_network_is_looked_into_and_left_as_it_was() {
     with_libvirtd("port", |host| async move {

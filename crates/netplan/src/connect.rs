@@ -44,6 +44,8 @@ pub struct MachineNic {
     /// As the source host's hypervisor calls it; `None` for a NIC that is not connected.
     pub hypervisor_network: Option<NetworkName>,
     pub addresses: Vec<IpAddr>,
+    /// Somebody has chosen the address that it is to have (R-NET-5).
+    pub chosen: Option<Ipv4Addr>,
 }
 
 /// An address that another run holds on a network that was there before it.
@@ -310,17 +312,28 @@ impl<'a> Planner<'a> {
         self.networks.iter().find(|n| n.name == *name)
     }
 
-    /// Second pass. Machines that can keep their address come first, so that none of them finds it given to another.
+    /// Second pass. Addresses that were chosen come first, then machines that can keep theirs, so that none of them finds it given to
+    /// another.
     fn give_addresses(
         &mut self,
         connections: &mut [Connection],
         rules: &[AddressRule],
         machines: &[MachineConnections],
     ) {
-        let known = machines.iter().flat_map(|m| &m.nics).map(|nic| ipv4(&nic.addresses));
+        let nics = || machines.iter().flat_map(|m| &m.nics);
+        for (connection, nic) in connections.iter_mut().zip(nics()) {
+            let network = connection.network.as_ref().and_then(|n| self.network(n));
+            if let Some((network, address)) = network.zip(nic.chosen) {
+                self.chosen_address(connection, network, address);
+            }
+        }
         let mut homeless = Vec::new();
-        for ((connection, rule), own) in connections.iter_mut().zip(rules).zip(known) {
+        for ((connection, rule), nic) in connections.iter_mut().zip(rules).zip(nics()) {
             let Some(network) = connection.network.as_ref().and_then(|n| self.network(n)) else { continue };
+            if nic.chosen.is_some() {
+                continue;
+            }
+            let own = ipv4(&nic.addresses);
             if *rule != AddressRule::Change && self.keep_address(connection, network, &own) {
                 continue;
             }
@@ -338,16 +351,33 @@ impl<'a> Planner<'a> {
         }
     }
 
+    fn chosen_address(&mut self, connection: &mut Connection, network: &VmNetwork, address: Ipv4Addr) {
+        if can_give(network, address) && self.take(network, address) {
+            connection.address = Some(address);
+            connection.reason = match (address_source(network.isolation, network.addressing), self.purpose) {
+                (_, Purpose::Test) => "chosen for it, by the test network's DHCP".to_owned(),
+                (AddressSource::NetworkDhcp, _) => {
+                    "chosen for it; the DHCP server there is asked for it by MAC".to_owned()
+                }
+                _ => "chosen for it".to_owned(),
+            };
+            return;
+        }
+        self.problems.push(Problem::new(
+            "CHOSEN_ADDRESS_UNUSABLE",
+            format!("protectedItems/{}", connection.item),
+            format!(
+                "{address} was chosen for NIC {}, and cannot be had on {}: it is not in the network or pool, or is held",
+                connection.index, network.name,
+            ),
+            "Choose another one, or none: understudy item address.",
+        ));
+    }
+
     /// The address that the machine has is used when the network there can give it.
     fn keep_address(&mut self, connection: &mut Connection, network: &VmNetwork, own: &[Ipv4Addr]) -> bool {
         let source = address_source(network.isolation, network.addressing);
-        let possible = |address: &&Ipv4Addr| match source {
-            AddressSource::NetworkDhcp => network.is_host_address(**address),
-            AddressSource::Pool | AddressSource::PlatformDhcp => {
-                network.pool.is_some_and(|pool| pool.contains(**address))
-            }
-        };
-        let Some(&address) = own.iter().find(possible) else { return false };
+        let Some(&address) = own.iter().find(|address| can_give(network, **address)) else { return false };
         if !self.take(network, address) {
             return false;
         }
@@ -513,6 +543,16 @@ impl<'a> Planner<'a> {
                 }
             })
             .collect()
+    }
+}
+
+/// Whether a machine on the network can have the address.
+fn can_give(network: &VmNetwork, address: Ipv4Addr) -> bool {
+    match address_source(network.isolation, network.addressing) {
+        AddressSource::NetworkDhcp => network.is_host_address(address),
+        AddressSource::Pool | AddressSource::PlatformDhcp => {
+            network.pool.is_some_and(|pool| pool.contains(address))
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   machines of a run ─┐
-//!   VM networks        ├─▶ connect::plan ─▶ one connection per NIC, networks to make or to look at first │ or every problem at once
+//!   VM networks        ├─▶ connect::plan ─▶ one connection per NIC, networks to make or to look into │ or every problem at once
 //!   mappings           │
 //!   addresses held ────┘
 //! ```
@@ -10,12 +10,14 @@
 //! Pure: what it is told is all it knows, the same input gives the same plan, and nothing is reserved. Reserving exactly what was
 //! planned, or refusing, is network-mapper's part.
 
+pub mod chosen;
 pub mod connect;
 pub mod mapping;
 pub mod network;
 pub mod rehearsal;
 pub mod retain;
 
+pub use chosen::{ChosenAddress, chosen};
 pub use connect::{
     Connection, ConnectionPlan, ExistingNetwork, HeldAddress, MachineConnections, MachineNic,
     PlannedTestNetwork, ProbePort, Purpose, plan,

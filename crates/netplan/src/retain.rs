@@ -1,7 +1,7 @@
 //! Whether machines keep their addresses, and which subnets a run would split by that (R-NET-4).
 //!
-//! A subnet is at one site. Where addresses are retained and some of its machines stay behind, either those or the ones that went can not be
-//! reached any more by whoever knows only one of the two places.
+//! A subnet is at one site. Where addresses are retained and some of its machines stay behind, either those or the ones that went can not
+//! be reached any more by whoever knows only one of the two places.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -100,6 +100,7 @@ mod tests {
             mac: "52:54:00:00:50:11".parse().unwrap(),
             hypervisor_network: network.map(|name| name.parse().unwrap()),
             addresses: vec![address.parse().unwrap()],
+            chosen: None,
         }
     }
 

@@ -279,11 +279,12 @@ fn neighbour_to_wire(Neighbour { item, site, nics }: &Neighbour) -> v1::Neighbou
 }
 
 fn nic_to_wire(nic: &MachineNic) -> v1::MachineNic {
-    let MachineNic { mac, hypervisor_network, addresses } = nic;
+    let MachineNic { mac, hypervisor_network, addresses, chosen } = nic;
     v1::MachineNic {
         mac: mac.to_string(),
         hypervisor_network: hypervisor_network.as_ref().map(ToString::to_string).unwrap_or_default(),
         addresses: addresses.iter().map(ToString::to_string).collect(),
+        chosen: chosen.map(|address| address.to_string()).unwrap_or_default(),
     }
 }
 
@@ -380,18 +381,19 @@ fn nics_from_wire(
     fields.at_most(&path("nics"), nics.len(), MAX_NICS);
     let mut read = Vec::with_capacity(nics.len().min(MAX_NICS));
     for (index, nic) in nics.into_iter().take(MAX_NICS).enumerate() {
-        let v1::MachineNic { mac, hypervisor_network, addresses } = nic;
+        let v1::MachineNic { mac, hypervisor_network, addresses, chosen } = nic;
         let nic_path = |field: &str| path(&format!("nics[{index}].{field}"));
         fields.at_most(&nic_path("addresses"), addresses.len(), MAX_ADDRESSES);
         let mac = fields.parse(&nic_path("mac"), &mac);
         let hypervisor_network = fields.parse_optional(&nic_path("hypervisor_network"), &hypervisor_network);
+        let chosen = fields.parse_optional(&nic_path("chosen"), &chosen);
         let addresses: Vec<IpAddr> = addresses
             .iter()
             .take(MAX_ADDRESSES)
             .filter_map(|a| fields.parse(&nic_path("addresses"), a))
             .collect();
         if let Some(mac) = mac {
-            read.push(MachineNic { mac, hypervisor_network, addresses });
+            read.push(MachineNic { mac, hypervisor_network, addresses, chosen });
         }
     }
     read
@@ -606,6 +608,7 @@ mod tests {
                 mac: "52:54:00:00:50:12".parse().unwrap(),
                 hypervisor_network: Some("prod".parse().unwrap()),
                 addresses: vec!["192.168.50.12".parse().unwrap()],
+                chosen: Some([10, 0, 0, 9].into()),
             }],
         }
     }

@@ -9,8 +9,8 @@ use crate::{
     request::{
         self, AnswerRun, ChangeDisks, ChangeGroup, ChangeRun, CompleteTest, CreateGroup, CreateHost,
         CreatePlan, CreatePolicy, CreateSite, DeleteGroup, DeletePlan, MachineParent, Page, ProtectMachine,
-        RunChange, RunSpec, RunVerb, ScrubItem, SetItemPolicy, SetItemProbes, SetRunDeadline, StartRun,
-        Steer, Unprotect, UpdatePlan, UpdatePolicy,
+        RunChange, RunSpec, RunVerb, ScrubItem, SetItemAddress, SetItemPolicy, SetItemProbes, SetRunDeadline,
+        StartRun, Steer, Unprotect, UpdatePlan, UpdatePolicy,
     },
     v1::{
         self, audit_service_client::AuditServiceClient, failover_service_client::FailoverServiceClient,
@@ -169,6 +169,11 @@ impl RecoveryClient {
 
     pub async fn set_item_probes(&self, request: SetItemProbes) -> Result<ProtectedItem, ApiError> {
         let answer = self.protection.clone().set_item_probes(request.into_wire()).await?;
+        ProtectedItem::from_wire(answer.into_inner()).map_err(not_understood)
+    }
+
+    pub async fn set_item_address(&self, request: SetItemAddress) -> Result<ProtectedItem, ApiError> {
+        let answer = self.protection.clone().set_item_address(request.into_wire()).await?;
         ProtectedItem::from_wire(answer.into_inner()).map_err(not_understood)
     }
 

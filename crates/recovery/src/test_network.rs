@@ -40,7 +40,8 @@ impl TestNetworkChoice {
     }
 }
 
-/// R-TF-2, row by row: what can be chosen for a test at a site of this kind. Machines are failed over to none of the kinds that have nothing.
+/// R-TF-2, row by row: what can be chosen for a test at a site of this kind. Machines are failed over to none of the kinds that have
+/// nothing.
 #[rustfmt::skip]
 pub const TEST_NETWORK_CHOICES: &[(SiteKind, &[TestNetworkChoice])] = &[
     (SiteKind::PrivateCloud, &[TestNetworkChoice::None, TestNetworkChoice::Automatic, TestNetworkChoice::Existing]),

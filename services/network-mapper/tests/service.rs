@@ -264,6 +264,7 @@ async fn a_mapping_that_retains_addresses_tells_of_split_subnets() {
         mac: "52:54:00:00:50:11".parse().unwrap(),
         hypervisor_network: Some("prod".parse().unwrap()),
         addresses: vec![[192, 168, 50, last].into()],
+        chosen: None,
     };
     let site: SiteName = "alpha".parse().unwrap();
     let question = ConnectionQuestion {
@@ -319,6 +320,7 @@ async fn a_test_on_an_existing_network_gets_what_nobody_holds_there() {
                 mac: "52:54:00:00:50:11".parse().unwrap(),
                 hypervisor_network: Some("prod".parse().unwrap()),
                 addresses: vec!["192.168.50.11".parse().unwrap()],
+                chosen: None,
             }],
         }],
         neighbours: vec![],

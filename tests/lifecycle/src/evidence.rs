@@ -176,8 +176,8 @@ pub fn lease_guards(host: &Host) -> Result<usize> {
     Ok(lines.iter().filter(|line| line.contains("lease-guard")).count())
 }
 
-/// Name spaces of test networks, and of ports on networks that were there before, are in one directory for all hosts of all labs; their names end with a digest of the host's own
-/// directory.
+/// Name spaces of test networks, and of ports on networks that were there before, are in one directory for all hosts of all labs; their
+/// names end with a digest of the host's own directory.
 ///
 /// # Errors
 /// When they cannot be listed.

@@ -3,7 +3,10 @@ use std::{process::ExitCode, time::Duration};
 use understudy_ids::{ItemName, PointSeq};
 use understudy_recovery_api::{
     RecoveryClient,
-    request::{ChangeDisks, ProtectMachine, ScrubItem, Seed, SetItemPolicy, SetItemProbes, Steer, Unprotect},
+    request::{
+        ChangeDisks, ProtectMachine, ScrubItem, Seed, SetItemAddress, SetItemPolicy, SetItemProbes, Steer,
+        Unprotect,
+    },
     view::{ActivationLease, Alert, Pause, ProtectedItem, ReplicationHealth, RpoPercentiles, Scrub},
 };
 use understudy_rpc::retry;
@@ -88,6 +91,11 @@ pub async fn run(connection: &ConnectionArgs, format: Format, verb: Item) -> any
         Item::Probes { item, probe: probes, none: _ } => {
             let request = SetItemProbes { item, probes, request_id: request_id() };
             let item = client.set_item_probes(request).await?;
+            output::print(format, &item, || details(&item))?;
+        }
+        Item::Address { item, nic, failover, test } => {
+            let request = SetItemAddress { item, nic, failover, test, request_id: request_id() };
+            let item = client.set_item_address(request).await?;
             output::print(format, &item, || details(&item))?;
         }
         Item::Pause { item, reason } => {
@@ -241,6 +249,15 @@ fn health(health: &ReplicationHealth) -> String {
     }
 }
 
+fn addresses(item: &ProtectedItem) -> String {
+    let lines = item.addresses.iter().map(|chosen| {
+        let failover = chosen.failover.map(|address| format!(", failover {address}")).unwrap_or_default();
+        let test = chosen.test.map(|address| format!(", test {address}")).unwrap_or_default();
+        format!("NIC {} at {}{failover}{test}", chosen.nic, chosen.site)
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 fn details(item: &ProtectedItem) -> comfy_table::Table {
     let disks: Vec<String> = item.disks.iter().map(ToString::to_string).collect();
     let excluded: Vec<String> = item.excluded_disks.iter().map(ToString::to_string).collect();
@@ -258,6 +275,7 @@ fn details(item: &ProtectedItem) -> comfy_table::Table {
         ("disks", disks.join(", ")),
         ("left out", excluded.join(", ")),
         ("probes", probes),
+        ("addresses", addresses(item)),
         ("latest point", output::maybe(&item.latest_point)),
     ];
     facts.extend(health_facts(&item.health));

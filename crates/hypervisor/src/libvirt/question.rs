@@ -1,7 +1,7 @@
 //! What a machine that has been started is asked (R-TF-8).
 //!
 //! ```text
-//!   ping, tcp, http ─▶ on a test network: inside its namespace; of a run with a port on the network: from there; elsewhere: from this host
+//!   ping, tcp, http ─▶ on a test network: inside its namespace; where the run has a port: from there; elsewhere: from this host
 //!   guest-agent     ─▶ libvirt ─▶ the machine's channel
 //! ```
 

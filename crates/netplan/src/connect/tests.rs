@@ -15,6 +15,7 @@ fn machine(item: &str, last: u8, addresses: &[&str]) -> MachineConnections {
             mac: MacAddress::new([0x52, 0x54, 0, 0, 0x50, last]),
             hypervisor_network: Some("prod".parse().unwrap()),
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+            chosen: None,
         }],
     }
 }
@@ -232,6 +233,46 @@ fn what_a_mapping_says_about_addresses_is_done() {
     assert!(unknown.unwrap_err()[0].message.contains("none is known"), "what is not known cannot be kept");
 }
 
+/// R-NET-5: what was chosen comes before what others keep, whatever the mapping says, and is checked against network, pool and leases.
+#[test]
+fn a_chosen_address_is_given_or_refused() {
+    let pool = Some(("192.168.50.10", "192.168.50.12"));
+    for (addressing, address, busy, expected) in [
+        (Addressing::Static, "192.168.50.11", None, true),
+        (Addressing::Static, "192.168.50.11", Some("192.168.50.11"), false),
+        (Addressing::Static, "192.168.50.40", None, false),
+        (Addressing::Dhcp, "192.168.50.40", None, true),
+        (Addressing::Dhcp, "192.168.50.1", None, false),
+        (Addressing::Dhcp, "10.0.0.9", None, false),
+    ] {
+        for rule in [AddressRule::KeepIfPossible, AddressRule::Retain, AddressRule::Change] {
+            let networks = networks(Isolation::None, addressing, pool);
+            // The other machine has the very address.
+            let mut machines = [machine("db1", 2, &[address]), machine("web1", 1, &["192.168.50.10"])];
+            machines[1].nics[0].chosen = Some(address.parse().unwrap());
+            let busy: Vec<&str> = busy.into_iter().collect();
+            let found = plan(&Purpose::Failover, &machines[1..], &networks, &mapped_with(rule), &held(&busy));
+            match found {
+                Ok(plan) => {
+                    assert!(expected, "{addressing:?} {address} {rule:?}");
+                    assert_eq!(plan.nics[0].address, machines[1].nics[0].chosen);
+                    assert!(plan.nics[0].reason.starts_with("chosen for it"), "{}", plan.nics[0].reason);
+                }
+                Err(problems) => {
+                    assert!(!expected, "{addressing:?} {address} {rule:?}: {problems:?}");
+                    assert_eq!(problems[0].reason, "CHOSEN_ADDRESS_UNUSABLE");
+                }
+            }
+            if expected && rule == AddressRule::KeepIfPossible {
+                let both = plan(&Purpose::Failover, &machines, &networks, &mapped_with(rule), &held(&busy));
+                let both = both.unwrap();
+                assert_eq!(both.nics[1].address, machines[1].nics[0].chosen);
+                assert_ne!(both.nics[0].address, both.nics[1].address);
+            }
+        }
+    }
+}
+
 /// R-NET-4, R-TF-4: a test gets what the failover would get, also where the mapping says which; a network that was chosen for the test has
 /// other addresses.
 #[test]
@@ -362,8 +403,8 @@ fn all_problems_of_an_existing_network_are_told_at_once() {
 }
 
 proptest! {
-    /// R-NET-4, R-NET-10: no address is given twice, every retained one is the machine's own and lies in the target's subnet, and none that is
-    /// to change stays.
+    /// R-NET-4, R-NET-10: no address is given twice, every retained one is the machine's own and lies in the target's subnet, and none that
+    /// is to change stays.
     #[test]
     fn retained_addresses_are_their_own_and_changed_ones_are_not(
         own in proptest::collection::vec(0u8..=255, 1..12),

@@ -13,10 +13,10 @@ pub use change::{
 };
 pub use group::{ChangeGroup, CreateGroup, DeleteGroup};
 pub use protection::{
-    ChangeDisks, CreatePolicy, PolicySettings, ProtectMachine, ScrubItem, Seed, SetItemPolicy, SetItemProbes,
-    Steer, Unprotect, UpdatePolicy,
+    ChangeDisks, CreatePolicy, PolicySettings, ProtectMachine, ScrubItem, Seed, SetItemAddress,
+    SetItemPolicy, SetItemProbes, Steer, Unprotect, UpdatePolicy,
 };
-pub(crate) use protection::{policy_to_wire, probes, settings};
+pub(crate) use protection::{chosen_addresses, chosen_to_wire, policy_to_wire, probes, settings};
 pub use recovery_plan::{CreatePlan, DeletePlan, UpdatePlan, plan_etag};
 pub(crate) use recovery_plan::{plan, plan_to_wire};
 pub use run::{AnswerRun, CompleteTest, RunDeadline, RunInstant, RunSpec, RunVerb, SetRunDeadline, StartRun};

@@ -1,10 +1,11 @@
 //! Requests about policies and protected items.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
 use prost::Message as _;
 use serde::Serialize;
 use understudy_ids::{DiskName, HostName, ItemName, PointSeq, PolicyName, SeedName};
+use understudy_netplan::ChosenAddress;
 use understudy_probe::{MAX_PROBES, Probe};
 use understudy_replication::{
     BlockDigest, ReplicationSettings, RetentionPolicy, Tier, activation::LENGTHS, settings::BadSetting,
@@ -402,6 +403,78 @@ impl SetItemProbes {
     }
 }
 
+/// Of all NICs of a machine, at all sites that it is replicated to.
+const MAX_ADDRESSES: usize = 256;
+
+/// The address that a NIC of the item's machine gets at the site that it is replicated to (R-NET-5). Neither: what was chosen is forgotten.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetItemAddress {
+    pub item: ItemName,
+    /// Position among the machine's NICs.
+    pub nic: u32,
+    pub failover: Option<Ipv4Addr>,
+    pub test: Option<Ipv4Addr>,
+    pub request_id: RequestId,
+}
+
+impl SetItemAddress {
+    /// # Errors
+    /// With every field that is missing or malformed.
+    pub fn from_wire(wire: v1::SetItemAddressRequest) -> Result<Self, Invalid> {
+        let v1::SetItemAddressRequest { name, nic, failover, test, request_id } = wire;
+        let mut checks = Checks::default();
+        let item = checks.resource("name", &name);
+        let failover = maybe_address(&mut checks, "failover", &failover);
+        let test = maybe_address(&mut checks, "test", &test);
+        let request_id = checks.request_id(&request_id);
+        let whole =
+            (|| Some(Self { item: item?, nic, failover: failover?, test: test?, request_id: request_id? }))();
+        checks.finish(whole)
+    }
+
+    pub fn into_wire(self) -> v1::SetItemAddressRequest {
+        let Self { item, nic, failover, test, request_id } = self;
+        v1::SetItemAddressRequest {
+            name: item.to_resource(),
+            nic,
+            failover: address_to_wire(failover),
+            test: address_to_wire(test),
+            request_id: request_id.to_string(),
+        }
+    }
+}
+
+/// `Some(None)`: it is empty.
+fn maybe_address(checks: &mut Checks, field: &str, text: &str) -> Option<Option<Ipv4Addr>> {
+    if text.is_empty() { Some(None) } else { checks.parse(field, text).map(Some) }
+}
+
+fn address_to_wire(address: Option<Ipv4Addr>) -> String {
+    address.map(|address| address.to_string()).unwrap_or_default()
+}
+
+pub(crate) fn chosen_to_wire(chosen: ChosenAddress) -> v1::ChosenAddress {
+    let ChosenAddress { nic, site, failover, test } = chosen;
+    v1::ChosenAddress {
+        nic,
+        site: site.to_resource(),
+        failover: address_to_wire(failover),
+        test: address_to_wire(test),
+    }
+}
+
+pub(crate) fn chosen_addresses(checks: &mut Checks, wire: Vec<v1::ChosenAddress>) -> Vec<ChosenAddress> {
+    checks.at_most("addresses", &wire, MAX_ADDRESSES);
+    let read = wire.into_iter().take(MAX_ADDRESSES).filter_map(|wire| {
+        let v1::ChosenAddress { nic, site, failover, test } = wire;
+        let site = checks.resource("addresses.site", &site);
+        let failover = maybe_address(checks, "addresses.failover", &failover);
+        let test = maybe_address(checks, "addresses.test", &test);
+        Some(ChosenAddress { nic, site: site?, failover: failover?, test: test? })
+    });
+    read.collect()
+}
+
 /// The probes of an item, with everything that is wrong with any of them.
 pub(crate) fn probes(checks: &mut Checks, wire: Vec<understudy_types_api::v1::Probe>) -> Vec<Probe> {
     checks.at_most("probes", &wire, MAX_PROBES);
@@ -510,6 +583,37 @@ mod tests {
     use understudy_replication::{AppConsistency, Bandwidth, Compression};
 
     use super::*;
+
+    /// R-NET-5
+    #[test]
+    fn chosen_addresses_travel_unchanged_and_all_that_is_wrong_is_named() {
+        let request = |failover, test| SetItemAddress {
+            item: "web1".parse().unwrap(),
+            nic: 1,
+            failover,
+            test,
+            request_id: "r1".parse().unwrap(),
+        };
+        let (one, other) = (Some([10, 0, 0, 9].into()), Some([10, 0, 0, 10].into()));
+        for request in [request(one, other), request(one, None), request(None, other), request(None, None)] {
+            assert_eq!(SetItemAddress::from_wire(request.clone().into_wire()), Ok(request));
+        }
+        let wrong = v1::SetItemAddressRequest {
+            name: "web1".into(),
+            failover: "10.0.0".into(),
+            test: "::1".into(),
+            ..v1::SetItemAddressRequest::default()
+        };
+        assert_eq!(SetItemAddress::from_wire(wrong).unwrap_err().0.len(), 4);
+        let chosen = ChosenAddress { nic: 1, site: "bravo".parse().unwrap(), failover: one, test: None };
+        let mut checks = Checks::default();
+        let read = chosen_addresses(&mut checks, vec![chosen_to_wire(chosen.clone())]);
+        assert_eq!(read, std::slice::from_ref(&chosen));
+        assert_eq!(checks.finish(Some(())), Ok(()));
+        let mut checks = Checks::default();
+        chosen_addresses(&mut checks, vec![chosen_to_wire(chosen); MAX_ADDRESSES + 1]);
+        assert_eq!(checks.finish(Some(())).unwrap_err().0.len(), 1);
+    }
 
     fn policy() -> PolicySettings {
         PolicySettings {

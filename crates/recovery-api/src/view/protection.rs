@@ -7,6 +7,7 @@ use understudy_ids::{
     Consistency, DiskName, Generation, GroupName, HostName, ItemName, PointSeq, PolicyName, Problem, RunId,
     UnixMicros,
 };
+use understudy_netplan::ChosenAddress;
 use understudy_probe::Probe;
 use understudy_replication::Joint;
 use understudy_types_api::{
@@ -306,6 +307,8 @@ pub struct ProtectedItem {
     pub activation_lease: Option<ActivationLease>,
     /// What its machine is asked when a run has started it; none: whether its first address answers.
     pub probes: Vec<Probe>,
+    /// Chosen for its NICs, at either site.
+    pub addresses: Vec<ChosenAddress>,
 }
 
 /// For how long the active host may run the machine without being heard (R-FO-7).
@@ -420,6 +423,7 @@ impl ProtectedItem {
             group,
             activation_lease,
             probes,
+            addresses,
         } = self;
         v1::ProtectedItem {
             name: name.to_resource(),
@@ -442,6 +446,7 @@ impl ProtectedItem {
             group: group.map(|group| group.to_resource()).unwrap_or_default(),
             activation_lease: activation_lease.map(ActivationLease::into_wire),
             probes: probes.iter().map(probe_to_wire).collect(),
+            addresses: addresses.into_iter().map(request::chosen_to_wire).collect(),
         }
     }
 
@@ -469,6 +474,7 @@ impl ProtectedItem {
             group,
             activation_lease,
             probes,
+            addresses,
         } = wire;
         let mut checks = Checks::default();
         let name = checks.resource("name", &name);
@@ -489,6 +495,7 @@ impl ProtectedItem {
         let group = checks.optional_resource("group", &group);
         let activation_lease = activation_lease.and_then(|l| ActivationLease::from_wire(&mut checks, l));
         let probes = request::probes(&mut checks, probes);
+        let addresses = request::chosen_addresses(&mut checks, addresses);
         let whole = (|| {
             Some(Self {
                 name: name?,
@@ -511,6 +518,7 @@ impl ProtectedItem {
                 group: group?,
                 activation_lease,
                 probes,
+                addresses,
             })
         })();
         checks.finish(whole)

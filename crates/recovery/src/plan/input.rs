@@ -11,7 +11,7 @@ use understudy_ids::{
     Consistency, DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq,
     PolicyName, Problem, UnixMicros,
 };
-use understudy_netplan::{ExistingNetwork, SplitSubnet};
+use understudy_netplan::{ChosenAddress, ExistingNetwork, SplitSubnet};
 use understudy_probe::Probe;
 use understudy_replication::{Joint, Membership, ReplicationSettings, RetentionPolicy};
 
@@ -57,6 +57,8 @@ pub struct ItemView {
     pub paused: bool,
     /// What its machine is asked when it has been started, in this order; none: whether its first address answers (R-TF-8).
     pub probes: Vec<Probe>,
+    /// That somebody has chosen for its NICs (R-NET-5).
+    pub addresses: Vec<ChosenAddress>,
     pub generation: Generation,
     /// Whole points at either side.
     pub points: Vec<PointView>,

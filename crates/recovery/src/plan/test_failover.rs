@@ -1,9 +1,9 @@
 //! Test failover (R-TF): a machine beside the replica that nothing but its own test network can reach.
 //!
 //! ```text
-//!   reserve ─▶ test network @ host ─▶ prove isolation ────────────────────────────────┐
-//!   reserve ─▶ port on the existing network @ host ─▶ prove isolation (not production) ┼─▶ per item: make machine ─▶ start ─▶ probes ─▶ screenshot ─▶ complete testing
-//!                                                         (without network) ───────────┘
+//!   reserve ─▶ test network @ host ─▶ prove isolation ─┐
+//!   reserve ─▶ port on network @ host: prove isolation ┼─▶ per item: make machine ─▶ start ─▶ probes ─▶ screenshot ─▶ complete testing
+//!                    (without network, on production) ─┘
 //!   always: remove machines ─▶ remove networks and ports ─▶ release
 //! ```
 //!

@@ -151,8 +151,8 @@ fn a_test_may_be_cancelled_at_any_moment() {
     }
 }
 
-/// R-TF-5, R-TF-9: the same on a network that was there before, also where a step of it fails, is done twice or gives no answer: nothing of the
-/// test stays on it.
+/// R-TF-5, R-TF-9: the same on a network that was there before, also where a step of it fails, is done twice or gives no answer: nothing of
+/// the test stays on it.
 #[test]
 fn a_test_on_an_existing_network_leaves_nothing_on_it_whatever_happens() {
     let fresh = || {

@@ -292,8 +292,8 @@ fn a_test_touches_the_standby_side_only() {
     assert_eq!(plan.items[0].connections[0].network, "test network standing for sites/bravo/networks/prod");
 }
 
-/// R-TF-2, R-TF-4, R-TF-9: on an existing network nothing is made; a port on it looks for production first, from an address that the run holds
-/// as it would in production, and is taken away whatever becomes of the test.
+/// R-TF-2, R-TF-4, R-TF-9: on an existing network nothing is made; a port on it looks for production first, from an address that the run
+/// holds as it would in production, and is taken away whatever becomes of the test.
 #[test]
 fn a_test_on_an_existing_network_looks_for_production_from_it() {
     let (spec, facts) = on_lab();

@@ -136,6 +136,7 @@ fn view(name: &str, disks: &[&str], last_octet: u8) -> ItemView {
         state: ItemState::Protected,
         paused: false,
         probes: Vec::new(),
+        addresses: Vec::new(),
         generation: Generation::FIRST,
         points: vec![point(19), point(20)],
         highest_point: Some(PointSeq::new(21)),

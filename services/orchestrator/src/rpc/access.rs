@@ -15,7 +15,7 @@ pub const SITE: &[AccessRule] = users!("SiteService":
 
 pub const PROTECTION: &[AccessRule] = users!("ProtectionService":
     "CreatePolicy", "GetPolicy", "ListPolicies", "ProtectMachine", "GetProtectedItem", "ListProtectedItems", "ListRecoveryPoints",
-    "ChangeItemDisks", "UnprotectItem", "ScrubItem", "UpdatePolicy", "SetItemPolicy", "SetItemProbes", "PauseReplication", "ResumeReplication",
+    "ChangeItemDisks", "UnprotectItem", "ScrubItem", "UpdatePolicy", "SetItemPolicy", "SetItemProbes", "SetItemAddress", "PauseReplication", "ResumeReplication",
     "CreateConsistencyGroup", "GetConsistencyGroup", "ListConsistencyGroups", "ChangeConsistencyGroup", "DeleteConsistencyGroup");
 
 pub const FAILOVER: &[AccessRule] = users!("FailoverService":

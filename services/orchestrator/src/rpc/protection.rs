@@ -6,7 +6,7 @@ use understudy_recovery::Verb;
 use understudy_recovery_api::{
     request::{
         ChangeDisks, ChangeGroup, CreateGroup, CreatePolicy, DeleteGroup, Page, ProtectMachine, ScrubItem,
-        SetItemPolicy, SetItemProbes, Steer, Unprotect, UpdatePolicy, name_from_wire,
+        SetItemAddress, SetItemPolicy, SetItemProbes, Steer, Unprotect, UpdatePolicy, name_from_wire,
     },
     v1::{self, protection_service_server::ProtectionService},
     view::{ConsistencyGroup, Policy, ProtectedItem, RecoveryPoint},
@@ -178,6 +178,20 @@ impl ProtectionService for Api {
             let request = SetItemProbes::from_wire(request.into_inner())?;
             let call = mutation.call(&request.request_id);
             self.runtime.set_item_probes(&call, request).await
+        };
+        let item = self.recorded(&mutation, outcome.await).await?;
+        Ok(Response::new(item.into_wire()))
+    }
+
+    async fn set_item_address(
+        &self,
+        request: Request<v1::SetItemAddressRequest>,
+    ) -> Result<Response<v1::ProtectedItem>, Status> {
+        let mutation = Mutation::new(&request, "ProtectionService/SetItemAddress", |r| r.name.clone())?;
+        let outcome = async {
+            let request = SetItemAddress::from_wire(request.into_inner())?;
+            let call = mutation.call(&request.request_id);
+            self.runtime.set_item_address(&call, request).await
         };
         let item = self.recorded(&mutation, outcome.await).await?;
         Ok(Response::new(item.into_wire()))

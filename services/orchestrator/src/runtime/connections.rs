@@ -88,6 +88,7 @@ fn nic(nic: &inventory::Nic) -> netplan::MachineNic {
         mac: nic.mac,
         hypervisor_network: nic.network.clone(),
         addresses: nic.addresses.clone(),
+        chosen: None,
     }
 }
 
@@ -99,7 +100,7 @@ pub async fn ask(
     neighbours: Vec<netplan::Neighbour>,
 ) -> Answer {
     let Some(purpose) = purpose(spec, items).filter(|_| !items.is_empty()) else { return Answer::NotNeeded };
-    let machines = items.iter().map(|item| machine(spec.operation, item)).collect();
+    let machines = items.iter().map(|item| machine(spec.operation, item, &purpose)).collect();
     let question = ConnectionQuestion { purpose, machines, neighbours };
     match network.plan_connections(&question).await {
         Ok(Ok(plan)) => Answer::Told(told(plan)),
@@ -121,7 +122,7 @@ fn sites(operation: Operation, item: &ItemView) -> (&SiteName, &SiteName) {
     (active, standby)
 }
 
-fn machine(operation: Operation, item: &ItemView) -> netplan::MachineConnections {
+fn machine(operation: Operation, item: &ItemView, purpose: &netplan::Purpose) -> netplan::MachineConnections {
     let (source, target) = sites(operation, item);
     netplan::MachineConnections {
         item: item.name.clone(),
@@ -131,10 +132,12 @@ fn machine(operation: Operation, item: &ItemView) -> netplan::MachineConnections
             .machine
             .nics
             .iter()
-            .map(|nic| netplan::MachineNic {
+            .zip(0u32..)
+            .map(|(nic, index)| netplan::MachineNic {
                 mac: nic.mac,
                 hypervisor_network: nic.network.clone(),
                 addresses: nic.addresses.clone(),
+                chosen: netplan::chosen(&item.addresses, purpose, index, target),
             })
             .collect(),
     }

@@ -127,6 +127,7 @@ fn item_view(
         state: record.state,
         paused: record.paused.is_some(),
         probes: record.probes.clone(),
+        addresses: record.addresses.clone(),
         generation: record.generation,
         points: points.collect(),
         highest_point: highest_point(record, told.map(|(_, inventory)| inventory)),

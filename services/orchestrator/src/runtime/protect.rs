@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sqlx::PgConnection;
 use understudy_ids::{DiskName, HostName, ItemName, PointSeq, PolicyName, Problem, RunId, UnixMicros, Uuid};
+use understudy_netplan::ChosenAddress;
 use understudy_recovery::{
     ItemState, Operation, RunPlan, RunSpec, Verb,
     disks::DiskChoice,
@@ -14,7 +15,7 @@ use understudy_recovery::{
 };
 use understudy_recovery_api::{
     Resource,
-    request::{self, PolicySettings, ProtectMachine, SetItemPolicy, SetItemProbes, Steer},
+    request::{self, PolicySettings, ProtectMachine, SetItemAddress, SetItemPolicy, SetItemProbes, Steer},
     view::{Policy, ProtectedItem, Protection, RecoveryPoint, Run},
 };
 use understudy_replication::alert::Alerts;
@@ -191,6 +192,40 @@ impl Runtime {
             Box::pin(async move {
                 let record = steered(&mut *tx, &request.item).await?;
                 items::set_probes(tx, &record.name, &request.probes).await?;
+                Ok(record.name.to_resource())
+            })
+        })
+        .await?;
+        self.get_item(&item).await
+    }
+
+    /// Which address a NIC gets, in runs that are planned from now on, at the site that the item is replicated to (R-NET-5).
+    pub async fn set_item_address(
+        &self,
+        call: &Call,
+        request: SetItemAddress,
+    ) -> Result<ProtectedItem, ApiError> {
+        let item = request.item.clone();
+        self.once(call, move |tx| {
+            let SetItemAddress { item, nic, failover, test, request_id: _ } = request.clone();
+            Box::pin(async move {
+                let record = steered(&mut *tx, &item).await?;
+                let site = record.standby_host.site().clone();
+                let new = ChosenAddress { nic, site, failover, test };
+                let mut problems = new.problems();
+                if usize::try_from(nic).is_ok_and(|nic| nic >= record.machine.nics.len()) {
+                    let message =
+                        format!("the machine has {} NICs, counted from 0", record.machine.nics.len());
+                    problems.push(Problem::new("NIC_NOT_FOUND", "nic", message, "List the machine's NICs."));
+                }
+                if !problems.is_empty() {
+                    return Err(refused("choosing the address", problems).into());
+                }
+                let mut all = record.addresses;
+                all.retain(|chosen| (chosen.nic, &chosen.site) != (new.nic, &new.site));
+                all.extend(Some(new).filter(|new| new.failover.or(new.test).is_some()));
+                all.sort_by(|a, b| (&a.site, a.nic).cmp(&(&b.site, b.nic)));
+                items::set_addresses(tx, &record.name, &all).await?;
                 Ok(record.name.to_resource())
             })
         })
@@ -411,6 +446,7 @@ async fn check(
         test: None,
         paused: None,
         probes: Vec::new(),
+        addresses: Vec::new(),
         group: None,
         lease: None,
     };

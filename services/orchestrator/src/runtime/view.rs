@@ -103,6 +103,7 @@ pub fn item(observed: &Observed<'_>, alerts: &Alerts, now: UnixMicros) -> view::
         create_time: record.created,
         group: record.group.clone(),
         probes: record.probes.clone(),
+        addresses: record.addresses.clone(),
         activation_lease: record.lease.as_ref().map(|lease| view::ActivationLease {
             length: lease.granted.length(),
             held: record.binding_lease().is_some(),

@@ -5,6 +5,7 @@ use time::OffsetDateTime;
 use understudy_ids::{
     DiskName, Generation, GroupName, HostName, ItemName, PolicyName, RunId, SiteName, UnixMicros, Uuid,
 };
+use understudy_netplan::ChosenAddress;
 use understudy_probe::Probe;
 use understudy_recovery::{ItemState, item::HeldBy};
 use understudy_replication::{activation::Granted, rpo::Pause};
@@ -37,6 +38,8 @@ pub struct ItemRecord {
     pub group: Option<GroupName>,
     /// What its machine is asked when it has been started (R-TF-8).
     pub probes: Vec<Probe>,
+    /// Chosen for its NICs (R-NET-5).
+    pub addresses: Vec<ChosenAddress>,
     pub lease: Option<Lease>,
 }
 
@@ -72,6 +75,7 @@ struct Row {
     lease_host: Option<String>,
     granted: Option<Json<Granted>>,
     probes: Json<Vec<Probe>>,
+    addresses: Json<Vec<ChosenAddress>>,
 }
 
 impl TryFrom<Row> for ItemRecord {
@@ -98,6 +102,7 @@ impl TryFrom<Row> for ItemRecord {
             }),
             group: read("items", row.consistency_group.map(|group| group.parse()).transpose())?,
             probes: row.probes.0,
+            addresses: row.addresses.0,
             run: row.run,
             test: row.test,
         })
@@ -110,7 +115,7 @@ macro_rules! select_items {
         concat!(
             "SELECT i.name, i.active_host, i.standby_host, i.machine, i.disks, i.excluded, i.policy, i.state,
                     i.generation, i.created, i.paused_at, i.paused_by, i.paused_why, i.consistency_group,
-                    i.probes, r.run, t.run AS test, l.host AS lease_host, l.granted
+                    i.probes, i.addresses, r.run, t.run AS test, l.host AS lease_host, l.granted
              FROM items i
              LEFT JOIN holds r ON r.item = i.name AND NOT r.test
              LEFT JOIN holds t ON t.item = i.name AND t.test
@@ -327,6 +332,20 @@ pub async fn set_probes(tx: &mut PgConnection, name: &ItemName, probes: &[Probe]
     sqlx::query("UPDATE items SET probes = $2 WHERE name = $1")
         .bind(name.as_str())
         .bind(Json(probes))
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// Which addresses its NICs get.
+pub async fn set_addresses(
+    tx: &mut PgConnection,
+    name: &ItemName,
+    addresses: &[ChosenAddress],
+) -> Result<(), Failure> {
+    sqlx::query("UPDATE items SET addresses = $2 WHERE name = $1")
+        .bind(name.as_str())
+        .bind(Json(addresses))
         .execute(tx)
         .await?;
     Ok(())

@@ -154,8 +154,8 @@ const BRIDGE: &str = "br-lab";
 /// Has production's addresses, as a test network would.
 const LAB_XML: &str = "<network><name>lab</name><bridge name='br-lab' stp='off' delay='0'/></network>";
 
-/// R-TF-2, R-TF-4, R-TF-9, R-NET-7: a test on a network of the site, with a DHCP server of its own. The machine answers there, production does
-/// not; a cable to production is found before a machine is made; production itself is used only with a reason, which is on record.
+/// R-TF-2, R-TF-4, R-TF-9, R-NET-7: a test on a network of the site, with a DHCP server of its own. The machine answers there, production
+/// does not; a cable to production is found before a machine is made; production itself is used only with a reason, which is on record.
 fn a_network_that_was_there_before(stack: &Stack, web1: &Machine) -> Result<()> {
     let host = stack.lab().host(BRAVO);
     let create = ["network", "create", LAB, "--subnet", "192.168.50.0/24", "--hypervisor-network", "lab"];
