@@ -10,6 +10,16 @@ pub fn replication(arguments: &[String]) -> anyhow::Result<()> {
     run("release", "replication", arguments)
 }
 
+/// job-tracker beside Postgres and a job queue for Node, with `arguments` for the benchmark.
+///
+/// # Errors
+/// When Postgres cannot be started, or job-tracker gives a wrong answer.
+pub fn jobs(arguments: &[String]) -> anyhow::Result<()> {
+    // A process of its own, found beside the benchmark's program.
+    tool::run("cargo", &["build", "--quiet", "--release", "--package", "understudy-job-tracker"])?;
+    run("release", "jobs", arguments)
+}
+
 /// What CI guards of it, as everything else in CI is built: what touches bytes is optimised in that profile too.
 ///
 /// # Errors
