@@ -26,7 +26,7 @@ use crate::{
 /// What to measure.
 #[derive(clap::Args, Clone)]
 pub struct Options {
-    /// Where the database lies; about 4 GB
+    /// Where the database lies; about 8 GB, and less with fewer finished jobs
     #[arg(long, default_value = "/var/tmp/understudy-bench-jobs")]
     dir: PathBuf,
     /// Counted rounds of each comparison; one more is not counted
