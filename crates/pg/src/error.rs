@@ -59,6 +59,20 @@ impl Error {
         matches!(self, Self::Constraint { kind: ConstraintKind::Check, constraint, .. } if constraint == name)
     }
 
+    /// The same for another whose change was in the same transaction. None where the error may be about one change only.
+    pub fn for_another(&self) -> Option<Self> {
+        let told = |cause: &sqlx::Error| sqlx::Error::Protocol(cause.to_string());
+        match self {
+            Self::Unavailable(cause) => Some(Self::Unavailable(told(cause))),
+            Self::CommitUnknown(cause) => Some(Self::CommitUnknown(cause.clone())),
+            Self::Conflict(cause) => Some(Self::Conflict(told(cause))),
+            Self::Timeout(cause) => Some(Self::Timeout(told(cause))),
+            Self::Url(_) | Self::Refused(_) | Self::Constraint { .. } | Self::Migrate(_) | Self::Other(_) => {
+                None
+            }
+        }
+    }
+
     /// What a failure of COMMIT means: after a broken connection, nobody knows.
     pub(crate) fn from_commit(error: sqlx::Error) -> Self {
         match Self::from(error) {

@@ -41,6 +41,12 @@ enum Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// job-tracker beside Postgres itself and a job queue for Node
+    Jobs {
+        /// For the benchmark: --rounds, --only, --seconds, --finished, --dir
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// What CI guards: CPU time against the floor's, bytes on the wire
     Guard,
 }
@@ -59,6 +65,7 @@ fn main() -> anyhow::Result<()> {
         Check::Layers => layers::check(),
         Check::Proto => proto::lint(),
         Check::Bench(Bench::Replication { arguments }) => bench::replication(&arguments),
+        Check::Bench(Bench::Jobs { arguments }) => bench::jobs(&arguments),
         Check::Bench(Bench::Guard) => bench::guard(),
     }
 }

@@ -7,6 +7,7 @@
 //!   peers.rs   nbdcopy, qemu-img, QEMU's backup, rsync, borg, restic, zstd | nc        ─┘         │
 //!   rows.rs    measure · ours · peer · ratio · goal · met or missed  ◀──────────────────────────────┘
 //! ```
+//! Beside it, jobs.rs measures job-tracker (tracker.rs) beside Postgres itself (postgres.rs) and a job queue for Node.
 //!
 //! Every copy is compared with its source, byte by byte, before its time counts. Figures of the machine differ from day to day,
 //! so that only ratios of one run mean anything. It runs in a network namespace of its own, where the loopback
@@ -17,13 +18,17 @@ mod delay;
 mod fleet;
 mod floor;
 mod image;
+mod jobs;
 mod measure;
 mod ours;
 mod peers;
 mod place;
+mod postgres;
 mod rows;
 mod stream;
+mod table;
 mod tracked;
+mod tracker;
 
 use std::path::PathBuf;
 
@@ -40,6 +45,8 @@ struct Cli {
 enum Command {
     /// Replication: full copies, deltas, resynchronisation, recovery points, memory
     Replication(Options),
+    /// Jobs: transitions, claims, wake-ups, history
+    Jobs(jobs::Options),
     /// Only what CI guards: CPU seconds per GB and bytes on the wire, on a small image
     Guard(Guard),
     /// A part of the benchmark, started by the benchmark itself
@@ -88,6 +95,7 @@ fn main() -> anyhow::Result<()> {
             place::own_network()?;
             rows::replication(&options)
         }
+        Command::Jobs(options) => jobs::run(&options),
         Command::Guard(guard) => {
             place::own_network()?;
             rows::guard(&guard.dir)

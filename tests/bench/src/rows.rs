@@ -3,7 +3,6 @@
 use std::{cell::RefCell, fs, io::BufRead as _, path::Path, process::Stdio, time::Duration};
 
 use anyhow::Context as _;
-use comfy_table::Table;
 use understudy_ids::ItemName;
 use understudy_replication::RangeSet;
 
@@ -16,109 +15,8 @@ use crate::{
     ours::{self, Pair},
     peers::{self, Backup, QemuIncremental, Rsync},
     place::{self, Filler},
+    table::Rows,
 };
-
-/// What is wanted of a figure.
-#[derive(Clone, Copy)]
-enum Goal {
-    AtLeast(f64),
-    AtMost(f64),
-}
-
-impl Goal {
-    fn met(self, value: f64) -> bool {
-        match self {
-            Self::AtLeast(least) => value >= least,
-            Self::AtMost(most) => value <= most,
-        }
-    }
-}
-
-impl std::fmt::Display for Goal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::AtLeast(least) => write!(f, "≥ {least}"),
-            Self::AtMost(most) => write!(f, "≤ {most}"),
-        }
-    }
-}
-
-struct Row {
-    measure: String,
-    ours: String,
-    peer: String,
-    figure: f64,
-    goal: Goal,
-}
-
-/// Collects rows and prints them.
-#[derive(Default)]
-pub struct Rows(Vec<Row>);
-
-impl Rows {
-    /// How many times as fast as a peer we are.
-    fn speed(&mut self, measure: &str, ours: Duration, peer: &str, theirs: Duration, least: f64) {
-        self.0.push(Row {
-            measure: measure.to_owned(),
-            ours: seconds(ours),
-            peer: format!("{peer}: {}", seconds(theirs)),
-            figure: theirs.as_secs_f64() / ours.as_secs_f64(),
-            goal: Goal::AtLeast(least),
-        });
-    }
-
-    /// How many times as much we use.
-    fn cost(&mut self, measure: &str, ours: f64, unit: &str, peer: &str, theirs: f64, most: f64) {
-        self.0.push(Row {
-            measure: measure.to_owned(),
-            ours: format!("{ours:.3} {unit}"),
-            peer: format!("{peer}: {theirs:.3} {unit}"),
-            figure: ours / theirs,
-            goal: Goal::AtMost(most),
-        });
-    }
-
-    /// A figure by itself.
-    fn absolute(&mut self, measure: &str, ours: f64, unit: &str, most: f64) {
-        self.0.push(Row {
-            measure: measure.to_owned(),
-            ours: format!("{ours:.2} {unit}"),
-            peer: String::new(),
-            figure: ours,
-            goal: Goal::AtMost(most),
-        });
-    }
-
-    fn print(&self) {
-        let mut table = Table::new();
-        table.set_header(["measure", "ours", "peer", "ratio", "goal", ""]);
-        for row in &self.0 {
-            let met = if row.goal.met(row.figure) { "met" } else { "MISSED" };
-            table.add_row([
-                row.measure.clone(),
-                row.ours.clone(),
-                row.peer.clone(),
-                format!("{:.2}", row.figure),
-                row.goal.to_string(),
-                met.to_owned(),
-            ]);
-        }
-        println!("{table}");
-        let met = self.0.iter().filter(|row| row.goal.met(row.figure)).count();
-        println!("{met} of {} goals met. Load when it ended: {}.", self.0.len(), place::load());
-    }
-
-    fn all_met(&self) -> bool {
-        self.0.iter().all(|row| row.goal.met(row.figure))
-    }
-}
-
-fn seconds(span: Duration) -> String {
-    match span.as_secs_f64() {
-        s if s < 0.01 => format!("{:.2} ms", s * 1e3),
-        s => format!("{s:.3} s"),
-    }
-}
 
 /// What all groups of rows share.
 struct Bench<'a> {

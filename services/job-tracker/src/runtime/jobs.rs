@@ -3,8 +3,10 @@
 //! Every change is one transaction: the rows, the audit record, and last the events. Repeating a call changes nothing and gives the
 //! same answer; a call that collides with what is there is refused.
 
-use futures::FutureExt;
-use understudy_ids::RunId;
+use std::collections::HashMap;
+
+use futures::{FutureExt, future::BoxFuture};
+use understudy_ids::{Problem, RunId};
 use understudy_jobs::{JobState, next_job_state};
 use understudy_jobs_api::{
     CancelRequest, Change, Job, JobFilter, JobUpdate, NewJob, NewNote, NewTask, Note, Page, Task,
@@ -12,7 +14,11 @@ use understudy_jobs_api::{
 use understudy_pg::PgConnection;
 use understudy_rpc::Identity;
 
-use super::{Error, Result, Runtime, token};
+use super::{
+    Error, Result, Runtime,
+    group::{Answers, Together},
+    token,
+};
 use crate::store::{self, audit};
 
 const DONE: &str = "done";
@@ -55,13 +61,7 @@ impl Runtime {
     }
 
     pub async fn update_job(&self, caller: &Identity, update: JobUpdate) -> Result<Job> {
-        let caller = caller.to_string();
-        self.pool()
-            .write(move |db| {
-                let (update, caller) = (update.clone(), caller.clone());
-                async move { apply_update(db, &update, &caller).await }.boxed()
-            })
-            .await
+        self.0.updates.ask(Update { caller: caller.to_string(), update }).await
     }
 
     /// Tells the owner that `caller` wants the job to end, if the job allows that now. What comes of it is the owner's to decide: it alone
@@ -101,7 +101,7 @@ impl Runtime {
                 let (keys, caller) = (keys.clone(), caller.clone());
                 async move {
                     owned(db, job, &caller).await?;
-                    let cancelled = store::task::cancel(db, job, &keys).await?;
+                    let cancelled = store::task::cancel(db, &[job], &keys).await?;
                     record(db, &caller, "CancelTasks", job).await?;
                     append_tasks(db, &cancelled).await?;
                     Ok(cancelled)
@@ -142,7 +142,7 @@ impl Runtime {
             .pool()
             .write(move |db| {
                 let (entry, reason) = (entry.clone(), reason.clone());
-                async move { audit::insert(db, &entry, &reason).await }.boxed()
+                async move { audit::insert(db, &[(entry, reason)]).await }.boxed()
             })
             .await;
         if let Err(error) = recorded {
@@ -206,24 +206,91 @@ async fn insert_tasks(db: &mut PgConnection, job: RunId, tasks: &[NewTask]) -> R
     })
 }
 
-async fn apply_update(db: &mut PgConnection, update: &JobUpdate, caller: &str) -> Result<Job> {
-    let job = owned(db, update.job, caller).await?;
-    if let Some(sequence) = update.owner_sequence
-        && store::job::is_stale(db, update.job, sequence).await?
-    {
-        return Ok(job);
+/// An update by `caller`.
+pub struct Update {
+    caller: String,
+    update: JobUpdate,
+}
+
+impl Together for Update {
+    type Key = RunId;
+    type Answer = Job;
+
+    fn key(&self) -> RunId {
+        self.update.job
     }
-    next_job_state(job.state, update.state).map_err(|cause| Error::JobTransition { job: job.id, cause })?;
-    let Some(updated) = store::job::update(db, update).await? else { return Ok(job) };
-    record(db, caller, "UpdateJob", job.id).await?;
-    let mut changes = vec![Change::Job(Box::new(updated.clone()))];
-    if updated.state.is_final() && !job.state.is_final() {
-        // Nobody waits for the tasks of a job that has ended.
-        let cancelled = store::task::cancel(db, job.id, &[]).await?;
+
+    fn size(&self) -> usize {
+        update_bytes(&self.update)
+    }
+
+    fn all<'t>(updates: &'t [Self], db: &'t mut PgConnection) -> BoxFuture<'t, Result<Answers<Self>>> {
+        update_all(db, updates).boxed()
+    }
+}
+
+async fn update_all(db: &mut PgConnection, updates: &[Update]) -> Result<Answers<Update>> {
+    let ids: Vec<RunId> = updates.iter().map(Together::key).collect();
+    let mut before: HashMap<RunId, (Job, u64)> =
+        store::job::lock_all(db, &ids).await?.into_iter().map(|found| (found.0.id, found)).collect();
+    let mut ends = Vec::new();
+    let mut decided = Vec::with_capacity(updates.len());
+    for update in updates {
+        decided.push(match before.remove(&update.key()) {
+            None => Some(Err(Error::NoJob(update.key()))),
+            Some((job, last)) => {
+                if update.update.state.is_final() && !job.state.is_final() {
+                    ends.push(job.id);
+                }
+                decide(update, job, last)
+            }
+        });
+    }
+    let done: Vec<&Update> =
+        updates.iter().zip(&decided).filter(|(_, answer)| answer.is_none()).map(|(u, _)| u).collect();
+    let mut updated = write_updates(db, &done, &ends).await?;
+    let answers = updates.iter().zip(decided).map(|(update, answer)| {
+        answer.unwrap_or_else(|| updated.remove(&update.key()).ok_or(Error::NoJob(update.key())))
+    });
+    Ok(answers.collect())
+}
+
+/// The answer to an update that changes nothing. `last` is the number of the owner's last update.
+fn decide(Update { caller, update }: &Update, job: Job, last: u64) -> Option<Result<Job>> {
+    if job.owner != *caller {
+        return Some(Err(Error::NotOwner { job: job.id, owner: job.owner }));
+    }
+    if update.owner_sequence.is_some_and(|number| number <= last) {
+        return Some(Ok(job));
+    }
+    let refused = next_job_state(job.state, update.state).err();
+    refused.map(|cause| Err(Error::JobTransition { job: job.id, cause }))
+}
+
+/// Writes updates, whose jobs are locked, with their records and events. Of those that end, nobody waits for the tasks any more.
+async fn write_updates(
+    db: &mut PgConnection,
+    done: &[&Update],
+    ends: &[RunId],
+) -> Result<HashMap<RunId, Job>> {
+    if done.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let updates: Vec<&JobUpdate> = done.iter().map(|update| &update.update).collect();
+    let jobs = store::job::update(db, &updates).await?;
+    let mut changes: Vec<Change> = jobs.iter().map(|job| Change::Job(Box::new(job.clone()))).collect();
+    let ended: Vec<RunId> = jobs.iter().map(|job| job.id).filter(|id| ends.contains(id)).collect();
+    if !ended.is_empty() {
+        let cancelled = store::task::cancel(db, &ended, &[]).await?;
         changes.extend(cancelled.into_iter().map(|task| Change::Task(Box::new(task))));
     }
+    let entry = |update: &&Update| {
+        let (caller, subject) = (update.caller.clone(), format!("jobs/{}", update.key()));
+        (audit::Entry { caller, method: "UpdateJob", subject }, DONE.to_owned())
+    };
+    audit::insert(db, &done.iter().map(entry).collect::<Vec<_>>()).await?;
     store::event::append(db, changes).await?;
-    Ok(updated)
+    Ok(jobs.into_iter().map(|job| (job.id, job)).collect())
 }
 
 async fn request_cancel(db: &mut PgConnection, id: RunId, caller: String) -> Result<()> {
@@ -274,7 +341,7 @@ async fn owned(db: &mut PgConnection, id: RunId, caller: &str) -> Result<Job> {
 
 async fn record(db: &mut PgConnection, caller: &str, method: &'static str, job: RunId) -> Result<()> {
     let entry = audit::Entry { caller: caller.to_owned(), method, subject: format!("jobs/{job}") };
-    Ok(audit::insert(db, &entry, DONE).await?)
+    Ok(audit::insert(db, &[(entry, DONE.to_owned())]).await?)
 }
 
 async fn append_tasks(db: &mut PgConnection, tasks: &[Task]) -> Result<()> {
@@ -285,13 +352,19 @@ async fn append_tasks(db: &mut PgConnection, tasks: &[Task]) -> Result<()> {
 /// Most bytes of a listing, so that it fits into one message.
 const LIST_BYTES: usize = 3_000_000;
 
+fn problem_bytes(problems: &[Problem]) -> usize {
+    problems.iter().map(|p| p.reason.len() + p.subject.len() + p.message.len() + p.remedy.len()).sum()
+}
+
+fn update_bytes(update: &JobUpdate) -> usize {
+    let actions: usize = update.allowed_actions.iter().map(String::len).sum();
+    let report = update.report_json.as_ref().map_or(0, String::len);
+    1000 + actions + problem_bytes(&update.problems) + report + update.phase.len() + update.waiting_for.len()
+}
+
 fn job_bytes(job: &Job) -> usize {
     let texts = job.targets.iter().chain(&job.allowed_actions).map(String::len).sum::<usize>();
-    let problems: usize = job
-        .problems
-        .iter()
-        .map(|p| p.reason.len() + p.subject.len() + p.message.len() + p.remedy.len())
-        .sum();
+    let problems = problem_bytes(&job.problems);
     let labels: usize = job.labels.iter().map(|(k, v)| k.len() + v.len()).sum();
     1000 + texts + problems + labels + job.phase.len() + job.waiting_for.len()
 }

@@ -1,10 +1,10 @@
 //! What workers do.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use futures::FutureExt;
+use futures::{FutureExt, future::BoxFuture};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
-use understudy_ids::Problem;
+use understudy_ids::{Problem, TaskId};
 use understudy_jobs::{RETRY_TASK, TaskEvent, TaskState, next_task_state, retried};
 use understudy_jobs_api::{
     Change, LeasedTask, Outcome, Progress, Queue, Task, TaskName, convert::Completion,
@@ -12,7 +12,10 @@ use understudy_jobs_api::{
 use understudy_pg::PgConnection;
 use understudy_rpc::Identity;
 
-use super::{Error, Result, Runtime};
+use super::{
+    Error, Result, Runtime,
+    group::{Answers, Together},
+};
 use crate::store::{
     self,
     audit::Entry,
@@ -131,18 +134,17 @@ impl Runtime {
 
     /// Ends an attempt. The same completion again is accepted and changes nothing.
     pub async fn complete(&self, caller: &Identity, completion: Completion, jitter: u32) -> Result<Task> {
-        let caller = caller.clone();
-        self.pool()
-            .write(move |db| {
-                let (caller, completion) = (caller.clone(), completion.clone());
-                async move { complete(db, &caller, &completion, jitter).await }.boxed()
-            })
-            .await
+        let digest = digest(&completion.outcome);
+        self.0.completions.ask(Completing { caller: caller.clone(), completion, digest, jitter }).await
     }
 }
 
 async fn held_by(db: &mut PgConnection, caller: &Identity, name: TaskName) -> Result<Held> {
-    let held = store::task::lock(db, name).await?.ok_or(Error::NoTask(name))?;
+    let held = store::task::lock(db, &[name]).await?.pop().ok_or(Error::NoTask(name))?;
+    owned(held, caller)
+}
+
+fn owned(held: Held, caller: &Identity) -> Result<Held> {
     if held.task.queue.owner() == *caller {
         Ok(held)
     } else {
@@ -169,29 +171,94 @@ async fn renew(
     Ok((term, held.cancel_requested))
 }
 
-async fn complete(
-    db: &mut PgConnection,
-    caller: &Identity,
-    completion: &Completion,
+/// A completion by `caller`.
+pub struct Completing {
+    caller: Identity,
+    completion: Completion,
+    digest: Digest,
+    /// Spreads retries.
     jitter: u32,
-) -> Result<Task> {
+}
+
+impl Together for Completing {
+    type Key = TaskId;
+    type Answer = Task;
+
+    fn key(&self) -> TaskId {
+        self.completion.task.task
+    }
+
+    fn size(&self) -> usize {
+        1000 + match &self.completion.outcome {
+            Outcome::Succeeded(any) => any.value.len(),
+            Outcome::Failed(problem) | Outcome::Unknown(problem) | Outcome::Retry(problem) => {
+                problem.message.len() + problem.remedy.len()
+            }
+        }
+    }
+
+    fn all<'t>(asked: &'t [Self], db: &'t mut PgConnection) -> BoxFuture<'t, Result<Answers<Self>>> {
+        complete_all(db, asked).boxed()
+    }
+}
+
+/// What becomes of a completion.
+enum Decided {
+    /// It is the one that ended the attempt, once more.
+    Repeated(Box<Task>),
+    Settled(Settlement),
+}
+
+async fn complete_all(db: &mut PgConnection, asked: &[Completing]) -> Result<Answers<Completing>> {
+    let names: Vec<TaskName> = asked.iter().map(|a| a.completion.task).collect();
+    let mut held: HashMap<TaskId, Held> =
+        store::task::lock(db, &names).await?.into_iter().map(|held| (held.task.id, held)).collect();
+    let (mut decided, mut settled, mut callers) = (Vec::new(), Vec::new(), HashMap::new());
+    for one in asked {
+        let name = one.completion.task;
+        decided.push(match decide(one, held.remove(&name.task)) {
+            Ok(Decided::Settled(settlement)) => {
+                settled.push((name, one.completion.attempt, settlement));
+                callers.insert(name.task, &one.caller);
+                None
+            }
+            Ok(Decided::Repeated(task)) => Some(Ok(*task)),
+            Err(refused) => Some(Err(refused)),
+        });
+    }
+    let tasks = store::task::settle(db, &settled).await?;
+    let entry = |task: &Task| {
+        let caller = callers.get(&task.id).map(ToString::to_string).unwrap_or_default();
+        let entry = Entry { caller, method: "CompleteTask", subject: task.name().to_string() };
+        (entry, task.state.as_str().to_owned())
+    };
+    if !tasks.is_empty() {
+        store::audit::insert(db, &tasks.iter().map(entry).collect::<Vec<_>>()).await?;
+        let changes = tasks.iter().map(|task| Change::Task(Box::new(task.clone()))).collect();
+        store::event::append(db, changes).await?;
+    }
+    // Whoever completes a task knows its result.
+    let mut tasks: HashMap<TaskId, Task> =
+        tasks.into_iter().map(|task| (task.id, Task { result: None, ..task })).collect();
+    let answers = asked.iter().zip(decided).map(|(one, answer)| {
+        let Completion { task: name, attempt, .. } = one.completion;
+        let settled = |task: Option<Task>| task.ok_or(Error::LeaseLost { task: name, attempt });
+        answer.unwrap_or_else(|| settled(tasks.remove(&name.task)))
+    });
+    Ok(answers.collect())
+}
+
+fn decide(asked: &Completing, held: Option<Held>) -> Result<Decided> {
+    let Completing { caller, completion, digest, jitter } = asked;
     let Completion { task: name, attempt, outcome } = completion;
-    let (name, attempt) = (*name, *attempt);
-    let held = held_by(db, caller, name).await?;
-    let digest = digest(outcome);
-    if held.task.attempt == attempt && held.outcome_digest == Some(digest) {
-        return Ok(held.task);
+    let held = owned(held.ok_or(Error::NoTask(*name))?, caller)?;
+    if held.task.attempt == *attempt && held.outcome_digest == Some(*digest) {
+        return Ok(Decided::Repeated(Box::new(held.task)));
     }
-    let lost = || Error::LeaseLost { task: name, attempt };
-    if held.task.attempt != attempt || held.task.state != TaskState::Leased {
-        return Err(lost());
+    if held.task.attempt != *attempt || held.task.state != TaskState::Leased {
+        return Err(Error::LeaseLost { task: *name, attempt: *attempt });
     }
-    let settlement = settlement(&held, outcome, digest, jitter)?;
-    let task = store::task::settle(db, name, attempt, &settlement).await?.ok_or_else(lost)?;
-    let entry = Entry { caller: caller.to_string(), method: "CompleteTask", subject: name.to_string() };
-    store::audit::insert(db, &entry, task.state.as_str()).await?;
-    store::event::append(db, vec![Change::Task(Box::new(task.clone()))]).await?;
-    Ok(task)
+    Ok(Decided::Settled(settlement(&held, outcome, *digest, *jitter)?))
 }
 
 /// What an outcome means for the task, by the table of transitions.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   jobs.rs    create · enqueue · update · cancel · note        one transaction each: change, audit, events
+//!   group.rs   what many ask for at once becomes one transaction: updates, completions
 //!   waiting.rs waits for the end of a job
 //!   leases.rs  lease · renew · complete                         fenced by attempt
 //!   watch.rs   read events after a position, again and again
@@ -10,6 +11,7 @@
 //! ```
 
 mod error;
+mod group;
 mod jobs;
 mod leases;
 mod tending;
@@ -34,6 +36,7 @@ pub use error::Error;
 pub use leases::{Credits, Session};
 pub use watch::{Seen, Watch};
 
+use group::Group;
 use wake::Wake;
 
 pub(crate) type Result<T> = std::result::Result<T, Error>;
@@ -53,6 +56,8 @@ pub struct Runtime(Arc<Shared>);
 
 struct Shared {
     pool: Pool,
+    updates: Group<jobs::Update>,
+    completions: Group<leases::Completing>,
     term: LeaseTerm,
     poll: Duration,
     tasks: Wake,
@@ -80,7 +85,9 @@ impl Runtime {
         let tasks = Wake::start(&pool, store::task::CHANNEL, poll, &background, shutdown.clone())?;
         let events = Wake::start(&pool, store::event::CHANNEL, poll, &background, shutdown.clone())?;
         let waiters = Semaphore::new(waiting::MAX_WAITERS);
-        let shared = Shared { pool, term, poll, tasks, events, waiters, shutdown, background };
+        let (updates, completions) = (Group::start(&pool), Group::start(&pool));
+        let shared =
+            Shared { pool, updates, completions, term, poll, tasks, events, waiters, shutdown, background };
         let runtime = Self(Arc::new(shared));
         runtime.0.background.spawn(tending::expire_leases(runtime.clone()));
         runtime.0.background.spawn(tending::purge_history(runtime.clone(), history));

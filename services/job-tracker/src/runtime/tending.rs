@@ -125,12 +125,10 @@ impl Runtime {
 }
 
 async fn expire(db: &mut PgConnection) -> Result<Vec<Task>> {
-    let mut settled = Vec::new();
-    for held in store::task::lock_expired(db, BATCH).await? {
-        let settlement = settlement(&held)?;
-        let (name, attempt) = (held.task.name(), held.task.attempt);
-        settled.extend(store::task::settle(db, name, attempt, &settlement).await?);
-    }
+    let expired = store::task::lock_expired(db, BATCH).await?;
+    let settle = |held: &Held| Ok((held.task.name(), held.task.attempt, settlement(held)?));
+    let settled: Vec<_> = expired.iter().map(settle).collect::<Result<_>>()?;
+    let settled = store::task::settle(db, &settled).await?;
     let changes = settled.iter().cloned().map(|task| Change::Task(Box::new(task))).collect();
     store::event::append(db, changes).await?;
     Ok(settled)

@@ -15,15 +15,19 @@ pub struct Entry {
     pub subject: String,
 }
 
-/// Records what became of it: `done`, or the reason of the refusal.
-pub async fn insert(db: &mut PgConnection, entry: &Entry, decision: &str) -> Result<()> {
-    sqlx::query("INSERT INTO audit (caller, method, subject, decision) VALUES ($1, $2, $3, $4)")
-        .bind(&entry.caller)
-        .bind(entry.method)
-        .bind(&entry.subject)
-        .bind(decision)
-        .execute(db)
-        .await?;
+/// Records what became of each: `done`, or the reason of the refusal.
+pub async fn insert(db: &mut PgConnection, entries: &[(Entry, String)]) -> Result<()> {
+    let column = |f: fn(&(Entry, String)) -> &str| entries.iter().map(f).collect::<Vec<_>>();
+    sqlx::query(
+        "INSERT INTO audit (caller, method, subject, decision)
+         SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])",
+    )
+    .bind(column(|(entry, _)| &entry.caller))
+    .bind(column(|(entry, _)| entry.method))
+    .bind(column(|(entry, _)| &entry.subject))
+    .bind(column(|(_, decision)| decision))
+    .execute(db)
+    .await?;
     Ok(())
 }
 

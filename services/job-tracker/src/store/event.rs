@@ -40,18 +40,20 @@ pub async fn append(db: &mut PgConnection, changes: Vec<Change>) -> Result<()> {
     sqlx::query(
         "WITH clock AS (
              UPDATE event_clock SET last_sequence = last_sequence + $3 RETURNING last_sequence - $3 AS before
+         ), appended AS (
+             INSERT INTO events (sequence, at, job_id, owner, change)
+             SELECT clock.before + new.ord, clock_timestamp(), new.job_id, jobs.owner, new.change
+             FROM clock, unnest($1::uuid[], $2::bytea[]) WITH ORDINALITY AS new (job_id, change, ord)
+             JOIN jobs ON jobs.id = new.job_id
          )
-         INSERT INTO events (sequence, at, job_id, owner, change)
-         SELECT clock.before + new.ord, clock_timestamp(), new.job_id, jobs.owner, new.change
-         FROM clock, unnest($1::uuid[], $2::bytea[]) WITH ORDINALITY AS new (job_id, change, ord)
-         JOIN jobs ON jobs.id = new.job_id",
+         SELECT pg_notify($4, '')",
     )
     .bind(&jobs)
     .bind(&bodies)
     .bind(i64::try_from(jobs.len()).unwrap_or(i64::MAX))
-    .execute(&mut *db)
+    .bind(CHANNEL)
+    .execute(db)
     .await?;
-    sqlx::query("SELECT pg_notify($1, '')").bind(CHANNEL).execute(db).await?;
     Ok(())
 }
 

@@ -129,41 +129,76 @@ pub async fn lock(db: &mut PgConnection, id: RunId) -> Result<Option<Job>> {
     one(row)
 }
 
-/// Replaces what the owner says. Nothing when the update's number is not higher than that of the last one.
-pub async fn update(db: &mut PgConnection, update: &JobUpdate) -> Result<Option<Job>> {
-    let row = sqlx::query_as(columns!(
-        "UPDATE jobs SET
-             state = $2, phase = $3, waiting_for = $4, allowed_actions = $5, problems = $6, progress_percent = $7,
-             report_json = coalesce($8, report_json), revision = revision + 1,
-             owner_sequence = coalesce($9, owner_sequence),
-             started_at = CASE WHEN $2 = 'queued' THEN started_at ELSE coalesce(started_at, now()) END,
-             ended_at = CASE WHEN $10 THEN coalesce(ended_at, now()) END
-         WHERE id = $1 AND ($9 IS NULL OR owner_sequence < $9) RETURNING",
-        ""
-    ))
-    .bind(update.job)
-    .bind(update.state.as_str())
-    .bind(&update.phase)
-    .bind(&update.waiting_for)
-    .bind(&update.allowed_actions)
-    .bind(Json(&update.problems))
-    .bind(integer(update.progress_percent))
-    .bind(&update.report_json)
-    .bind(update.owner_sequence.map(|n| i64::try_from(n).unwrap_or(i64::MAX)))
-    .bind(update.state.is_final())
-    .fetch_optional(db)
-    .await?;
-    one(row)
+/// A job, locked, with the number of its owner's last update.
+#[derive(sqlx::FromRow)]
+struct OwnedRow {
+    owner_sequence: i64,
+    #[sqlx(flatten)]
+    row: Row,
 }
 
-/// Whether an update with this number would be one too late.
-pub async fn is_stale(db: &mut PgConnection, id: RunId, owner_sequence: u64) -> Result<bool> {
-    let stale = sqlx::query_scalar("SELECT owner_sequence >= $2 FROM jobs WHERE id = $1")
-        .bind(id)
-        .bind(i64::try_from(owner_sequence).unwrap_or(i64::MAX))
-        .fetch_optional(db)
-        .await?;
-    Ok(stale.unwrap_or(false))
+/// Reads jobs and keeps others from changing them until the transaction ends; with the number of the owner's last update of each. In the order
+/// of their ids, as everybody locks who locks several.
+pub async fn lock_all(db: &mut PgConnection, ids: &[RunId]) -> Result<Vec<(Job, u64)>> {
+    let rows: Vec<OwnedRow> = sqlx::query_as(columns!(
+        "SELECT owner_sequence,",
+        "FROM jobs WHERE id = ANY($1) ORDER BY id FOR UPDATE"
+    ))
+    .bind(ids)
+    .fetch_all(db)
+    .await?;
+    rows.into_iter()
+        .map(|OwnedRow { owner_sequence, row }| Ok((Job::try_from(row)?, owner_sequence.unsigned_abs())))
+        .collect()
+}
+
+/// Replaces what the owners say of their jobs, which differ and are locked. In no particular order.
+pub async fn update(db: &mut PgConnection, updates: &[&JobUpdate]) -> Result<Vec<Job>> {
+    let text = |f: fn(&JobUpdate) -> &str| updates.iter().map(|u| f(u)).collect::<Vec<_>>();
+    let sequence = |u: &&JobUpdate| u.owner_sequence.map(|n| i64::try_from(n).unwrap_or(i64::MAX));
+    let rows: Vec<Row> = sqlx::query_as(columns!(
+        "UPDATE jobs SET
+             state = new.to_state, phase = new.to_phase, waiting_for = new.waits_for,
+             allowed_actions = ARRAY(SELECT jsonb_array_elements_text(new.actions)), problems = new.its_problems,
+             progress_percent = new.percent, report_json = coalesce(new.report, report_json), revision = revision + 1,
+             owner_sequence = coalesce(new.number, owner_sequence),
+             started_at = CASE WHEN new.to_state = 'queued' THEN started_at ELSE coalesce(started_at, now()) END,
+             ended_at = CASE WHEN new.ends THEN coalesce(ended_at, now()) END
+         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::jsonb[], $7::int[], $8::text[],
+                     $9::bigint[], $10::bool[])
+              AS new (job, to_state, to_phase, waits_for, actions, its_problems, percent, report, number, ends)
+         WHERE id = new.job RETURNING",
+        ""
+    ))
+    .bind(updates.iter().map(|u| u.job).collect::<Vec<_>>())
+    .bind(text(|u| u.state.as_str()))
+    .bind(text(|u| &u.phase))
+    .bind(text(|u| &u.waiting_for))
+    .bind(updates.iter().map(|u| Json(&u.allowed_actions)).collect::<Vec<_>>())
+    .bind(updates.iter().map(|u| Json(&u.problems)).collect::<Vec<_>>())
+    .bind(updates.iter().map(|u| integer(u.progress_percent)).collect::<Vec<_>>())
+    .bind(updates.iter().map(|u| u.report_json.as_deref()).collect::<Vec<_>>())
+    .bind(updates.iter().map(sequence).collect::<Vec<_>>())
+    .bind(updates.iter().map(|u| u.state.is_final()).collect::<Vec<_>>())
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(Job::try_from).collect::<std::result::Result<_, _>>()?)
+}
+
+macro_rules! page_of {
+    ($open:literal) => {
+        concat!(
+            "SELECT id, kind, targets, created_by, owner, labels, state, phase, waiting_for, allowed_actions, problems,
+                    progress_percent, NULL::text AS report_json, revision, created_at, started_at, ended_at
+             FROM jobs
+             WHERE ",
+            $open,
+            " (cardinality($1::text[]) = 0 OR state = ANY($1)) AND ($2::text IS NULL OR kind = $2)
+               AND ($3::text IS NULL OR targets @> ARRAY[$3]) AND ($4::timestamptz IS NULL OR created_at > $4)
+               AND ($5::timestamptz IS NULL OR (created_at, id) < ($5, $6))
+             ORDER BY created_at DESC, id DESC LIMIT $7"
+        )
+    };
 }
 
 /// Newest first, without reports, beginning after the job that `before` names by its time and id.
@@ -174,24 +209,19 @@ pub async fn page(
     limit: u32,
 ) -> Result<Vec<Job>> {
     let states: Vec<&str> = filter.states.iter().map(|s| s.as_str()).collect();
-    let rows: Vec<Row> = sqlx::query_as(
-        "SELECT id, kind, targets, created_by, owner, labels, state, phase, waiting_for, allowed_actions, problems,
-                progress_percent, NULL::text AS report_json, revision, created_at, started_at, ended_at
-         FROM jobs
-         WHERE (cardinality($1::text[]) = 0 OR state = ANY($1)) AND ($2::text IS NULL OR kind = $2)
-           AND ($3::text IS NULL OR targets @> ARRAY[$3]) AND ($4::timestamptz IS NULL OR created_at > $4)
-           AND ($5::timestamptz IS NULL OR (created_at, id) < ($5, $6))
-         ORDER BY created_at DESC, id DESC LIMIT $7",
-    )
-    .bind(states)
-    .bind(&filter.kind)
-    .bind(&filter.target)
-    .bind(filter.created_after.map(date))
-    .bind(before.map(|(created, _)| date(created)))
-    .bind(before.map(|(_, id)| id))
-    .bind(i64::from(limit))
-    .fetch_all(db)
-    .await?;
+    // With these words in it, the statement finds the open ones by an index of theirs, and not among all that have ended.
+    let only_open = !filter.states.is_empty() && filter.states.iter().all(|state| !state.is_final());
+    let rows: Vec<Row> =
+        sqlx::query_as(if only_open { page_of!("ended_at IS NULL AND") } else { page_of!("") })
+            .bind(states)
+            .bind(&filter.kind)
+            .bind(&filter.target)
+            .bind(filter.created_after.map(date))
+            .bind(before.map(|(created, _)| date(created)))
+            .bind(before.map(|(_, id)| id))
+            .bind(i64::from(limit))
+            .fetch_all(db)
+            .await?;
     Ok(rows.into_iter().map(Job::try_from).collect::<std::result::Result<_, _>>()?)
 }
 

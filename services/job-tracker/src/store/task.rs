@@ -5,7 +5,7 @@
 //! ```
 //! Every change of a leased task compares attempt and state in its `WHERE`; a change that finds no row has come too late.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use sqlx::{
     PgConnection, PgExecutor,
@@ -270,7 +270,7 @@ pub async fn lease(
     Ok(leased)
 }
 
-/// A leased or recently leased task, locked.
+/// A leased or recently leased task, locked, without its payload.
 pub struct Held {
     pub task: Task,
     pub cancel_requested: bool,
@@ -292,21 +292,27 @@ impl TryFrom<HeldRow> for Held {
     fn try_from(held: HeldRow) -> std::result::Result<Self, BadRow> {
         let HeldRow { cancel_requested, outcome_digest, row } = held;
         let outcome_digest = outcome_digest.and_then(|d| Digest::try_from(d).ok());
-        Ok(Self { task: row.try_into()?, cancel_requested, outcome_digest })
+        let task = Task { payload: None, ..row.try_into()? };
+        Ok(Self { task, cancel_requested, outcome_digest })
     }
 }
 
-/// Reads a task and keeps others from changing it until the transaction ends.
-pub async fn lock(db: &mut PgConnection, name: TaskName) -> Result<Option<Held>> {
-    let row: Option<HeldRow> = sqlx::query_as(columns!(
+/// Reads tasks and keeps others from changing them until the transaction ends; without payload and result. In the order of their ids, as
+/// everybody locks who locks several.
+pub async fn lock(db: &mut PgConnection, names: &[TaskName]) -> Result<Vec<Held>> {
+    let rows: Vec<HeldRow> = sqlx::query_as(light_columns!(
         "SELECT cancel_requested, outcome_digest,",
-        "FROM tasks WHERE id = $1 AND job_id = $2 FOR UPDATE"
+        "FROM tasks WHERE (id, job_id) IN (SELECT * FROM unnest($1::uuid[], $2::uuid[])) ORDER BY id FOR UPDATE"
     ))
-    .bind(name.task)
-    .bind(name.job)
-    .fetch_optional(db)
+    .bind(names.iter().map(|name| name.task).collect::<Vec<_>>())
+    .bind(names.iter().map(|name| name.job).collect::<Vec<_>>())
+    .fetch_all(db)
     .await?;
-    Ok(row.map(Held::try_from).transpose()?)
+    all_held(rows)
+}
+
+fn all_held(rows: Vec<HeldRow>) -> Result<Vec<Held>> {
+    Ok(rows.into_iter().map(Held::try_from).collect::<std::result::Result<_, _>>()?)
 }
 
 /// Extends the lease of this attempt. Nothing when it is not the current one.
@@ -344,41 +350,48 @@ pub struct Settlement {
     pub delay: Duration,
 }
 
-/// Ends an attempt. Nothing when it is not the current one.
-pub async fn settle(
-    db: &mut PgConnection,
-    name: TaskName,
-    attempt: u32,
-    settlement: &Settlement,
-) -> Result<Option<Task>> {
-    let Settlement { state, result, error, outcome_digest, delay } = settlement;
-    let row: Option<Row> = sqlx::query_as(columns!(
-        "UPDATE tasks SET state = $3, result_type = $4, result = $5, error = $6, outcome_digest = $7,
-             lease_expires_at = NULL, due_at = CASE WHEN $3 = 'queued' THEN now() + $8 ELSE due_at END,
-             ended_at = CASE WHEN $3 = 'queued' THEN NULL ELSE now() END,
-             progress_percent = CASE $3 WHEN 'succeeded' THEN 100 WHEN 'queued' THEN 0 ELSE progress_percent END
-         WHERE id = $1 AND attempt = $2 AND state = 'leased' RETURNING",
+/// Ends attempts, of tasks that differ and are locked. In no particular order, without payloads; those that are not the current ones are
+/// passed over.
+pub async fn settle(db: &mut PgConnection, settled: &[(TaskName, u32, Settlement)]) -> Result<Vec<Task>> {
+    if settled.is_empty() {
+        return Ok(Vec::new());
+    }
+    let of = || settled.iter().map(|(_, _, settlement)| settlement);
+    let rows: Vec<Row> = sqlx::query_as(light_columns!(
+        "UPDATE tasks SET state = new.to_state, result_type = new.its_result_type, result = new.its_result,
+             error = new.its_error, outcome_digest = new.digest, lease_expires_at = NULL,
+             due_at = CASE WHEN new.to_state = 'queued' THEN now() + new.delay ELSE due_at END,
+             ended_at = CASE WHEN new.to_state = 'queued' THEN NULL ELSE now() END,
+             progress_percent = CASE new.to_state WHEN 'succeeded' THEN 100 WHEN 'queued' THEN 0 ELSE progress_percent END
+         FROM unnest($1::uuid[], $2::int[], $3::text[], $4::text[], $5::bytea[], $6::jsonb[], $7::bytea[], $8::interval[])
+              AS new (task, of_attempt, to_state, its_result_type, its_result, its_error, digest, delay)
+         WHERE id = new.task AND attempt = new.of_attempt AND state = 'leased' RETURNING",
         ""
     ))
-    .bind(name.task)
-    .bind(integer(attempt))
-    .bind(state.as_str())
-    .bind(result.as_ref().map(|any| &any.type_url))
-    .bind(result.as_ref().map(|any| &any.value))
-    .bind(error.as_ref().map(Json))
-    .bind(outcome_digest.as_ref().map(|d| d.as_slice()))
-    .bind(interval(*delay))
-    .fetch_optional(&mut *db)
+    .bind(settled.iter().map(|(name, _, _)| name.task).collect::<Vec<_>>())
+    .bind(settled.iter().map(|(_, attempt, _)| integer(*attempt)).collect::<Vec<_>>())
+    .bind(of().map(|s| s.state.as_str()).collect::<Vec<_>>())
+    .bind(of().map(|s| s.result.as_ref().map(|any| any.type_url.as_str())).collect::<Vec<_>>())
+    .bind(of().map(|s| s.result.as_ref().map(|any| any.value.as_slice())).collect::<Vec<_>>())
+    .bind(of().map(|s| s.error.as_ref().map(Json)).collect::<Vec<_>>())
+    .bind(of().map(|s| s.outcome_digest.as_ref().map(|d| d.as_slice())).collect::<Vec<_>>())
+    .bind(of().map(|s| interval(s.delay)).collect::<Vec<_>>())
+    .fetch_all(&mut *db)
     .await?;
-    if *state == TaskState::Queued {
+    if of().any(|s| s.state == TaskState::Queued) {
         wake(db).await?;
     }
-    Ok(row.map(Task::try_from).transpose()?)
+    let mut results: HashMap<TaskId, Option<Any>> =
+        settled.iter().map(|(name, _, settlement)| (name.task, settlement.result.clone())).collect();
+    let mut tasks = light(rows)?;
+    // It came from there, and needs not come back.
+    tasks.iter_mut().for_each(|task| task.result = results.remove(&task.id).flatten());
+    Ok(tasks)
 }
 
 /// Tasks whose lease is over, locked; those that others are looking at are passed over.
 pub async fn lock_expired(db: &mut PgConnection, limit: i64) -> Result<Vec<Held>> {
-    let rows: Vec<HeldRow> = sqlx::query_as(columns!(
+    let rows: Vec<HeldRow> = sqlx::query_as(light_columns!(
         "SELECT cancel_requested, outcome_digest,",
         "FROM tasks WHERE state = 'leased' AND lease_expires_at <= now()
          ORDER BY lease_expires_at LIMIT $1 FOR UPDATE SKIP LOCKED"
@@ -386,20 +399,23 @@ pub async fn lock_expired(db: &mut PgConnection, limit: i64) -> Result<Vec<Held>
     .bind(limit)
     .fetch_all(db)
     .await?;
-    Ok(rows.into_iter().map(Held::try_from).collect::<std::result::Result<_, _>>()?)
+    all_held(rows)
 }
 
-/// Ends queued tasks and marks leased ones, of these keys or, without keys, all; returns those that changed, without payload.
-pub async fn cancel(db: &mut PgConnection, job: RunId, keys: &[String]) -> Result<Vec<Task>> {
+/// Ends queued tasks and marks leased ones of these jobs, of these keys or, without keys, all; returns those that changed, without payload.
+pub async fn cancel(db: &mut PgConnection, jobs: &[RunId], keys: &[String]) -> Result<Vec<Task>> {
     let rows: Vec<Row> = sqlx::query_as(light_columns!(
         "UPDATE tasks SET cancel_requested = true,
              ended_at = CASE state WHEN 'queued' THEN now() END,
              state = CASE state WHEN 'queued' THEN 'cancelled' ELSE state END
-         WHERE job_id = $1 AND (cardinality($2::text[]) = 0 OR key = ANY($2))
-           AND state IN ('queued', 'leased') AND NOT cancel_requested RETURNING",
+         WHERE id IN (
+             SELECT id FROM tasks
+             WHERE job_id = ANY($1) AND (cardinality($2::text[]) = 0 OR key = ANY($2))
+               AND state IN ('queued', 'leased') AND NOT cancel_requested ORDER BY id FOR UPDATE)
+         RETURNING",
         ""
     ))
-    .bind(job)
+    .bind(jobs)
     .bind(keys)
     .fetch_all(db)
     .await?;
@@ -416,8 +432,11 @@ pub struct Depth {
 
 pub async fn depths(db: impl PgExecutor<'_>) -> Result<Vec<Depth>> {
     Ok(sqlx::query_as(
-        "SELECT queue, count(*) FILTER (WHERE state = 'queued') AS queued, count(*) FILTER (WHERE state = 'leased') AS leased
-         FROM tasks WHERE state IN ('queued', 'leased') GROUP BY queue",
+        // Apart, because each has an index of its own and finished tasks have none.
+        "SELECT queue, sum(queued)::bigint AS queued, sum(leased)::bigint AS leased FROM (
+             SELECT queue, 1 AS queued, 0 AS leased FROM tasks WHERE state = 'queued'
+             UNION ALL SELECT queue, 0, 1 FROM tasks WHERE state = 'leased') AS open
+         GROUP BY queue",
     )
     .fetch_all(db)
     .await?)

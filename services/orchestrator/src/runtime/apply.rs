@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 use understudy_ids::{ItemName, RunId, UnixMicros, Uuid};
 use understudy_recovery::{
     Effect, Event, ItemState, Run, advance,
-    run::{ItemChange, RunVerb, ends_test},
+    run::{ItemChange, Refusal, RunVerb, ends_test},
 };
 use understudy_recovery_api::{Decision, Resource};
 use understudy_rpc::ApiError;
@@ -37,15 +37,20 @@ pub async fn begin(
 /// # Errors
 /// `VERB_NOT_ALLOWED` for an operator's verb that the run does not take now.
 pub async fn deliver(tx: &mut PgConnection, id: RunId, event: &Event) -> Result<Option<Run>, Failure> {
+    deliver_all(tx, id, std::slice::from_ref(event)).await
+}
+
+/// As [`deliver`] for several events, one after the other: a run is read and written whole, which costs more than taking an event in.
+pub async fn deliver_all(tx: &mut PgConnection, id: RunId, events: &[Event]) -> Result<Option<Run>, Failure> {
     let Some(record) = runs::lock(tx, id).await? else { return Ok(None) };
-    let (next, effects) = advance(&record.run, event).map_err(|refusal| {
-        let allowed: Vec<&str> = refusal.allowed.iter().map(|verb| verb.as_str()).collect();
-        let remedy = match allowed.as_slice() {
-            [] => "Nothing can be asked of this run now; watch it.".to_owned(),
-            some => format!("What the run takes now: {}.", some.join(", ")),
-        };
-        ApiError::failed_precondition("VERB_NOT_ALLOWED", refusal.to_string(), remedy)
-    })?;
+    let (mut next, mut effects) = (record.run.clone(), Vec::new());
+    for event in events {
+        let (after, more) = advance(&next, event).map_err(refused)?;
+        // Its job is told what it is in the end.
+        effects.retain(|effect| more.is_empty() || !matches!(effect, Effect::Job(_)));
+        next = after;
+        effects.extend(more);
+    }
     if next == record.run && effects.is_empty() {
         return Ok(Some(next));
     }
@@ -60,6 +65,15 @@ pub async fn deliver(tx: &mut PgConnection, id: RunId, event: &Event) -> Result<
         awaited::delete_all(tx, id).await?;
     }
     Ok(Some(next))
+}
+
+fn refused(refusal: Refusal) -> ApiError {
+    let allowed: Vec<&str> = refusal.allowed.iter().map(|verb| verb.as_str()).collect();
+    let remedy = match allowed.as_slice() {
+        [] => "Nothing can be asked of this run now; watch it.".to_owned(),
+        some => format!("What the run takes now: {}.", some.join(", ")),
+    };
+    ApiError::failed_precondition("VERB_NOT_ALLOWED", refusal.to_string(), remedy)
 }
 
 async fn carry_out(

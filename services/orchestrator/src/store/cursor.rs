@@ -47,6 +47,16 @@ pub async fn advance(tx: &mut PgConnection, epoch: i64, sequence: u64, token: &s
     Ok(if current.epoch == epoch { Move::Passed } else { Move::OtherEpoch })
 }
 
+/// The number of the last event that was taken in; others wait with taking events in until this transaction has ended. None in another epoch.
+pub async fn lock(tx: &mut PgConnection, epoch: i64) -> Result<Option<u64>, Failure> {
+    let sequence: Option<i64> =
+        sqlx::query_scalar("SELECT sequence FROM event_cursor WHERE epoch = $1 FOR UPDATE")
+            .bind(epoch)
+            .fetch_optional(tx)
+            .await?;
+    Ok(sequence.map(i64::unsigned_abs))
+}
+
 /// The events begin anew, unless another instance has found that out already.
 pub async fn start_over(tx: &mut PgConnection, epoch: i64) -> Result<(), Failure> {
     sqlx::query("UPDATE event_cursor SET epoch = epoch + 1, sequence = 0, token = NULL WHERE epoch = $1")

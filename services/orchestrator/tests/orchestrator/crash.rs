@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use understudy_jobs_api::TaskState;
 use understudy_recovery_api::{ItemState, Operation, RunState};
 
 use crate::{agents::Done, support::*};
@@ -101,4 +102,37 @@ async fn a_lost_place_in_the_events_loses_no_event() {
     let instance = stage.orchestrator().await;
     until(&instance.client, run.name, RunState::Waiting).await;
     assert!(times(&stage.estate.done(run.name)).values().all(|times| *times == 1));
+}
+
+/// What ended while nobody listened is taken in together, and each step goes on once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_of_many_machines_takes_in_at_once_what_has_ended() {
+    const MACHINES: [&str; 6] = ["m1", "m2", "m3", "m4", "m5", "m6"];
+    let stage = Stage::set().await;
+    for (name, nic) in MACHINES.into_iter().zip(21..) {
+        stage.estate.add_machine(ALPHA, name, &["vda"], nic);
+    }
+    let instance = stage.orchestrator().await;
+    stage.introduce(&instance.client).await;
+    for name in MACHINES {
+        protected(&instance.client, name).await;
+    }
+    stage.estate.hold("shut-down-machine");
+    let run = start(&instance.client, spec(Operation::PlannedFailover, &MACHINES)).await.unwrap();
+    let tasks_that_are = async |state: TaskState| {
+        let tasks = stage.jobs().list_tasks(run.name, 0, None).await.unwrap().items;
+        tasks.iter().filter(|task| task.key.contains("shut-down") && task.state == state).count()
+    };
+    eventually("all are under way", async || tasks_that_are(TaskState::Leased).await == MACHINES.len()).await;
+    instance.crash();
+    stage.estate.release("shut-down-machine");
+    eventually("all have ended", async || tasks_that_are(TaskState::Succeeded).await == MACHINES.len()).await;
+    let instance = stage.orchestrator().await;
+    until(&instance.client, run.name, RunState::Waiting).await;
+    let done = stage.estate.done(run.name);
+    assert!(times(&done).values().all(|times| *times == 1), "done twice: {done:?}");
+    for name in MACHINES {
+        let item = instance.client.get_item(&item(name)).await.unwrap();
+        assert_eq!(item.active_host.to_string(), BRAVO, "{name}");
+    }
 }
