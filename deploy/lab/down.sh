@@ -97,7 +97,7 @@ test_namespaces() {
     for state in "$base/$id"/*/agent; do
         [[ -d $state ]] || continue
         digest=$({ printf '%b' "$oid" && printf '%s' "$state/hypervisor"; } | sha1sum | cut -c 1-8)
-        ip netns list 2>/dev/null | awk -v host="$digest" '$1 ~ "^understudy-ut-[0-9a-f]*-" host "$" {print $1}'
+        ip netns list 2>/dev/null | awk -v host="$digest" '$1 ~ "^understudy-u[tp]-[0-9a-f]*-" host "$" {print $1}'
     done
 }
 

@@ -362,6 +362,17 @@ fn on_an_existing_network_what_other_runs_hold_counts() {
     assert_eq!(plan.existing.unwrap().probe_ports[0].address.to_string(), "192.168.60.254");
 }
 
+/// R-TF-9: a port that had an address of production itself would never hear anybody else answer for it.
+#[test]
+fn a_port_has_no_address_that_must_not_answer() {
+    let mut networks = with_lab(Addressing::Static, Some(("192.168.60.10", "192.168.60.20")));
+    networks[1].subnet = "192.168.0.0/16".parse().unwrap();
+    networks[1].isolation_targets = vec!["192.168.60.11".parse().unwrap()];
+    let machines = [machine("web1", 1, &["192.168.60.10"])];
+    let plan = plan(&on_lab(&["bravo/h1"]), &machines, &networks, &mapped(), &BTreeSet::new()).unwrap();
+    assert_eq!(plan.existing.unwrap().probe_ports[0].address.to_string(), "192.168.60.12");
+}
+
 /// R-TF-2: production is told as such, and there is nothing to prove about it.
 #[test]
 fn production_is_told_as_such() {
