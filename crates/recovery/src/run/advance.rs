@@ -521,7 +521,11 @@ impl Change {
             let waits = matches!(step.action, Action::Operator(_)) && status.state == StepState::Running;
             // What was tried with the other side is over once the sides have switched.
             let is_over = step.item.is_some() && !step.point_of_no_return;
-            settle::is_forward(step) && !is_over && (of_skipped && unfinished || !skipped.is_empty() && waits)
+            // A test that was kept for what it has of them.
+            let keeps_test =
+                tests_of(step).is_some() && !step.after.is_empty() && status.state == StepState::Failed;
+            let again = of_skipped && unfinished || !skipped.is_empty() && (waits || keeps_test);
+            settle::is_forward(step) && !is_over && again
         });
         for progress in self.run.items.values_mut() {
             progress.skipped = false;

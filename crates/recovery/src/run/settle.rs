@@ -281,7 +281,7 @@ fn end_tests(change: &mut Change, step: &Step, runs: &BTreeSet<RunId>) {
     }
     let named: Vec<String> = runs.iter().map(|run| format!("jobs/{run}")).collect();
     let message = format!("{} goes on, because not all of its machines could be promoted", named.join(", "));
-    let remedy = "Retry this run, then complete the test; or complete it now, which gives up what its machines have written.";
+    let remedy = "Retry this run, which ends the test when all are; or complete the test, which gives up what its machines have written.";
     let problem = Problem::new("TEST_KEPT", step.id.as_str(), message, remedy);
     change.failed(step, StepError { problem, unknown: false });
 }

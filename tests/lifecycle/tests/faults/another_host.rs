@@ -53,6 +53,7 @@ fn its_host_is_lost(stack: &Stack, web1: &Machine) -> Result<()> {
 }
 
 fn another_host_becomes_the_standby_side(stack: &Stack, web1: &Machine) -> Result<()> {
+    stack.add_host(ANOTHER)?;
     wait_until("it to be noticed that the host is not there", Duration::from_secs(60), || {
         let hosts = stack.cli().json(&["host", "list"])?;
         Ok(array(&hosts).iter().any(|host| host["connected"] == false).then_some(()))
@@ -61,7 +62,6 @@ fn another_host_becomes_the_standby_side(stack: &Stack, web1: &Machine) -> Resul
     let refused = stack.cli().command(&["failover", "reverse", "web1", "--yes"]).output()?;
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     ensure!(!refused.status.success() && said.contains("HOST_NOT_CONNECTED"), "{said}");
-    stack.add_host(ANOTHER)?;
     let to = resource(ANOTHER);
     let run = start_run(stack, "reverse", "web1", &["--to", &to])?;
     let ended = run_is(stack, &run, "succeeded")?;
