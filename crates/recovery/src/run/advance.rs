@@ -119,7 +119,8 @@ pub fn awaited_leases(run: &Run) -> Vec<(ItemName, Generation)> {
     awaited.filter_map(lease_of).map(|(item, generation)| (item.clone(), generation)).collect()
 }
 
-/// Steps that wait for tests to end, with those tests; each is to be told with [`Event::TestsEnded`] when none of them is open any more.
+/// Steps that wait for tests to end, with those tests; each is to be told with [`Event::TestsEnded`] when none of them
+/// [is on its way](Run::is_on_its_way) any more: one whose clean-up waits for somebody is not waited for.
 pub fn awaited_tests(run: &Run) -> Vec<(StepName, &BTreeSet<RunId>)> {
     let waiting = run.plan.steps.iter().filter(|step| run.step_state(&step.id) == StepState::Running);
     waiting.filter_map(|step| Some((step.id.clone(), tests_of(step)?))).collect()

@@ -93,6 +93,11 @@ impl Run {
         ending && !self.has_work_on_its_way() && self.plan.steps.iter().any(|step| failed(&step))
     }
 
+    /// Whether it comes to its end by itself, or by what is asked of it: it has not ended, and its clean-up is not at a standstill.
+    pub fn is_on_its_way(&self) -> bool {
+        self.is_open() && !self.is_clean_up_incomplete()
+    }
+
     fn points(&self) -> KnownPoints {
         let mut points = KnownPoints::default();
         for (item, estimate) in &self.plan.estimates {

@@ -541,3 +541,20 @@ fn the_machines_of_a_test_can_be_promoted() {
         assert_eq!(web1.point, Some(PointSeq::new(19)));
     }
 }
+
+/// R-TF-7: nobody waits for a test whose clean-up has come to a standstill, and nobody ends it a second time.
+#[test]
+fn a_test_that_cannot_be_cleaned_up_is_not_on_its_way() {
+    let mut theatre = theatre(Operation::TestFailover);
+    theatre.until_quiet();
+    assert!(theatre.run.is_on_its_way());
+    assert_eq!(run::ends_test(&theatre.run), Some(RunVerb::CompleteTest));
+    theatre.ask(RunVerb::CompleteTest);
+    assert!(theatre.run.is_on_its_way() && run::ends_test(&theatre.run).is_none());
+    theatre.play(|step, _| if step.as_str() == "web1.remove-machine" { Act::Fail } else { Act::Succeed });
+    assert!(theatre.run.is_open() && !theatre.run.is_on_its_way());
+    theatre.ask(RunVerb::Retry);
+    assert!(theatre.run.is_on_its_way());
+    theatre.until_quiet();
+    assert_eq!(ended(&theatre), RunState::Succeeded);
+}

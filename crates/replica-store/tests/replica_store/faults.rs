@@ -492,10 +492,13 @@ fn r_rep_4_and_7_killed_at_any_change_while_merging_into_an_adopted_base() {
     assert!(cases > 60, "{cases}");
 }
 
-/// A guest's write, in the second block.
-fn write_nines(disk: &Path) {
-    let io = Command::new("qemu-io").args(["-f", "qcow2", "-c", "write -P 9 65536 65536"]).arg(disk).output();
+/// A guest's write in the second block of vda, whose content was that of point 3. Noted under a number that no point has.
+fn write_nines(model: &mut BTreeMap<u64, Disks>, file: &Path) {
+    let io = Command::new("qemu-io").args(["-f", "qcow2", "-c", "write -P 9 65536 65536"]).arg(file).output();
     assert!(io.unwrap().status.success());
+    let mut written = model[&3].clone();
+    written.get_mut(&disk("vda")).unwrap()[65536..131_072].fill(9);
+    model.insert(33, written);
 }
 
 #[test]
@@ -532,11 +535,7 @@ fn r_tf_7_killed_at_any_change_while_a_test_is_promoted_what_it_wrote_is_there()
         let mut model = prepare(root);
         let store = Store::open(root).unwrap();
         let files = store.branch(&item(), seq(3), TEST).unwrap();
-        write_nines(&files[0].path);
-        let mut written = model[&3].clone();
-        written.get_mut(&disk("vda")).unwrap()[65536..131_072].fill(9);
-        // Under a number that no point has.
-        model.insert(33, written);
+        write_nines(&mut model, &files[0].path);
         model
     };
     let act = |store: &Store, _: &BTreeMap<u64, Disks>| {
@@ -573,11 +572,7 @@ fn r_fo_4_killed_at_any_change_while_another_point_is_promoted_what_ran_before_c
         let mut model = prepare(root);
         let store = Store::open(root).unwrap();
         let files = store.promote(&item(), seq(3), generation(2)).unwrap();
-        write_nines(&files[0].path);
-        let mut written = model[&3].clone();
-        written.get_mut(&disk("vda")).unwrap()[65536..131_072].fill(9);
-        // Under a number that no point has.
-        model.insert(33, written);
+        write_nines(&mut model, &files[0].path);
         model
     };
     let act = |store: &Store, _: &BTreeMap<u64, Disks>| {

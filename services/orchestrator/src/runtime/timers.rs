@@ -60,7 +60,8 @@ async fn round(runtime: &Runtime, looked: &mut Looked, now: UnixMicros) -> Resul
     let open = runs::open(&mut *runtime.reader().await?).await?;
     metrics::gauge!("understudy_orchestrator_open_runs").set(open.len() as f64);
     looked.retain(|id, _| open.iter().any(|run| run.id == *id));
-    let ids: BTreeSet<RunId> = open.iter().map(|run| run.id).collect();
+    let on_their_way: BTreeSet<RunId> =
+        open.iter().filter(|run| run.is_on_its_way()).map(|run| run.id).collect();
     for run in &open {
         if !overdue(run, now).is_empty() {
             give_up_on_overdue(runtime, run, now).await?;
@@ -68,7 +69,8 @@ async fn round(runtime: &Runtime, looked: &mut Looked, now: UnixMicros) -> Resul
         for step in delays_over(run, now) {
             runtime.tell(run.id, Event::DelayOver { step, at: now }).await?;
         }
-        for (step, _) in awaited_tests(run).into_iter().filter(|(_, tests)| tests.is_disjoint(&ids)) {
+        for (step, _) in awaited_tests(run).into_iter().filter(|(_, tests)| tests.is_disjoint(&on_their_way))
+        {
             runtime.tell(run.id, Event::TestsEnded { step, at: now }).await?;
         }
         wait(runtime, looked, run, now).await?;
