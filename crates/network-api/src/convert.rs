@@ -323,21 +323,21 @@ pub(crate) fn question_from_wire(wire: v1::PlanConnectionsRequest) -> Result<Con
     if !neighbours.is_empty() && purpose.as_ref().is_some_and(|purpose| *purpose != Purpose::Failover) {
         fields.refuse("neighbours", "has no meaning for this purpose; leave it out".to_owned());
     }
-    fields.at_most("neighbours", neighbours.len(), MAX_NEIGHBOURS);
-    let neighbours = neighbours
-        .into_iter()
-        .take(MAX_NEIGHBOURS)
-        .enumerate()
-        .filter_map(|(at, neighbour)| neighbour_from_wire(&mut fields, at, neighbour))
-        .collect();
-    fields.at_most("machines", machines.len(), MAX_MACHINES);
-    let machines = machines
-        .into_iter()
-        .take(MAX_MACHINES)
-        .enumerate()
-        .filter_map(|(at, machine)| machine_from_wire(&mut fields, at, machine))
-        .collect();
+    let neighbours = each(&mut fields, "neighbours", neighbours, MAX_NEIGHBOURS, neighbour_from_wire);
+    let machines = each(&mut fields, "machines", machines, MAX_MACHINES, machine_from_wire);
     fields.finish(purpose.map(|purpose| ConnectionQuestion { purpose, machines, neighbours }))
+}
+
+/// Reads the first `most` entries; that there are more is refused.
+fn each<W, T>(
+    fields: &mut Fields,
+    field: &str,
+    entries: Vec<W>,
+    most: usize,
+    read: impl Fn(&mut Fields, usize, W) -> Option<T>,
+) -> Vec<T> {
+    fields.at_most(field, entries.len(), most);
+    entries.into_iter().take(most).enumerate().filter_map(|(at, entry)| read(fields, at, entry)).collect()
 }
 
 fn neighbour_from_wire(fields: &mut Fields, at: usize, wire: v1::Neighbour) -> Option<Neighbour> {

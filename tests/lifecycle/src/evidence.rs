@@ -167,6 +167,21 @@ pub fn nothing_of_a_test_is_left(stack: &Stack, host: &Host, item: &str) -> Resu
     Ok(())
 }
 
+/// Waits until the host refuses its old copy because it is not the active side. Never meanwhile does it start it (invariant 1).
+///
+/// # Errors
+/// When it starts it, or does not come to know its place.
+pub fn comes_to_know_its_place(host: &Host, machine: &str) -> Result<()> {
+    let mut started = false;
+    wait_until(&format!("{} to know its place", host.name()), Duration::from_secs(60), || {
+        let refusal = host.start(machine).err().map(|refusal| format!("{refusal:#}"));
+        started |= refusal.is_none();
+        Ok(refusal.filter(|text| text.contains("not the active side")).map(drop))
+    })?;
+    ensure!(!started, "the old copy was started");
+    Ok(())
+}
+
 /// How many processes stand by at the host to end activation leases.
 ///
 /// # Errors

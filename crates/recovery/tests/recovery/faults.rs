@@ -139,11 +139,7 @@ fn every_clean_up_step_may_fail_and_is_retried_or_given_up_on_record() {
 fn a_test_may_be_cancelled_at_any_moment() {
     for moment in 0..12 {
         let mut theatre = theatre(Operation::TestFailover);
-        for _ in 0..moment {
-            if theatre.queue.front().is_some() {
-                theatre.perform(Act::Succeed);
-            }
-        }
+        theatre.perform_up_to(moment);
         theatre.ask(RunVerb::Cancel);
         theatre.until_quiet();
         assert_eq!(run::state(&theatre.run), RunState::Cancelled, "after {moment} steps");
@@ -161,11 +157,7 @@ fn a_test_on_an_existing_network_leaves_nothing_on_it_whatever_happens() {
     };
     for moment in 0..12 {
         let mut theatre = fresh();
-        for _ in 0..moment {
-            if theatre.queue.front().is_some() {
-                theatre.perform(Act::Succeed);
-            }
-        }
+        theatre.perform_up_to(moment);
         theatre.ask(RunVerb::Cancel);
         theatre.until_quiet();
         assert_eq!(run::state(&theatre.run), RunState::Cancelled, "after {moment} steps");
@@ -188,11 +180,7 @@ fn a_planned_failover_may_be_cancelled_until_its_point_of_no_return() {
     let mut refused = 0;
     for moment in 0..24 {
         let mut theatre = theatre(Operation::PlannedFailover);
-        for _ in 0..moment {
-            if theatre.queue.front().is_some() {
-                theatre.perform(Act::Succeed);
-            }
-        }
+        theatre.perform_up_to(moment);
         let switched = theatre.records.values().any(|record| record.active == bravo());
         let may = run::allowed_actions(&theatre.run).contains(&RunVerb::Cancel);
         assert_eq!(may, !switched, "after {moment} steps");

@@ -356,6 +356,15 @@ impl Theatre {
         self.perform_task(task, act)
     }
 
+    /// The next `count` tasks succeed, or as many as there are.
+    pub fn perform_up_to(&mut self, count: usize) {
+        for _ in 0..count {
+            if self.queue.front().is_some() {
+                self.perform(Act::Succeed);
+            }
+        }
+    }
+
     pub fn perform_task(&mut self, task: Task, act: Act) -> StepName {
         self.tick(1);
         let done = matches!(act, Act::Succeed | Act::Twice | Act::UnknownDone);

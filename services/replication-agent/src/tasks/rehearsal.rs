@@ -84,9 +84,7 @@ impl Tasks {
                 return Err(not_ours(&machine, &scope.item));
             }
             // So that what its guest holds in memory is on its disks; one that does not listen is treated as after a power failure.
-            if machine.power != PowerState::ShutOff && !self.hypervisor.shut_down(name, grace).await? {
-                self.hypervisor.power_off(name).await?;
-            }
+            self.shut_down_machine(scope, name, grace, true).await?;
             self.hypervisor.undefine(name).await?;
         }
         let (item, generation) = (scope.item.clone(), scope.generation);

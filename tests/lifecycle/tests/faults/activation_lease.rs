@@ -21,7 +21,7 @@ use understudy_lab::{
 };
 use understudy_lifecycle_tests::{
     Scene,
-    evidence::{FIVE_SECONDS, RUN_LIMIT, lease_guards, protect, run_is, start_run},
+    evidence::{FIVE_SECONDS, RUN_LIMIT, comes_to_know_its_place, lease_guards, protect, run_is, start_run},
 };
 
 const ALPHA: HostName = HostName::AlphaH1;
@@ -125,13 +125,7 @@ fn stays_off_at_the_old_side(stack: &Stack, web1: &Machine) -> Result<()> {
     let Err(refusal) = alpha.start("web1") else { bail!("the old copy was started") };
     ensure!(format!("{refusal:#}").contains("activation lease"), "refused for another reason: {refusal:#}");
     stack.lab().wan().heal()?;
-    let mut started = false;
-    wait_until("alpha to know its place", Duration::from_secs(60), || {
-        let refusal = alpha.start("web1").err().map(|refusal| format!("{refusal:#}"));
-        started |= refusal.is_none();
-        Ok(refusal.filter(|text| text.contains("not the active side")).map(drop))
-    })?;
-    ensure!(!started, "the old copy was started");
+    comes_to_know_its_place(&alpha, "web1")?;
     wait_until("the guard of the agent before to go", Duration::from_secs(20), || {
         Ok((lease_guards(&alpha)? == 1).then_some(()))
     })?;

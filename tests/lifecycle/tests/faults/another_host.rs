@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use understudy_lab::{
     HostName, Stack,
     machine::Machine,
@@ -21,7 +21,7 @@ use understudy_lab::{
 };
 use understudy_lifecycle_tests::{
     Scene,
-    evidence::{FIVE_SECONDS, newest_point_is_whole, protect, run_is, start_run},
+    evidence::{FIVE_SECONDS, comes_to_know_its_place, newest_point_is_whole, protect, run_is, start_run},
 };
 
 const ALPHA: HostName = HostName::AlphaH1;
@@ -95,15 +95,7 @@ fn it_comes_back_without_a_loss(stack: &Stack, web1: &Machine) -> Result<()> {
 fn the_lost_host_returns_and_starts_nothing(stack: &Stack, web1: &Machine) -> Result<()> {
     stack.revive_site(Site::Alpha)?;
     let old = stack.lab().host(ALPHA);
-    let mut started = false;
-    wait_until("the old host to know its place", Duration::from_secs(60), || {
-        let refusal = old.start("web1").err().map(|refusal| format!("{refusal:#}"));
-        started |= refusal.is_none();
-        Ok(refusal.filter(|text| text.contains("not the active side")).map(drop))
-    })?;
-    if started {
-        bail!("the old copy was started");
-    }
+    comes_to_know_its_place(&old, "web1")?;
     ensure!(old.disks(web1).iter().all(|disk| disk.exists()), "the old host's disks are gone");
     item_is(stack, "web1", "protected", ANOTHER)?;
     ensure!(
