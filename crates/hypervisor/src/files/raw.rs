@@ -105,15 +105,27 @@ impl RawReader {
     }
 }
 
-/// Keeps QEMU from writing for as long as the file is open. Whether it writes already.
-fn lock(file: &File) -> io::Result<bool> {
-    let byte = |kind: i32, at: i64| libc::flock {
+/// Not by closing alone: a child that is being spawned just now has the file open too, until it becomes the other program.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Closing does the same a moment later.
+        let _ = fcntl(&self.file, FcntlArg::F_OFD_SETLK(&byte(libc::F_UNLCK, NOBODY_WRITES)));
+    }
+}
+
+/// What to do with one of the bytes of an image that QEMU locks.
+fn byte(kind: i32, at: i64) -> libc::flock {
+    libc::flock {
         l_type: kind as i16,
         l_whence: libc::SEEK_SET as i16,
         l_start: at,
         l_len: 1,
         l_pid: 0,
-    };
+    }
+}
+
+/// Keeps QEMU from writing until it is unlocked. Whether it writes already.
+fn lock(file: &File) -> io::Result<bool> {
     let wanted = byte(libc::F_RDLCK, NOBODY_WRITES);
     match fcntl(file, FcntlArg::F_OFD_SETLK(&wanted)) {
         Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => return Ok(true),
@@ -205,5 +217,27 @@ impl DiskReader for RawReader {
 
     fn blocking(&self) -> Option<&dyn BlockingReader> {
         Some(self.inner.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A descriptor that outlives the reader is what a child has between `fork` and `exec`, whoever spawns it.
+    #[test]
+    fn a_disk_that_is_read_no_more_is_free_also_while_a_child_is_being_spawned() {
+        let disk = tempfile::NamedTempFile::new().unwrap();
+        disk.as_file().set_len(4096).unwrap();
+        let reader = RawReader::open(disk.path(), "a disk".to_owned()).unwrap();
+        let inherited = reader.inner.file.try_clone().unwrap();
+        let mut asked = byte(libc::F_WRLCK, NOBODY_WRITES);
+        fcntl(disk.as_file(), FcntlArg::F_OFD_GETLK(&mut asked)).unwrap();
+        assert_eq!(i32::from(asked.l_type), libc::F_RDLCK, "nothing keeps QEMU away while the disk is read");
+        drop(reader);
+        let mut asked = byte(libc::F_WRLCK, NOBODY_WRITES);
+        fcntl(disk.as_file(), FcntlArg::F_OFD_GETLK(&mut asked)).unwrap();
+        assert_eq!(i32::from(asked.l_type), libc::F_UNLCK, "closed, and still locked");
+        drop(inherited);
     }
 }
