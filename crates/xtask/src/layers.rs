@@ -63,7 +63,13 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "tools",
         within: true,
-        crates: &["understudy-bench", "understudy-lab", "understudy-lifecycle-tests", "xtask"],
+        crates: &[
+            "understudy-bench",
+            "understudy-estate",
+            "understudy-lab",
+            "understudy-lifecycle-tests",
+            "xtask",
+        ],
     },
 ];
 

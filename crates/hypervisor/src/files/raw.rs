@@ -115,13 +115,7 @@ impl Drop for Inner {
 
 /// What to do with one of the bytes of an image that QEMU locks.
 fn byte(kind: i32, at: i64) -> libc::flock {
-    libc::flock {
-        l_type: kind as i16,
-        l_whence: libc::SEEK_SET as i16,
-        l_start: at,
-        l_len: 1,
-        l_pid: 0,
-    }
+    libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: at, l_len: 1, l_pid: 0 }
 }
 
 /// Keeps QEMU from writing until it is unlocked. Whether it writes already.

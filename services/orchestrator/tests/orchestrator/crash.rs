@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use understudy_estate::Done;
 use understudy_jobs_api::TaskState;
 use understudy_recovery_api::{ItemState, Operation, RunState};
 
-use crate::{agents::Done, support::*};
+use crate::support::*;
 
 /// Kills the orchestrator while each of these is under way on a host, and lets another go on.
 const PHASES: [&str; 9] = [

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use understudy_estate::now;
 use understudy_ids::{GroupName, ItemName, Problem};
 use understudy_recovery_api::{
     HealthLevel,
@@ -11,7 +12,7 @@ use understudy_replication::{Joint, Membership};
 use understudy_replication_api::GroupFacts;
 use understudy_rpc::Kind;
 
-use crate::{agents::now, support::*};
+use crate::support::*;
 
 fn shop() -> GroupName {
     "shop".parse().unwrap()

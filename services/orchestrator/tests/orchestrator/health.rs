@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use understudy_estate::now;
 use understudy_ids::{Consistency, Problem};
 use understudy_recovery_api::{HealthLevel, request::ChangeDisks, view::ReplicationHealth};
 use understudy_replication_api::{Disk, Facts, RecoveryPoint, ReplicationFacts};
 
-use crate::{agents::now, support::*};
+use crate::support::*;
 
 fn replication(facts: &mut Facts) -> &mut ReplicationFacts {
     facts.items[0].replication.as_mut().expect("the item is replicated")

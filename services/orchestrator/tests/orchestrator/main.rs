@@ -1,7 +1,6 @@
 //! The orchestrator with a real Postgres and a real job-tracker; agents and network-mapper are played by the tests.
 
 mod activation;
-mod agents;
 mod bad_input;
 mod changes;
 mod connections;
@@ -9,7 +8,6 @@ mod crash;
 mod groups;
 mod health;
 mod lifecycle;
-mod mapper;
 mod once;
 mod operations;
 mod policies;

@@ -1,5 +1,6 @@
 //! What machines are asked: set, shown, followed by runs (R-TF-8).
 
+use understudy_estate::PICTURE;
 use understudy_recovery_api::{
     Operation, RecoveryClient, RunState, StepState,
     request::SetItemProbes,
@@ -7,7 +8,7 @@ use understudy_recovery_api::{
 };
 use understudy_rpc::Kind;
 
-use crate::{agents::PICTURE, support::*};
+use crate::support::*;
 
 fn set(name: &str, probes: &[&str]) -> SetItemProbes {
     let probes = probes.iter().map(|probe| probe.parse().unwrap()).collect();

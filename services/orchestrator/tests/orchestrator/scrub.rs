@@ -1,10 +1,11 @@
 //! Having a replica read again: a job beside everything else, and damage that previews and items tell of (R-REP-5).
 
+use understudy_estate::now;
 use understudy_ids::{PointChoice, PointSeq, RunId};
 use understudy_recovery_api::{HealthLevel, Operation, request::ScrubItem};
 use understudy_replication_api::ScrubFacts;
 
-use crate::{agents::now, support::*};
+use crate::support::*;
 
 fn scrub(name: &str, point: Option<u64>) -> ScrubItem {
     ScrubItem { item: item(name), point: point.map(PointSeq::new), request_id: fresh() }

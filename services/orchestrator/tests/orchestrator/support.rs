@@ -5,9 +5,9 @@ use std::{collections::BTreeSet, net::SocketAddr, path::Path, sync::Arc, time::D
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
+use understudy_estate::{Estate, Mapper, Players};
 use understudy_ids::{HostName, ItemName, RunId, Uuid};
-use understudy_jobs_api::{JobsClient, Worker};
-use understudy_network_api::NETWORK_SERVICE;
+use understudy_jobs_api::JobsClient;
 use understudy_orchestrator::{
     Config, Service,
     config::{Peer, Runs},
@@ -24,13 +24,7 @@ use understudy_recovery_api::{
 };
 use understudy_replication::{AppConsistency, Bandwidth, Compression, ReplicationSettings, Tier};
 use understudy_rpc::{
-    AccessRule, ApiError, Channel, ClientConfig, ExpectedPeer, PeerKind, Server, ServerConfig, ServiceKind,
-    TlsFiles, access, connect,
-};
-
-use crate::{
-    agents::{Estate, Hand, MapperHand, Teller},
-    mapper::{Mapper, shared},
+    ApiError, Channel, ClientConfig, ExpectedPeer, Server, ServerConfig, ServiceKind, TlsFiles, connect,
 };
 
 /// Long enough for a machine that does much else, such as a lab's guests.
@@ -87,23 +81,26 @@ impl Stage {
         let estate = Estate::new(&[ALPHA, BRAVO]);
         estate.add_machine(ALPHA, "web1", &["vda"], 11);
         estate.add_machine(ALPHA, "db1", &["vda", "vdb"], 12);
-        let (pki, props, mapper) = (Pki::new(), CancellationToken::new(), shared());
+        let (pki, props, mapper) = (Pki::new(), CancellationToken::new(), Arc::<Mapper>::default());
         let jobs = TestDatabase::new(&understudy_job_tracker::MIGRATIONS).await;
         let tracker = serve_tracker(&pki, &jobs, &props).await;
-        let network = serve_mapper(&pki, &mapper, &props).await;
+        let tracker = format!("https://{tracker}");
+        let files = |identity: &str| pki.files(identity);
+        let players = Players { estate: &estate, files: &files, tracker: &tracker, slots: 8, until: &props };
+        let network = players.mapper(&mapper).await;
         let mut agents = Vec::new();
         for host in [ALPHA, BRAVO] {
             let host: HostName = host.parse().unwrap();
-            agents.push((host.clone(), play_agent(&pki, &estate, &host, tracker, &props).await));
+            let address = players.agent(&host).await;
+            agents.push((host, address));
         }
-        play_mapper(&pki, &estate, tracker, &props);
         Self {
             estate,
             mapper,
             database: TestDatabase::empty().await,
             runs: Runs { tick_ms: 50, ..Runs::default() },
             pki,
-            tracker: Peer::new(format!("https://{tracker}")),
+            tracker: Peer::new(tracker),
             network: Peer::new(format!("https://{network}")),
             agents,
             props,
@@ -204,64 +201,6 @@ async fn serve_tracker(pki: &Pki, database: &TestDatabase, props: &CancellationT
     let stop = props.clone();
     tokio::spawn(async move { server.serve(stop).await.unwrap() });
     address
-}
-
-async fn serve_mapper(pki: &Pki, mapper: &Arc<Mapper>, props: &CancellationToken) -> SocketAddr {
-    let config = ServerConfig::new(ANY_PORT.parse().unwrap(), pki.files("service/network-mapper"));
-    let server = Server::bind(config).await.unwrap();
-    let address = server.local_addr();
-    let descriptors = understudy_network_api::FILE_DESCRIPTOR_SET;
-    let methods = access::methods(descriptors).unwrap();
-    let own = methods.into_iter().filter(|method| method.service == NETWORK_SERVICE);
-    let rules: Vec<AccessRule> =
-        own.map(|method| AccessRule::new(method.path.leak(), &[PeerKind::Orchestrator])).collect();
-    let server =
-        server.add_service(understudy_network_api::service(mapper.clone()), &rules).descriptors(descriptors);
-    let stop = props.clone();
-    tokio::spawn(async move { server.serve(stop).await.unwrap() });
-    address
-}
-
-async fn play_agent(
-    pki: &Pki,
-    estate: &Arc<Estate>,
-    host: &HostName,
-    tracker: SocketAddr,
-    props: &CancellationToken,
-) -> SocketAddr {
-    use understudy_replication_api::{FILE_DESCRIPTOR_SET, activation_service, facts_service, method};
-    let identity = format!("agent/{host}");
-    let server =
-        Server::bind(ServerConfig::new(ANY_PORT.parse().unwrap(), pki.files(&identity))).await.unwrap();
-    let address = server.local_addr();
-    let rule = |method| AccessRule::new(method, &[PeerKind::Orchestrator]);
-    let facts = [method::GET_FACTS, method::WATCH_FACTS].map(rule);
-    let activation = [method::GET_PULSE, method::RENEW_LEASES].map(rule);
-    let teller = Arc::new(Teller { estate: estate.clone(), host: host.clone() });
-    let server = server
-        .add_service(facts_service(teller.clone()), &facts)
-        .add_service(activation_service(teller), &activation)
-        .descriptors(FILE_DESCRIPTOR_SET);
-    let stop = props.clone();
-    tokio::spawn(async move { server.serve(stop).await.unwrap() });
-    let hand = Arc::new(Hand { estate: estate.clone(), host: host.clone() });
-    let worker = Worker::new(tracker_channel(pki, tracker, &identity));
-    let (queue, stop) = (format!("hosts/{host}").parse().unwrap(), props.clone());
-    tokio::spawn(async move { worker.run(queue, 8, hand, stop).await });
-    address
-}
-
-fn play_mapper(pki: &Pki, estate: &Arc<Estate>, tracker: SocketAddr, props: &CancellationToken) {
-    let worker = Worker::new(tracker_channel(pki, tracker, "service/network-mapper"));
-    let (hand, stop) = (Arc::new(MapperHand { estate: estate.clone() }), props.clone());
-    tokio::spawn(async move { worker.run("network-mapper".parse().unwrap(), 8, hand, stop).await });
-}
-
-fn tracker_channel(pki: &Pki, tracker: SocketAddr, identity: &str) -> Channel {
-    let expect = ExpectedPeer::Service(ServiceKind::JobTracker);
-    let descriptors = understudy_jobs_api::FILE_DESCRIPTOR_SET;
-    connect(ClientConfig::new(format!("https://{tracker}"), pki.files(identity), expect, descriptors))
-        .unwrap()
 }
 
 struct Pki {

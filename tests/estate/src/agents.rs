@@ -34,10 +34,12 @@ pub fn now() -> UnixMicros {
     SystemTime::now().into()
 }
 
-/// All hosts of the test, and what was done on them.
+/// All hosts, and what was done on them.
 pub struct Estate {
     model: Mutex<Model>,
     changed: watch::Sender<u64>,
+    /// Facts are told at most this often.
+    tell_every: Duration,
 }
 
 #[derive(Default)]
@@ -55,6 +57,8 @@ struct Model {
     held: BTreeSet<&'static str>,
     /// Actions that wait now.
     waiting: BTreeSet<&'static str>,
+    /// How long actions take; those that are not named take no time.
+    spans: BTreeMap<&'static str, Duration>,
     /// Actions that fail, and how often still.
     failing: BTreeMap<&'static str, u32>,
     /// Activation leases that hosts are bound by, and how often each was renewed.
@@ -71,7 +75,12 @@ pub struct Done {
 
 impl Estate {
     pub fn new(hosts: &[&str]) -> Arc<Self> {
-        let estate = Self { model: Mutex::default(), changed: watch::Sender::new(0) };
+        Self::telling_every(Duration::ZERO, hosts)
+    }
+
+    /// Whose hosts tell what has changed once in so long, as agents do.
+    pub fn telling_every(tell_every: Duration, hosts: &[&str]) -> Arc<Self> {
+        let estate = Self { model: Mutex::default(), changed: watch::Sender::new(0), tell_every };
         for host in hosts {
             let name: HostName = host.parse().unwrap();
             estate.model.lock().unwrap().hosts.insert(name.clone(), empty(name));
@@ -116,7 +125,8 @@ impl Estate {
         self.model.lock().unwrap().leases.get(&key).cloned()
     }
 
-    pub fn add_machine(&self, host: &str, machine: &str, disks: &[&str], nic: u8) {
+    pub fn add_machine(&self, host: &str, machine: &str, disks: &[&str], nic: u16) {
+        let [high, low] = nic.to_be_bytes();
         let machine = Machine {
             name: machine.parse().unwrap(),
             uuid: Uuid::new_v5(&Uuid::nil(), machine.as_bytes()),
@@ -134,9 +144,9 @@ impl Estate {
                 })
                 .collect(),
             nics: vec![Nic {
-                mac: format!("52:54:00:00:00:{nic:02x}").parse().unwrap(),
+                mac: format!("52:54:00:00:{high:02x}:{low:02x}").parse().unwrap(),
                 network: Some("prod".parse().unwrap()),
-                addresses: vec![format!("192.168.50.{nic}").parse().unwrap()],
+                addresses: vec![format!("192.168.{}.{low}", 50 + high).parse().unwrap()],
             }],
             item: None,
             test_run: None,
@@ -159,6 +169,18 @@ impl Estate {
         self.model.lock().unwrap().failing.insert(what, times);
     }
 
+    /// Actions of this name take so long from now on.
+    pub fn last(&self, what: &'static str, span: Duration) {
+        self.model.lock().unwrap().spans.insert(what, span);
+    }
+
+    async fn take_time(&self, what: &'static str) {
+        let span = self.model.lock().unwrap().spans.get(what).copied().unwrap_or_default();
+        if !span.is_zero() {
+            tokio::time::sleep(span).await;
+        }
+    }
+
     /// The replication that was assigned last.
     pub fn assigned(&self, item: &ItemName) -> StartReplication {
         self.model.lock().unwrap().assigned[item].clone()
@@ -167,6 +189,11 @@ impl Estate {
     /// How the item's points are kept, as was said last.
     pub fn retained(&self, item: &ItemName) -> RetentionPolicy {
         self.model.lock().unwrap().retained[item].clone()
+    }
+
+    /// How many tasks were carried out.
+    pub fn count(&self) -> usize {
+        self.model.lock().unwrap().done.len()
     }
 
     /// Everything that was carried out for `run`.
@@ -260,6 +287,7 @@ impl FactsSource for Teller {
         let mut changed = estate.changed.subscribe();
         changed.mark_changed();
         futures::stream::unfold((estate, host, changed), |(estate, host, mut changed)| async move {
+            tokio::time::sleep(estate.tell_every).await;
             let _ = tokio::time::timeout(Duration::from_millis(500), changed.changed()).await;
             Some((estate.told(&host), (estate, host, changed)))
         })
@@ -278,8 +306,12 @@ impl Handler for Hand {
     async fn handle(&self, leased: LeasedTask, context: TaskContext) -> Outcome {
         let task = AgentTask::from_any(&leased.payload).unwrap();
         let what = task.action.name();
+        let played = async {
+            self.estate.pass_gate(what).await;
+            self.estate.take_time(what).await;
+        };
         tokio::select! {
-            () = self.estate.pass_gate(what) => {}
+            () = played => {}
             () = context.stopped().cancelled() => {
                 return Outcome::Failed(Problem::new("CANCELLED", &leased.key, "told to stop", ""));
             }

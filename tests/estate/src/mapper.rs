@@ -1,9 +1,6 @@
-//! network-mapper as tests need it: it plans connections with the real rules, for one mapped network.
+//! network-mapper as far as plans need it: it plans connections with the real rules, for one mapped network.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex},
-};
+use std::{collections::BTreeSet, sync::Mutex};
 
 use async_trait::async_trait;
 use understudy_ids::{Problem, RunId, SiteName, Uuid};
@@ -31,7 +28,8 @@ fn network(site: &str) -> VmNetwork {
         name: format!("sites/{site}/networks/prod").parse().unwrap(),
         isolation: Isolation::None,
         addressing: Addressing::Dhcp,
-        subnet: "192.168.50.0/24".parse().unwrap(),
+        // Room for the machines of any estate.
+        subnet: "192.168.0.0/16".parse().unwrap(),
         gateway: Some("192.168.50.1".parse().unwrap()),
         pool: None,
         hypervisor_network: "prod".parse().unwrap(),
@@ -101,8 +99,4 @@ impl NetworkApi for Mapper {
     async fn leases(&self, _: Option<RunId>, _: PageRequest) -> Result<Page<AddressLease>, ApiError> {
         Err(unused())
     }
-}
-
-pub fn shared() -> Arc<Mapper> {
-    Arc::default()
 }
