@@ -18,6 +18,14 @@ pub fn jobs(arguments: &[String]) -> anyhow::Result<()> {
     run_beside(&["understudy-job-tracker"], "jobs", arguments)
 }
 
+/// Failovers of many machines whose hosts are played, with `arguments` for the benchmark.
+///
+/// # Errors
+/// When Postgres cannot be started, or a run does not come to the end that it should.
+pub fn orchestration(arguments: &[String]) -> anyhow::Result<()> {
+    run_beside(&["understudy-job-tracker", "understudy-orchestrator"], "orchestration", arguments)
+}
+
 /// Runs the benchmark beside the programs of these packages, which it starts as processes of their own. All are built at once, so that what they
 /// share is built once.
 fn run_beside(packages: &[&str], what: &str, arguments: &[String]) -> anyhow::Result<()> {

@@ -47,6 +47,12 @@ enum Bench {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Failovers of a thousand machines, beside the shortest schedule that there is
+    Orchestration {
+        /// For the benchmark: --machines, --rounds, --only, --dir
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// What CI guards: CPU time against the floor's, bytes on the wire
     Guard,
 }
@@ -66,6 +72,7 @@ fn main() -> anyhow::Result<()> {
         Check::Proto => proto::lint(),
         Check::Bench(Bench::Replication { arguments }) => bench::replication(&arguments),
         Check::Bench(Bench::Jobs { arguments }) => bench::jobs(&arguments),
+        Check::Bench(Bench::Orchestration { arguments }) => bench::orchestration(&arguments),
         Check::Bench(Bench::Guard) => bench::guard(),
     }
 }

@@ -7,7 +7,8 @@
 //!   peers.rs   nbdcopy, qemu-img, QEMU's backup, rsync, borg, restic, zstd | nc        ─┘         │
 //!   rows.rs    measure · ours · peer · ratio · goal · met or missed  ◀──────────────────────────────┘
 //! ```
-//! Beside it, jobs.rs measures job-tracker (tracker.rs) beside Postgres itself (postgres.rs) and a job queue for Node.
+//! Beside it, jobs.rs measures job-tracker (tracker.rs) beside Postgres itself (postgres.rs) and a job queue for Node, and orchestration.rs
+//! failovers of many machines beside the shortest schedule that there is.
 //!
 //! Every copy is compared with its source, byte by byte, before its time counts. Figures of the machine differ from day to day,
 //! so that only ratios of one run mean anything. It runs in a network namespace of its own, where the loopback
@@ -20,6 +21,7 @@ mod floor;
 mod image;
 mod jobs;
 mod measure;
+mod orchestration;
 mod ours;
 mod peers;
 mod place;
@@ -47,6 +49,8 @@ enum Command {
     Replication(Options),
     /// Jobs: transitions, claims, wake-ups, history
     Jobs(jobs::Options),
+    /// Orchestration: failovers of many machines whose hosts are played
+    Orchestration(orchestration::Options),
     /// Only what CI guards: CPU seconds per GB and bytes on the wire, on a small image
     Guard(Guard),
     /// A part of the benchmark, started by the benchmark itself
@@ -96,6 +100,7 @@ fn main() -> anyhow::Result<()> {
             rows::replication(&options)
         }
         Command::Jobs(options) => jobs::run(&options),
+        Command::Orchestration(options) => orchestration::run(&options),
         Command::Guard(guard) => {
             place::own_network()?;
             rows::guard(&guard.dir)

@@ -103,8 +103,8 @@ impl Pki {
 
 pub struct Tracker {
     _process: Process,
-    pki: Pki,
-    endpoint: String,
+    pub pki: Pki,
+    pub endpoint: String,
 }
 
 /// How fast callers were served.
