@@ -30,7 +30,9 @@ mod view;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-pub use advance::{advance, awaited_leases, awaited_tests, delays_over, ends_lease, overdue, start};
+pub use advance::{
+    advance, advance_all, awaited_leases, awaited_tests, delays_over, ends_lease, overdue, start,
+};
 pub use change::change_in_words;
 pub use deadline::{Deadline, DeadlineAction, Due, SetDeadline, ends_test, time_left};
 pub use effect::{Effect, ItemChange, JobState, JobView};

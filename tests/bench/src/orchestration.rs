@@ -25,8 +25,8 @@ use understudy_recovery::recovery_plan::{Gate, GroupItem, PlanGroup, RecoveryPla
 use understudy_recovery_api::{
     FILE_DESCRIPTOR_SET, ItemState, MachineRef, Operation, RecoveryClient, RequestId, SiteKind,
     request::{
-        CreateHost, CreatePlan, CreatePolicy, CreateSite, Page, PolicySettings, ProtectMachine, RunSpec, RunVerb,
-        StartRun,
+        CreateHost, CreatePlan, CreatePolicy, CreateSite, Page, PolicySettings, ProtectMachine, RunSpec,
+        RunVerb, StartRun,
     },
 };
 use understudy_replication::ReplicationSettings;
@@ -77,7 +77,9 @@ const SITES: [&str; 2] = ["alpha", "bravo"];
 
 pub fn run(options: &Options) -> anyhow::Result<()> {
     ensure!(
-        options.machines > 0 && options.machines.is_multiple_of(PER_RUN) && options.many.is_multiple_of(PER_RUN),
+        options.machines > 0
+            && options.machines.is_multiple_of(PER_RUN)
+            && options.many.is_multiple_of(PER_RUN),
         "write multiples of {PER_RUN} machines"
     );
     println!("Load when it began: {}.", place::load());
@@ -138,7 +140,9 @@ async fn speed(scene: &mut Scene, options: &Options, rows: &mut Rows) -> anyhow:
     // The same number of tasks, filled in before, claimed and completed by one worker that does nothing.
     let rate = scene.tracker.claim_and_complete(tasks, SLOTS * HOSTS as u32).await?;
     let least = tasks as f64 / rate;
-    println!("{tasks} tasks took {span:.2?}; job-tracker alone lets one worker claim and complete as many in {least:.2} s.");
+    println!(
+        "{tasks} tasks took {span:.2?}; job-tracker alone lets one worker claim and complete as many in {least:.2} s."
+    );
     Ok(span / count)
 }
 
@@ -149,7 +153,10 @@ async fn makespan(scene: &mut Scene, options: &Options, rows: &mut Rows) -> anyh
     scene.estate.last("start-machine", START);
     for _ in 0..options.rounds {
         let span = scene.fail_over().await?;
-        eprintln!("  {} machines that start within a second: {span:.2?}; at least {ideal:.2?}", scene.machines);
+        eprintln!(
+            "  {} machines that start within a second: {span:.2?}; at least {ideal:.2?}",
+            scene.machines
+        );
         taken.push(span);
         scene.settle().await?;
     }
@@ -191,7 +198,9 @@ fn shortest(machines: usize) -> Duration {
         let mut free = [SLOTS; HOSTS];
         let group_open = |n: usize, started: &BTreeMap<usize, usize>| {
             let run = n / PER_RUN * PER_RUN;
-            (run..n).filter(|m| group_of(*m) < group_of(n)).all(|m| started.get(&m).is_some_and(|t| *t < tick))
+            (run..n)
+                .filter(|m| group_of(*m) < group_of(n))
+                .all(|m| started.get(&m).is_some_and(|t| *t < tick))
         };
         let due: Vec<usize> = (0..machines)
             .filter(|n| !started.contains_key(n) && group_open(*n, &started))
@@ -253,8 +262,13 @@ impl Scene {
         }
         let until = CancellationToken::new();
         let files = |identity: &str| tracker.pki.files(identity).unwrap_or_else(|error| panic!("{error:#}"));
-        let players =
-            Players { estate: &estate, files: &files, tracker: &tracker.endpoint, slots: SLOTS, until: &until };
+        let players = Players {
+            estate: &estate,
+            files: &files,
+            tracker: &tracker.endpoint,
+            slots: SLOTS,
+            until: &until,
+        };
         let mapper = players.mapper(&Arc::<Mapper>::default()).await;
         let mut addresses = Vec::new();
         for host in &hosts {
@@ -374,7 +388,16 @@ impl Scene {
             let (mut page, mut protected) = (Page { size: 1000, token: String::new() }, 0);
             loop {
                 let items = self.client.list_items(page).await?;
-                let done = |item: &&_| matches!(item, understudy_recovery_api::view::ProtectedItem { state: ItemState::Protected, run: None, .. });
+                let done = |item: &&_| {
+                    matches!(
+                        item,
+                        understudy_recovery_api::view::ProtectedItem {
+                            state: ItemState::Protected,
+                            run: None,
+                            ..
+                        }
+                    )
+                };
                 protected += items.entries.iter().filter(done).count();
                 if items.next_page_token.is_empty() {
                     break;
@@ -461,7 +484,9 @@ impl Scene {
                 // A job is made known a moment after its run has begun.
                 match self.jobs.get_job(*run).await {
                     Ok(job) if states.contains(&job.state) => break,
-                    Ok(job) if job.state.is_final() => bail!("{run} ended {:?}: {:?}", job.state, job.problems),
+                    Ok(job) if job.state.is_final() => {
+                        bail!("{run} ended {:?}: {:?}", job.state, job.problems)
+                    }
                     _ => ensure!(began.elapsed() < PATIENCE, "{run} does not come to its end"),
                 }
                 tokio::time::sleep(LOOK_EVERY).await;

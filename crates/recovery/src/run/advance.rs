@@ -55,40 +55,46 @@ pub fn start(id: RunId, plan: RunPlan, spec: RunSpec, who: &str, now: UnixMicros
 /// # Errors
 /// Only for an operator's verb or change that the run does not take now.
 pub fn advance(run: &Run, event: &Event) -> Result<(Run, Vec<Effect>), Refusal> {
-    let mut change = Change { run: run.clone(), effects: Vec::new(), now: event.at() };
-    let told = match event {
-        Event::Operator { verb, by, at } => return operator(run, *verb, by, *at),
-        Event::Changed { amendment, by, at } => return changed(run, amendment, by, *at),
+    match event {
+        Event::Operator { verb, by, at } => operator(run, *verb, by, *at),
+        Event::Changed { amendment, by, at } => changed(run, amendment, by, *at),
         Event::DeadlineSet { deadline: wanted, by, at } => {
-            return deadline::set(run, *wanted, by, *at).map(|change| (change.run, change.effects));
+            deadline::set(run, *wanted, by, *at).map(|change| (change.run, change.effects))
         }
-        Event::Answered { step, confirmed, by, at } => return answered(run, step, *confirmed, by, *at),
-        // Neither moves the run on.
-        Event::TimePassed { elapsed, .. } => {
-            change.time_passed(*elapsed);
-            return Ok((change.run, change.effects));
-        }
-        Event::DeadlineFailed { problems, .. } => {
-            change.deadline_failed(problems);
-            return Ok((change.run, change.effects));
-        }
-        Event::StepSucceeded { key, result, .. } => {
-            change.step_of(key).map(|s| change.succeeded(&s, result.clone()))
-        }
-        Event::StepFailed { key, problem, unknown, .. } => {
-            let error = StepError { problem: problem.clone(), unknown: *unknown };
-            change.step_of(key).map(|step| change.failed(&step, error))
-        }
-        Event::StepTimedOut { step, .. } => change.timed_out(step),
-        Event::FirstPoint { .. } => change.first_point(event),
-        Event::DelayOver { step, .. } => change.delay_over(step),
-        Event::LeaseOver { item, generation, .. } => change.lease_over(item, *generation),
-        Event::TestsEnded { step, .. } => change.tests_ended(step),
-    };
-    match told {
-        Some(()) => Ok(change.settled()),
-        None => Ok((run.clone(), Vec::new())),
+        Event::Answered { step, confirmed, by, at } => answered(run, step, *confirmed, by, *at),
+        _ => Ok(happened(run, std::slice::from_ref(event))),
     }
+}
+
+/// As [`advance`] after several events, one after the other. What may begin is looked for once, behind all that has happened: a run is many
+/// steps, and going through them costs more than taking an event in.
+///
+/// # Errors
+/// As [`advance`]. Nothing of the events is in the run then.
+pub fn advance_all(run: &Run, events: &[Event]) -> Result<(Run, Vec<Effect>), Refusal> {
+    let (mut next, mut effects) = (None, Vec::new());
+    // A decision is about the run as it is then.
+    for some in events.chunk_by(|one, other| !one.is_decision() && !other.is_decision()) {
+        let before = next.as_ref().unwrap_or(run);
+        let (after, more) = match some {
+            [one] => advance(before, one)?,
+            some => happened(before, some),
+        };
+        next = Some(after);
+        effects.extend(more);
+    }
+    Ok((next.unwrap_or_else(|| run.clone()), effects))
+}
+
+/// What happens by itself, told to a run. It refuses none of it.
+fn happened(run: &Run, events: &[Event]) -> (Run, Vec<Effect>) {
+    let mut change = Change { run: run.clone(), effects: Vec::new(), now: run.started };
+    let mut told = false;
+    for event in events {
+        change.now = event.at();
+        told |= change.take_in(event).is_some();
+    }
+    if told { change.settled() } else { (change.run, change.effects) }
 }
 
 /// Steps whose outcome has been missing for longer than their time-out; each is to be told with [`Event::StepTimedOut`].
@@ -228,6 +234,37 @@ fn changed(
 }
 
 impl Change {
+    /// Whether the run may go on because of it.
+    fn take_in(&mut self, event: &Event) -> Option<()> {
+        match event {
+            // Neither moves the run on.
+            Event::TimePassed { elapsed, .. } => {
+                self.time_passed(*elapsed);
+                None
+            }
+            Event::DeadlineFailed { problems, .. } => {
+                self.deadline_failed(problems);
+                None
+            }
+            Event::StepSucceeded { key, result, .. } => {
+                self.step_of(key).map(|step| self.succeeded(&step, result.clone()))
+            }
+            Event::StepFailed { key, problem, unknown, .. } => {
+                let error = StepError { problem: problem.clone(), unknown: *unknown };
+                self.step_of(key).map(|step| self.failed(&step, error))
+            }
+            Event::StepTimedOut { step, .. } => self.timed_out(step),
+            Event::FirstPoint { .. } => self.first_point(event),
+            Event::DelayOver { step, .. } => self.delay_over(step),
+            Event::LeaseOver { item, generation, .. } => self.lease_over(item, *generation),
+            Event::TestsEnded { step, .. } => self.tests_ended(step),
+            Event::Operator { .. }
+            | Event::Changed { .. }
+            | Event::DeadlineSet { .. }
+            | Event::Answered { .. } => None,
+        }
+    }
+
     fn settled(mut self) -> (Run, Vec<Effect>) {
         settle::settle(&mut self);
         self.report_job();

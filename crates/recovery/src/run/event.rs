@@ -108,6 +108,14 @@ impl Event {
             | Self::Changed { at, .. } => *at,
         }
     }
+
+    /// Whether somebody decided it, so that the run may refuse it.
+    pub const fn is_decision(&self) -> bool {
+        matches!(
+            self,
+            Self::Operator { .. } | Self::Changed { .. } | Self::DeadlineSet { .. } | Self::Answered { .. }
+        )
+    }
 }
 
 /// What an operator may ask of a run.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use sqlx::PgConnection;
 use understudy_ids::{ItemName, RunId, UnixMicros, Uuid};
 use understudy_recovery::{
-    Effect, Event, ItemState, Run, advance,
-    run::{ItemChange, Refusal, RunVerb, ends_test},
+    Effect, Event, ItemState, Run,
+    run::{ItemChange, Refusal, RunVerb, advance_all, ends_test},
 };
 use understudy_recovery_api::{Decision, Resource};
 use understudy_rpc::ApiError;
@@ -28,7 +28,7 @@ pub async fn begin(
         created_by: run.created_by.clone(),
         labels: BTreeMap::new(),
     };
-    outbox::insert(tx, run.id, &job).await?;
+    outbox::insert(tx, run.id, &[job]).await?;
     carry_out(tx, run, effects, traceparent).await
 }
 
@@ -43,14 +43,7 @@ pub async fn deliver(tx: &mut PgConnection, id: RunId, event: &Event) -> Result<
 /// As [`deliver`] for several events, one after the other: a run is read and written whole, which costs more than taking an event in.
 pub async fn deliver_all(tx: &mut PgConnection, id: RunId, events: &[Event]) -> Result<Option<Run>, Failure> {
     let Some(record) = runs::lock(tx, id).await? else { return Ok(None) };
-    let (mut next, mut effects) = (record.run.clone(), Vec::new());
-    for event in events {
-        let (after, more) = advance(&next, event).map_err(refused)?;
-        // Its job is told what it is in the end.
-        effects.retain(|effect| more.is_empty() || !matches!(effect, Effect::Job(_)));
-        next = after;
-        effects.extend(more);
-    }
+    let (next, effects) = advance_all(&record.run, events).map_err(refused)?;
     if next == record.run && effects.is_empty() {
         return Ok(Some(next));
     }
@@ -82,6 +75,7 @@ async fn carry_out(
     effects: &[Effect],
     traceparent: Option<&str>,
 ) -> Result<(), Failure> {
+    let mut messages = Vec::new();
     for effect in effects {
         match effect {
             Effect::Item { item, change } => change_item(tx, item, change).await?,
@@ -89,15 +83,14 @@ async fn carry_out(
                 awaited::insert(tx, run.id, item, standby, *generation).await?;
             }
             Effect::Enqueue { key, step: _, title, executor, action, max_attempts } => {
-                let message = Message::Enqueue {
+                messages.push(Message::Enqueue {
                     key: key.clone(),
                     title: title.clone(),
                     executor: executor.clone(),
                     action: action.clone(),
                     max_attempts: *max_attempts,
                     traceparent: traceparent.map(str::to_owned),
-                };
-                outbox::insert(tx, run.id, &message).await?;
+                });
             }
             Effect::EndTests { runs } => {
                 let (by, why) = (&run.created_by, format!("{} needs what it occupies", run.id.to_resource()));
@@ -106,13 +99,11 @@ async fn carry_out(
                     Box::pin(end_test(tx, *test, by, &why, now())).await?;
                 }
             }
-            Effect::CancelTasks { keys } => {
-                outbox::insert(tx, run.id, &Message::CancelTasks { keys: keys.clone() }).await?;
-            }
-            Effect::Job(view) => outbox::insert(tx, run.id, &Message::Update(view.clone())).await?,
+            Effect::CancelTasks { keys } => messages.push(Message::CancelTasks { keys: keys.clone() }),
+            Effect::Job(view) => messages.push(Message::Update(view.clone())),
         }
     }
-    Ok(())
+    outbox::insert(tx, run.id, &messages).await
 }
 
 /// Ends a test in the name of somebody who did not ask for just that. One that is being cleaned up, or has ended, is left to it.
@@ -132,7 +123,7 @@ pub async fn end_test(
         author: by.to_owned(),
         text: format!("Ended by force ({verb}): {why}."),
     };
-    outbox::insert(tx, id, &note).await?;
+    outbox::insert(tx, id, &[note]).await?;
     let entry = audit::Entry {
         who: by.to_owned(),
         what: if verb == RunVerb::Cancel {

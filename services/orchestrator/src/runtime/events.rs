@@ -319,10 +319,10 @@ async fn tell(tx: &mut PgConnection, job: RunId, tasks: &[&Task]) -> Result<(), 
     }
     for task in tasks {
         if let Some(reason) = corrections::ended(&mut *tx, job).await? {
-            outbox::insert(&mut *tx, job, &Message::Update(Box::new(ended(task, reason)))).await?;
+            outbox::insert(&mut *tx, job, &[Message::Update(Box::new(ended(task, reason)))]).await?;
         } else if scrub::is_ours(task) {
             let phase = "recovery points read again".to_owned();
-            outbox::insert(&mut *tx, job, &Message::Update(Box::new(ended(task, phase)))).await?;
+            outbox::insert(&mut *tx, job, &[Message::Update(Box::new(ended(task, phase)))]).await?;
         }
     }
     Ok(())

@@ -1,10 +1,10 @@
 //! Sends what waits in the outbox to job-tracker, for ever, in order for each job.
 //!
 //! ```text
-//!   wake (NOTIFY or clock) ─▶ transaction: lock a head ─▶ send ── accepted ──▶ delete
-//!                                                          ├── not now ─────▶ later, with back-off
-//!                                                          └── never ───────▶ a task: the run's step fails, with why
-//!                                                                             an update: dropped
+//!   wake (NOTIFY or clock) ─▶ transaction: lock a job's oldest ─▶ send ── accepted ──▶ delete
+//!                                           (tasks by one call)    ├── not now ─────▶ later, with back-off
+//!                                                                  └── never ───────▶ a task: the run's step fails, with why
+//!                                                                                     an update: dropped
 //! ```
 //! Nothing here decides. The lock is held while sending, so that a sender that dies is replaced at once; sending twice is harmless (see
 //! `store::outbox`).
@@ -31,6 +31,8 @@ use crate::store::{
     outbox::{self, Claimed},
 };
 
+/// Most bytes of tasks that are sent by one call, so that it stays within what a server takes.
+const BYTES_TOGETHER: i32 = 1 << 20;
 /// Messages under way at once from one instance. Each holds a connection to the database while it is.
 const SENDERS: usize = 4;
 /// Without a notification, the outbox is looked at this often.
@@ -76,7 +78,7 @@ async fn drain(runtime: Runtime, shutdown: CancellationToken) {
         let served = runtime
             .write(move |tx| {
                 let sender = sender.clone();
-                Box::pin(async move { serve_one(&sender, tx).await })
+                Box::pin(async move { serve_some(&sender, tx).await })
             })
             .await;
         match served {
@@ -96,52 +98,116 @@ async fn measure(runtime: &Runtime) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Sends one message. False when none is due.
-async fn serve_one(runtime: &Runtime, tx: &mut PgConnection) -> Result<bool, Failure> {
-    let Some(claimed) = outbox::lock_one(&mut *tx).await? else { return Ok(false) };
-    let (id, job) = (claimed.id, claimed.job);
-    match send(runtime, job, &claimed.message).await {
+/// Sends what a job is to be told, in its order. False when nothing is due.
+async fn serve_some(runtime: &Runtime, tx: &mut PgConnection) -> Result<bool, Failure> {
+    let claimed = outbox::lock_some(&mut *tx).await?;
+    let mut rest = claimed.as_slice();
+    while !rest.is_empty() {
+        let (parcel, behind) = rest.split_at(parcel(rest));
+        rest = behind;
+        if is_outdated(parcel, behind) {
+            settle(tx, parcel, Ok(())).await?;
+            continue;
+        }
+        let told = match send(runtime, parcel).await {
+            // One of them, perhaps, and not those beside it.
+            Err(Refused::Never(_)) if parcel.len() > 1 => {
+                let mut told = true;
+                for one in parcel.chunks(1) {
+                    let sent = send(runtime, one).await;
+                    told = told && settle(tx, one, sent).await?;
+                }
+                told
+            }
+            sent => settle(tx, parcel, sent).await?,
+        };
+        if !told {
+            break;
+        }
+    }
+    Ok(!claimed.is_empty())
+}
+
+/// Whether what it says of a job is said by a message behind it as it has become meanwhile.
+fn is_outdated(parcel: &[Claimed], behind: &[Claimed]) -> bool {
+    let state = |claimed: &Claimed| match &claimed.message {
+        Message::Update(view) => Some(view.state),
+        _ => None,
+    };
+    let [one] = parcel else { return false };
+    // Each state that a job goes through is told.
+    state(one).is_some_and(|said| behind.iter().find_map(state) == Some(said))
+}
+
+/// How many of the messages, from the first on, job-tracker is told by one call: one, or tasks.
+fn parcel(messages: &[Claimed]) -> usize {
+    let mut bytes = 0;
+    let fits = |claimed: &&Claimed| {
+        bytes += claimed.bytes;
+        matches!(claimed.message, Message::Enqueue { .. }) && bytes <= BYTES_TOGETHER
+    };
+    messages.iter().take_while(fits).count().max(1)
+}
+
+/// What has become of messages that were sent by one call. Whether those behind them may be sent.
+async fn settle(
+    tx: &mut PgConnection,
+    parcel: &[Claimed],
+    sent: Result<(), Refused>,
+) -> Result<bool, Failure> {
+    let Some(Claimed { id, job, attempts, .. }) = parcel.first() else { return Ok(true) };
+    match sent {
         Ok(()) => {
-            metrics::counter!("understudy_orchestrator_outbox_sent_total").increment(1);
-            outbox::delete(tx, id).await?;
+            metrics::counter!("understudy_orchestrator_outbox_sent_total").increment(parcel.len() as u64);
+            let ids: Vec<i64> = parcel.iter().map(|claimed| claimed.id).collect();
+            outbox::delete(tx, &ids).await?;
+            Ok(true)
         }
         Err(Refused::NotNow(error)) => {
-            tracing::warn!(%error, %job, attempts = claimed.attempts, "job-tracker was not told; trying again");
-            let attempt = u32::try_from(claimed.attempts).unwrap_or(u32::MAX);
-            outbox::postpone(tx, id, BACK_OFF.delay(attempt, jitter()), &error.to_string()).await?;
+            tracing::warn!(%error, %job, attempts, "job-tracker was not told; trying again");
+            let attempt = u32::try_from(*attempts).unwrap_or(u32::MAX);
+            outbox::postpone(tx, *id, BACK_OFF.delay(attempt, jitter()), &error.to_string()).await?;
+            Ok(false)
         }
         Err(Refused::Never(error)) => {
             tracing::error!(%error, %job, "job-tracker will never take this message");
             metrics::counter!("understudy_orchestrator_outbox_refused_total").increment(1);
-            give_up(tx, claimed, error).await?;
+            for claimed in parcel {
+                give_up(tx, claimed, &error).await?;
+            }
+            Ok(true)
         }
     }
-    Ok(true)
 }
 
 /// A message that cannot be delivered is taken out of the way of those behind it. A task that can never exist has failed.
-async fn give_up(tx: &mut PgConnection, claimed: Claimed, error: ApiError) -> Result<(), Failure> {
-    if let Message::Enqueue { key, .. } = claimed.message {
+async fn give_up(tx: &mut PgConnection, claimed: &Claimed, error: &ApiError) -> Result<(), Failure> {
+    if let Message::Enqueue { key, .. } = &claimed.message {
         let problem = Problem::new(
             "TASK_REFUSED",
-            &key,
+            key,
             format!("job-tracker does not take the step's task: {error}"),
             "Retry the run; if it fails again, report it with the run's name.",
         );
-        let event = Event::StepFailed { key, problem, unknown: false, at: now() };
+        let event = Event::StepFailed { key: key.clone(), problem, unknown: false, at: now() };
         apply::deliver(&mut *tx, claimed.job, &event).await?;
     }
-    outbox::delete(tx, claimed.id).await
+    outbox::delete(tx, &[claimed.id]).await
 }
 
-async fn send(runtime: &Runtime, job: RunId, message: &Message) -> Result<(), Refused> {
-    let jobs = &runtime.0.jobs;
+/// Sends messages about one job by one call: one message, or tasks.
+async fn send(runtime: &Runtime, parcel: &[Claimed]) -> Result<(), Refused> {
+    let Some(Claimed { job, message, .. }) = parcel.first() else { return Ok(()) };
+    let (jobs, job) = (&runtime.0.jobs, *job);
     let answer = match message.clone() {
         Message::CreateJob { kind, targets, created_by, labels } => {
             let new = NewJob { id: job, kind, targets, created_by, labels, tasks: Vec::new() };
             jobs.create_job(new).await.map(|_| ())
         }
-        Message::Enqueue { .. } => jobs.enqueue_tasks(job, vec![new_task(job, message)?]).await.map(|_| ()),
+        Message::Enqueue { .. } => {
+            let tasks: Result<_, _> = parcel.iter().map(|claimed| new_task(job, &claimed.message)).collect();
+            jobs.enqueue_tasks(job, tasks?).await.map(|_| ())
+        }
         Message::CancelTasks { keys } => jobs.cancel_tasks(job, keys).await.map(|_| ()),
         Message::Update(view) => jobs.update_job(update(job, *view)?).await.map(|_| ()),
         Message::Note { id, author, text } => {

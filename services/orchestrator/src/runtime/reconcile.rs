@@ -87,7 +87,6 @@ async fn ask(tx: &mut PgConnection, correction: &Correction) -> Result<(), Failu
     };
     let targets = about.into_iter().chain([correction.host.to_resource()]).collect();
     let create = single_task_job("reconcile", targets, correction.reason.clone());
-    outbox::insert(tx, job, &create).await?;
     let task = Message::Enqueue {
         key: correction.key.clone(),
         title: correction.reason.clone(),
@@ -96,7 +95,7 @@ async fn ask(tx: &mut PgConnection, correction: &Correction) -> Result<(), Failu
         max_attempts: MAX_ATTEMPTS,
         traceparent: None,
     };
-    outbox::insert(tx, job, &task).await
+    outbox::insert(tx, job, &[create, task]).await
 }
 
 async fn item_records(

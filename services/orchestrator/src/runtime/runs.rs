@@ -98,7 +98,7 @@ impl Runtime {
                     if let Some(text) = spec.test_network.production_notice() {
                         let id = Uuid::new_v5(&run.id, b"connected to production");
                         let note = Message::Note { id, author: who.clone(), text };
-                        outbox::insert(&mut *tx, run.id, &note).await?;
+                        outbox::insert(&mut *tx, run.id, &[note]).await?;
                     }
                     connections::remember(tx, spec, &input, answer).await?;
                     Ok(run.id.to_resource())
@@ -164,16 +164,14 @@ impl Runtime {
         note: Option<Message>,
         event: impl Fn(UnixMicros) -> Event + Send + Sync + 'static,
     ) -> Result<Run, ApiError> {
-        let note = Arc::new(note);
+        let note: Arc<[Message]> = note.into_iter().collect();
         self.once(call, move |tx| {
             let (event, note) = (event(now()), note.clone());
             Box::pin(async move {
                 if apply::deliver(&mut *tx, run, &event).await?.is_none() {
                     return Err(not_found("RUN_NOT_FOUND", &run.to_resource()).into());
                 }
-                if let Some(note) = &*note {
-                    outbox::insert(tx, run, note).await?;
-                }
+                outbox::insert(tx, run, &note).await?;
                 Ok(run.to_resource())
             })
         })

@@ -52,7 +52,6 @@ impl Runtime {
                     created_by: who,
                     labels: BTreeMap::new(),
                 };
-                outbox::insert(&mut *tx, job, &create).await?;
                 let work = AgentWork::ScrubItem { point: *point };
                 let task = Message::Enqueue {
                     key: KEY.to_owned(),
@@ -62,7 +61,7 @@ impl Runtime {
                     max_attempts: MAX_ATTEMPTS,
                     traceparent,
                 };
-                outbox::insert(tx, job, &task).await?;
+                outbox::insert(tx, job, &[create, task]).await?;
                 Ok(job.to_resource())
             })
         });
