@@ -5,14 +5,14 @@ use std::{
     time::Duration,
 };
 
-use understudy_ids::{Generation, PointSeq, RunId};
+use understudy_ids::{Generation, PointSeq, Problem, RunId};
 use understudy_recovery::{
-    Event, ItemState, Operation, RunSpec,
+    Effect, Event, ItemState, Operation, RunSpec,
     action::{DiskRoot, StepResult},
     advance,
     conflict::OpenRun,
     plan::{PointView, SideView, plan},
-    run::{self, RunState, RunVerb},
+    run::{self, RunState, RunVerb, StepState},
     test_network::TestNetwork,
 };
 
@@ -557,4 +557,69 @@ fn a_test_that_cannot_be_cleaned_up_is_not_on_its_way() {
     assert!(theatre.run.is_on_its_way());
     theatre.until_quiet();
     assert_eq!(ended(&theatre), RunState::Succeeded);
+}
+
+/// What many machines do at the same time is told together, and comes to the same end in fewer steps.
+#[test]
+fn what_is_told_together_comes_to_the_same_end() {
+    for operation in Operation::ALL {
+        let (mut one_by_one, mut together) = (theatre(operation), theatre(operation));
+        one_by_one.until_quiet();
+        while !together.queue.is_empty() {
+            together.perform_together();
+        }
+        together.until_quiet();
+        let done = |theatre: &Theatre| BTreeSet::from_iter(theatre.done.clone());
+        assert_eq!(done(&together), done(&one_by_one), "{operation}");
+        assert_eq!(together.done.len(), one_by_one.done.len(), "{operation}: done twice");
+        assert_eq!(run::state(&together.run), run::state(&one_by_one.run), "{operation}");
+        let states = |theatre: &Theatre| theatre.records.values().map(|r| r.state).collect::<Vec<_>>();
+        assert_eq!(states(&together), states(&one_by_one), "{operation}");
+        if one_by_one.records.len() > 1 {
+            assert!(together.run.sequence < one_by_one.run.sequence, "{operation} was gone through as often");
+        }
+    }
+}
+
+/// R-PF-3: what has come home with the first error is kept, and nothing is begun because of it.
+#[test]
+fn an_error_among_what_is_told_together_stops_the_run_before_the_next_step() {
+    let mut theatre = theatre(Operation::PlannedFailover);
+    while !theatre.queue.iter().all(|task| task.step.as_str().ends_with(".shut-down")) {
+        theatre.perform(Act::Succeed);
+    }
+    let tasks = Vec::from(theatre.queue.clone());
+    assert_eq!(tasks.len(), 2, "{tasks:?}");
+    let problem = Problem::new("BROKEN", "web1", "it broke", "Try again.");
+    let at = theatre.now;
+    let stopped = StepResult::MachineStopped { by_guest: true, time: at };
+    let failed = Event::StepFailed { key: tasks[0].key.clone(), problem, unknown: false, at };
+    let succeeded = Event::StepSucceeded { key: tasks[1].key.clone(), result: stopped, at };
+    for events in [[failed.clone(), succeeded.clone()], [succeeded, failed]] {
+        let (run, effects) = run::advance_all(&theatre.run, &events).unwrap();
+        assert_eq!(run::state(&run), RunState::Failed);
+        assert_eq!(run.steps[&tasks[1].step].state, StepState::Succeeded);
+        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Enqueue { .. })), "{effects:?}");
+    }
+}
+
+/// A decision among what happened is about the run as it is then: the commit is admitted because the last machine has started before.
+#[test]
+fn a_decision_is_taken_where_it_stands_among_what_happened() {
+    let mut theatre = theatre(Operation::UnplannedFailover);
+    while let Some(task) = theatre.queue.front().cloned() {
+        theatre.tick(1);
+        let commit = Event::Operator { verb: RunVerb::Commit, by: "ann".to_owned(), at: theatre.now };
+        let result = theatre.work(&task).unwrap();
+        let done = Event::StepSucceeded { key: task.key, result, at: theatre.now };
+        let (after, _) = advance(&theatre.run, &done).unwrap();
+        let admitted = run::allowed_actions(&after).contains(&RunVerb::Commit);
+        assert_eq!(run::advance_all(&theatre.run, &[done.clone(), commit.clone()]).is_ok(), admitted);
+        if admitted {
+            assert!(run::advance_all(&theatre.run, &[commit, done]).is_err(), "committed too early");
+            return;
+        }
+        theatre.perform(Act::Succeed);
+    }
+    panic!("the run never waits for its commit");
 }

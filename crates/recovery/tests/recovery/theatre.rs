@@ -356,6 +356,20 @@ impl Theatre {
         self.perform_task(task, act)
     }
 
+    /// All that is due is done, and the run is told of it at once.
+    pub fn perform_together(&mut self) {
+        self.tick(1);
+        let (tasks, mut events) = (std::mem::take(&mut self.queue), Vec::new());
+        for task in tasks {
+            let result = self.work(&task).unwrap();
+            self.done.push(task.step);
+            events.push(Event::StepSucceeded { key: task.key, result, at: self.now });
+        }
+        let (run, effects) = run::advance_all(&self.run, &events).unwrap();
+        self.run = run;
+        self.carry_out(effects);
+    }
+
     /// The next `count` tasks succeed, or as many as there are.
     pub fn perform_up_to(&mut self, count: usize) {
         for _ in 0..count {
@@ -403,7 +417,7 @@ impl Theatre {
     }
 
     /// What the workers do, and what they refuse.
-    fn work(&mut self, task: &Task) -> Result<StepResult, Problem> {
+    pub fn work(&mut self, task: &Task) -> Result<StepResult, Problem> {
         match (&task.executor, &task.action) {
             (Executor::NetworkMapper, Action::Network(work)) => {
                 self.leases = matches!(work, NetworkWork::ReserveAddresses { .. });

@@ -47,7 +47,7 @@ pub async fn deliver_all(tx: &mut PgConnection, id: RunId, events: &[Event]) -> 
     if next == record.run && effects.is_empty() {
         return Ok(Some(next));
     }
-    if !runs::update(tx, &next, record.version).await? {
+    if !runs::update(tx, &next, &record).await? {
         // The row is locked, so this is another program's doing.
         return Err(
             ApiError::aborted("RUN_CHANGED", "the run was changed meanwhile", "Repeat the call.").into()
