@@ -1,6 +1,6 @@
 //! Another recovery point and the way back before the commit (R-FO-4), with orchestrators that die in the middle.
 
-use understudy_ids::{PointChoice, PointSeq};
+use understudy_ids::{PointChoice, PointSeq, Uuid};
 use understudy_jobs_api::JobState;
 use understudy_recovery_api::{
     ItemState, Operation, RecoveryClient, RunState,
@@ -50,6 +50,12 @@ async fn unplanned(stage: &Stage, client: &RecoveryClient) -> Run {
     until(client, run.name, RunState::Waiting).await
 }
 
+/// Names what the run's plan is at the moment.
+async fn plan_id(stage: &Stage, run: &Run) -> Uuid {
+    let id = sqlx::query_scalar("SELECT plan_id FROM runs WHERE id = $1").bind(run.name);
+    id.fetch_one(stage.database.pool().reader()).await.unwrap()
+}
+
 /// R-FO-4, R-JOB-3: in the middle of every step of it another orchestrator goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_point_is_made_to_run_whoever_dies_meanwhile() {
@@ -60,8 +66,11 @@ async fn another_point_is_made_to_run_whoever_dies_meanwhile() {
     for what in phases {
         stage.estate.hold(what);
     }
+    let planned = plan_id(&stage, &run).await;
     let changed = change(&instance.client, &run, to_point(1)).await.unwrap();
     assert_eq!(changed.allowed_actions, [""; 0], "nothing else meanwhile");
+    let further = plan_id(&stage, &run).await;
+    assert_ne!(further, planned, "who knows the plan of before would go on with it");
     assert_eq!(against(&instance.client, &run, BACK).await[0], "VERB_NOT_ALLOWED");
     for what in phases {
         eventually(&format!("{what} is under way"), async || stage.estate.is_waiting(what)).await;
@@ -70,6 +79,7 @@ async fn another_point_is_made_to_run_whoever_dies_meanwhile() {
         instance = stage.orchestrator().await;
     }
     let waiting = until(&instance.client, run.name, RunState::Waiting).await;
+    assert_eq!(plan_id(&stage, &run).await, further, "the plan was written with a step");
     assert_eq!(waiting.outcomes[0].point, Some(PointSeq::new(1)));
     assert_eq!(waiting.changes[0].text, "web1 from recovery point 2 to 1");
     assert_eq!(stage.estate.machine(BRAVO, "web1").unwrap().power, PowerState::Running);
