@@ -146,25 +146,71 @@ pub const fn expired(attempt: u32, max_attempts: u32, cancel_requested: bool) ->
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_listed_transitions_happen() {
-        let mut happened = 0;
-        for state in TaskState::ALL {
-            for event in TaskEvent::ALL {
-                let listed = TASK_TRANSITIONS.iter().filter(|(s, e, _)| (*s, *e) == (state, event)).count();
-                assert!(listed <= 1, "{state} × {event:?} is listed twice");
-                assert_eq!(next_task_state(state, event).is_ok(), listed == 1);
-                happened += listed;
+    type Row = (TaskState, TaskEvent, TaskState);
+
+    /// Invariants 3, 10, 16.
+    fn is_right(table: &[Row]) -> bool {
+        use TaskEvent::*;
+        let becomes = |state: TaskState, event: TaskEvent| -> Result<Option<TaskState>, ()> {
+            let mut rows = table.iter().filter(|(from, on, _)| (*from, *on) == (state, event));
+            match (rows.next(), rows.next()) {
+                (None, _) => Ok(None),
+                (Some((_, _, to)), None) => Ok(Some(*to)),
+                (Some(_), Some(_)) => Err(()),
             }
-        }
-        assert_eq!(happened, TASK_TRANSITIONS.len());
+        };
+        let is_right = |state: TaskState, event: TaskEvent| {
+            let Ok(to) = becomes(state, event) else { return false };
+            match (state, event) {
+                (state, _) if state.is_final() => to.is_none(),
+                // Only what nobody has can be taken, and only somebody who has it can say what became of it.
+                (TaskState::Queued, Lease) => to == Some(TaskState::Leased),
+                (TaskState::Queued, Cancel) => to == Some(TaskState::Cancelled),
+                (TaskState::Queued, _) | (_, Lease) => to.is_none(),
+                // Only the worker knows whether the effect can still be kept from happening.
+                (_, Cancel) => to == Some(TaskState::Leased),
+                (_, Succeed) => to == Some(TaskState::Succeeded),
+                (_, Fail) => to == Some(TaskState::Failed),
+                (_, LoseTrack) => to == Some(TaskState::Unknown),
+                (_, Retry | Expire) => to == Some(TaskState::Queued),
+                // Nothing happened, and nothing will.
+                (_, RetryLast) => to == Some(TaskState::Failed),
+                (_, RetryUnwanted) => to == Some(TaskState::Cancelled),
+                // Silence is never success, failure or "did not happen".
+                (_, ExpireLast | ExpireUnwanted) => to == Some(TaskState::Unknown),
+            }
+        };
+        TaskState::ALL.into_iter().all(|state| TaskEvent::ALL.into_iter().all(|event| is_right(state, event)))
     }
 
     #[test]
-    fn nothing_leaves_a_final_state_and_everything_else_can_end() {
+    fn the_table_is_right_and_no_row_can_be_removed_added_or_changed_unnoticed() {
+        assert!(is_right(TASK_TRANSITIONS));
+        for (index, row) in TASK_TRANSITIONS.iter().enumerate() {
+            let mut table = TASK_TRANSITIONS.to_vec();
+            for other in TaskState::ALL.into_iter().filter(|to| *to != row.2) {
+                table[index].2 = other;
+                assert!(!is_right(&table), "{row:?} may lead to {other}");
+            }
+            table.remove(index);
+            assert!(!is_right(&table), "nobody misses {row:?}");
+        }
         for state in TaskState::ALL {
-            let leaves = TASK_TRANSITIONS.iter().filter(|(from, ..)| *from == state).count();
-            assert_eq!(leaves == 0, state.is_final(), "{state}");
+            for event in TaskEvent::ALL {
+                let row = (state, event, TaskState::Queued);
+                let table = [TASK_TRANSITIONS, &[row]].concat();
+                assert!(!is_right(&table), "{row:?} may be added");
+            }
+        }
+    }
+
+    #[test]
+    fn only_listed_transitions_happen() {
+        for state in TaskState::ALL {
+            for event in TaskEvent::ALL {
+                let listed = TASK_TRANSITIONS.iter().find(|(s, e, _)| (*s, *e) == (state, event));
+                assert_eq!(next_task_state(state, event).ok(), listed.map(|(_, _, to)| *to));
+            }
         }
     }
 
