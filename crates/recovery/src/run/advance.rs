@@ -526,10 +526,11 @@ impl Change {
         }
         if self.run.course == Course::Halted {
             let switched = settle::passed_point_of_no_return(&self.run);
+            let asked = self.asked_by_gates();
             self.run.course = Course::Forward;
             self.reset(|step, status| {
-                status.state == StepState::Failed && step.on_error == ErrorPolicy::StopRun
-                    || !switched && must_be_repeated(step)
+                let stops = step.on_error == ErrorPolicy::StopRun || asked.contains(&step.id);
+                status.state == StepState::Failed && stops || !switched && must_be_repeated(step)
             });
         }
         if self.run.plan.operation == Operation::UnplannedFailover && !self.run.is_rolling_back() {
@@ -548,6 +549,16 @@ impl Change {
         for item in items {
             self.item_verb(&item, resumed);
         }
+    }
+
+    /// What gates that were not passed have looked at: who retries has put it right, so the machines are asked before a person is.
+    fn asked_by_gates(&self) -> BTreeSet<StepName> {
+        let failed = self.run.plan.steps.iter().filter(|s| self.run.step_state(&s.id) == StepState::Failed);
+        let asked = failed.filter_map(|step| match &step.action {
+            Action::Operator(OperatorWait::Gate { watched, .. }) => Some(watched),
+            _ => None,
+        });
+        asked.flatten().cloned().collect()
     }
 
     fn resume_skipped_items(&mut self) {

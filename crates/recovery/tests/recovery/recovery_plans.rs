@@ -436,6 +436,33 @@ fn a_gate_asks_where_a_machine_is_missing() {
     }
 }
 
+/// R-RP-3: who retries at a gate has put the machine right; the machine is asked, and a person only where it still does not answer.
+#[test]
+fn a_retry_at_a_gate_asks_the_machine_again() {
+    for (broken_again, opens) in [(true, false), (false, true)] {
+        let mut theatre = theatre(Operation::PlannedFailover);
+        let mut asked = 0;
+        let mut script = |id: &StepName, _: &str| {
+            if id.as_str() != "db1.probe" {
+                return Act::Succeed;
+            }
+            asked += 1;
+            if asked == 1 || broken_again { Act::Fail } else { Act::Succeed }
+        };
+        theatre.play(&mut script);
+        theatre.ask(RunVerb::Confirm);
+        theatre.play(&mut script);
+        assert_eq!(theatre.asks_at().unwrap().as_str(), "group-1.gate");
+        theatre.ask(RunVerb::Reject);
+        assert_eq!(run::state(&theatre.run), RunState::Failed);
+        theatre.ask(RunVerb::Retry);
+        theatre.play(&mut script);
+        assert_eq!(asked, 2, "asked once by each try");
+        let at_gate = theatre.asks_at().is_some_and(|step| step.as_str() == "group-1.gate");
+        assert_eq!(at_gate, !opens);
+    }
+}
+
 /// R-TF-6: a test that nobody answers is ended as well.
 #[test]
 fn a_test_that_asks_for_too_long_is_due_to_be_cancelled() {
