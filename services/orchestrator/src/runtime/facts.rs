@@ -6,12 +6,12 @@
 //!                         └── back off ◀─────┘ marked as not connected
 //! ```
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use futures::StreamExt;
 use sqlx::PgConnection;
 use tokio_util::sync::CancellationToken;
-use understudy_ids::{HostName, UnixMicros};
+use understudy_ids::{HostName, RunId, UnixMicros};
 use understudy_recovery::Event;
 use understudy_replication_api::{Facts, FactsClient};
 use understudy_rpc::{
@@ -19,9 +19,15 @@ use understudy_rpc::{
     retry::{BackOff, jitter},
 };
 
-use super::{Runtime, activation, apply, gather::SILENCE, inventory::Inventory, now, per_host};
+use super::{
+    Runtime, activation, apply,
+    gather::SILENCE,
+    inventory::{Inventory, Machine},
+    now, per_host,
+};
 use crate::store::{
-    Failure, awaited,
+    Failure,
+    awaited::{self, Awaited},
     hosts::{self, HostRecord},
     items,
 };
@@ -142,9 +148,10 @@ async fn machines(
 ) -> Result<(), Failure> {
     let told: Vec<_> = inventory.items.iter().map(|facts| facts.item.clone()).collect();
     for record in items::get(tx, &told).await? {
-        let found = inventory.machine(&record.machine.name);
-        if let Some(machine) = found.filter(|m| record.active_host == *host && m.uuid == record.machine.uuid)
-        {
+        let is_news = |machine: &&Machine| {
+            record.active_host == *host && machine.uuid == record.machine.uuid && **machine != record.machine
+        };
+        if let Some(machine) = inventory.machine(&record.machine.name).filter(is_news) {
             items::saw_machine(tx, &record.name, machine).await?;
         }
         let is_bound = inventory.item(&record.name).is_some_and(|facts| facts.lease.is_some());
@@ -161,18 +168,17 @@ async fn first_points(
     inventory: &Inventory,
     now: UnixMicros,
 ) -> Result<(), Failure> {
-    for awaited in awaited::of_standby(tx, standby).await? {
-        let points = inventory.item(&awaited.item).map_or(&[][..], |facts| facts.points.as_slice());
-        let first = points.iter().find(|p| p.is_offered() && p.generation == awaited.generation);
+    let mut told: BTreeMap<RunId, Vec<Event>> = BTreeMap::new();
+    for Awaited { run, item, generation } in awaited::of_standby(tx, standby).await? {
+        let points = inventory.item(&item).map_or(&[][..], |facts| facts.points.as_slice());
+        let first = points.iter().find(|p| p.is_offered() && p.generation == generation);
         let Some(point) = first else { continue };
-        let event = Event::FirstPoint {
-            item: awaited.item.clone(),
-            seq: point.seq,
-            generation: point.generation,
-            at: now,
-        };
-        awaited::delete(&mut *tx, awaited.run, &awaited.item).await?;
-        apply::deliver(&mut *tx, awaited.run, &event).await?;
+        awaited::delete(&mut *tx, run, &item).await?;
+        let event = Event::FirstPoint { item, seq: point.seq, generation, at: now };
+        told.entry(run).or_default().push(event);
+    }
+    for (run, events) in told {
+        apply::deliver_all(&mut *tx, run, &events).await?;
     }
     Ok(())
 }
