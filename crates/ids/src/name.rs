@@ -100,6 +100,10 @@ name!(
     NetworkName, "network name", 63
 );
 name!(
+    /// A DNS server, as network-mapper's configuration calls it.
+    DnsServerName, "name of a DNS server", 63
+);
+name!(
     /// A disk of a machine by its target device (`vda`), which is stable over failover (R-FO-6).
     DiskName, "disk name", 32
 );

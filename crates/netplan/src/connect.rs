@@ -11,6 +11,7 @@ use understudy_ids::{HostName, ItemName, MacAddress, NetworkName, Problem, SiteN
 use crate::{
     mapping::{Mapping, between},
     network::{Addressing, Isolation, NetworkRef, VmNetwork},
+    records::PlannedRecord,
     rehearsal,
     retain::{AddressRule, SplitSubnet},
 };
@@ -66,6 +67,8 @@ pub struct ConnectionPlan {
     pub existing: Option<ExistingNetwork>,
     /// For a failover: subnets whose addresses are retained and of which machines stay behind.
     pub split_subnets: Vec<SplitSubnet>,
+    /// What the machines' names in DNS are to say; filled in from [`records::plan`](crate::records::plan).
+    pub records: Vec<PlannedRecord>,
 }
 
 /// Where one NIC goes.
@@ -180,7 +183,7 @@ pub fn plan(
         Purpose::Failover | Purpose::TestOn { .. } => vec![],
         Purpose::Test => planner.test_networks(&mut nics),
     };
-    Ok(ConnectionPlan { nics, test_networks, existing, split_subnets: vec![] })
+    Ok(ConnectionPlan { nics, test_networks, existing, split_subnets: vec![], records: vec![] })
 }
 
 /// A test network is new and holds nothing but the test, so what runs hold in production does not count there (R-TF-4). On a network that

@@ -16,7 +16,7 @@ use understudy_types_api::{problem_from_wire, problem_to_wire, time_from_wire, t
 use crate::{
     field::Fields,
     model::{AddressLease, ConnectionAnswer, ConnectionQuestion, NetworkMapping, StoredNetwork},
-    v1,
+    names, v1,
 };
 
 /// Bounds of one question (invariant 14).
@@ -147,7 +147,9 @@ pub(crate) fn stored_network_from_wire(wire: v1::VmNetwork) -> Result<StoredNetw
     Ok(StoredNetwork { network: network_from_wire(wire)?, created })
 }
 
-fn created_from_wire(time: Option<prost_types::Timestamp>) -> Result<understudy_ids::UnixMicros, ApiError> {
+pub(crate) fn created_from_wire(
+    time: Option<prost_types::Timestamp>,
+) -> Result<understudy_ids::UnixMicros, ApiError> {
     let mut fields = Fields::default();
     let time = fields.require("create_time", time).and_then(|t| time_from_wire(t).ok());
     fields.finish(time)
@@ -401,13 +403,16 @@ fn nics_from_wire(
 
 pub(crate) fn answer_to_wire(answer: ConnectionAnswer) -> v1::PlanConnectionsResponse {
     match answer {
-        Ok(ConnectionPlan { nics, test_networks, existing, split_subnets }) => v1::PlanConnectionsResponse {
-            nics: nics.into_iter().map(connection_to_wire).collect(),
-            test_networks: test_networks.into_iter().map(test_network_to_wire).collect(),
-            problems: vec![],
-            existing: existing.map(existing_to_wire),
-            split_subnets: split_subnets.into_iter().map(split_subnet_to_wire).collect(),
-        },
+        Ok(ConnectionPlan { nics, test_networks, existing, split_subnets, records }) => {
+            v1::PlanConnectionsResponse {
+                nics: nics.into_iter().map(connection_to_wire).collect(),
+                test_networks: test_networks.into_iter().map(test_network_to_wire).collect(),
+                problems: vec![],
+                existing: existing.map(existing_to_wire),
+                split_subnets: split_subnets.into_iter().map(split_subnet_to_wire).collect(),
+                records: records.into_iter().map(names::planned_to_wire).collect(),
+            }
+        }
         Err(problems) => v1::PlanConnectionsResponse {
             problems: problems.into_iter().map(problem_to_wire).collect(),
             ..v1::PlanConnectionsResponse::default()
@@ -477,7 +482,8 @@ fn existing_to_wire(existing: ExistingNetwork) -> v1::ExistingNetwork {
 }
 
 pub(crate) fn answer_from_wire(wire: v1::PlanConnectionsResponse) -> Result<ConnectionAnswer, ApiError> {
-    let v1::PlanConnectionsResponse { nics, test_networks, problems, existing, split_subnets } = wire;
+    let v1::PlanConnectionsResponse { nics, test_networks, problems, existing, split_subnets, records } =
+        wire;
     let mut fields = Fields::default();
     if !problems.is_empty() {
         let problems = problems
@@ -493,7 +499,8 @@ pub(crate) fn answer_from_wire(wire: v1::PlanConnectionsResponse) -> Result<Conn
     let existing = existing.and_then(|existing| existing_from_wire(&mut fields, existing));
     let split_subnets =
         split_subnets.into_iter().filter_map(|split| split_subnet_from_wire(&mut fields, split)).collect();
-    fields.finish(Some(Ok(ConnectionPlan { nics, test_networks, existing, split_subnets })))
+    let records = records.into_iter().filter_map(|r| names::planned_from_wire(&mut fields, r)).collect();
+    fields.finish(Some(Ok(ConnectionPlan { nics, test_networks, existing, split_subnets, records })))
 }
 
 fn existing_from_wire(fields: &mut Fields, wire: v1::ExistingNetwork) -> Option<ExistingNetwork> {
@@ -572,6 +579,7 @@ fn test_network_from_wire(fields: &mut Fields, wire: v1::PlannedTestNetwork) -> 
 #[cfg(test)]
 mod tests {
     use understudy_ids::MacAddress;
+    use understudy_netplan::{PlannedRecord, ZonePurpose};
 
     use super::*;
 
@@ -651,8 +659,20 @@ mod tests {
         };
         for existing in [None, Some(existing.clone()), Some(ExistingNetwork { gateway: None, ..existing })] {
             let split = SplitSubnet { network: lab().name, staying: ["db1".parse().unwrap()].into() };
-            let answer =
-                Ok(ConnectionPlan { existing, split_subnets: vec![split], ..ConnectionPlan::default() });
+            let planned = |address| PlannedRecord {
+                name: "web1.shop.example".parse().unwrap(),
+                item: "web1".parse().unwrap(),
+                zone: "shop.example".parse().unwrap(),
+                purpose: ZonePurpose::Production,
+                address,
+                reason: "NIC 0 of web1 gets this address".to_owned(),
+            };
+            let answer = Ok(ConnectionPlan {
+                existing,
+                split_subnets: vec![split],
+                records: vec![planned(Some([10, 0, 0, 9].into())), planned(None)],
+                ..ConnectionPlan::default()
+            });
             assert_eq!(answer_from_wire(answer_to_wire(answer.clone())).unwrap(), answer);
         }
     }

@@ -4,6 +4,8 @@ use serde::Deserialize;
 use understudy_rpc::{ServerConfig, TlsFiles};
 use understudy_service::ServiceConfig;
 
+use crate::dns::DnsConfig;
+
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -15,6 +17,9 @@ pub struct Config {
     /// Tasks done at once.
     #[serde(default = "default_slots")]
     pub slots: u32,
+    /// Servers of the zones that runs write to.
+    #[serde(default)]
+    pub dns: DnsConfig,
 }
 
 /// A service that we call.
@@ -41,6 +46,10 @@ impl ServiceConfig for Config {
     }
 
     fn problems(&self) -> Vec<String> {
-        if (1..=1024).contains(&self.slots) { vec![] } else { vec!["slots: must be 1 to 1024".to_owned()] }
+        let mut problems = self.dns.problems();
+        if !(1..=1024).contains(&self.slots) {
+            problems.push("slots: must be 1 to 1024".to_owned());
+        }
+        problems
     }
 }

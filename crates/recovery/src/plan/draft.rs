@@ -18,7 +18,7 @@ use super::{
 use crate::{
     action::{
         Action, AgentWork, DiskSize, Internal, MachineRef, NetworkRef, NetworkWork, OperatorWait,
-        ReservedNic, ReservedTestNetwork, RunScript,
+        RecordAddress, ReservedNic, ReservedTestNetwork, RunScript,
     },
     conflict::{OpenRun, gives_way},
     item::{ItemState, Verb},
@@ -31,6 +31,8 @@ const LONG: Duration = Duration::from_secs(6 * 3600);
 const SEEDING: Duration = Duration::from_secs(7 * 24 * 3600);
 /// For tests to be cleaned up by themselves: machines are powered off and removed.
 const TESTS_END: Duration = Duration::from_secs(90);
+/// For names to be switched: servers that are restarted come back, and a commit does not wait for one that does not.
+const ROUTING: Duration = Duration::from_secs(120);
 /// Everything else on a host.
 const SHORT: Duration = Duration::from_secs(600);
 /// A worker that dies loses its lease and another attempt begins; a step that loses this many is given up on.
@@ -241,6 +243,38 @@ impl<'a> Subject<'a> {
         let look = self.agent("screenshot", self.target, generation, Phase::Probe, look).after([after]);
         steps.push(look.on_error(on_error));
         steps
+    }
+
+    /// The item's names have the addresses that its machine has there (R-NET-11, R-NET-12). `None`: it has no name, or no address is known.
+    pub fn set_records(&self, spec: &RunSpec, input: &PlanInput, behind: &StepName) -> Option<Step> {
+        let of_item = input.connections.records.iter().filter(|record| record.item == *self.name());
+        let records: Vec<RecordAddress> = of_item
+            .filter_map(|record| {
+                let (name, zone) = (record.name.clone(), record.zone.clone());
+                Some(RecordAddress { name, zone, purpose: record.purpose, address: record.address? })
+            })
+            .collect();
+        if records.is_empty() {
+            return None;
+        }
+        let said: Vec<String> =
+            records.iter().map(|record| format!("{} has {}", record.name, record.address)).collect();
+        let title = format!("See to it that {}", said.join(", "));
+        let test = spec.operation == Operation::TestFailover;
+        let work = NetworkWork::SetRecords { item: self.name().clone(), test, records };
+        let step = self.routing("set-records", title, Phase::Route, work);
+        Some(step.on_error(error_policy(spec.operation, Part::Routing)).after([behind.clone()]))
+    }
+
+    /// Takes back what [`Self::set_records`] does.
+    pub fn restore_records(&self, what: &str, phase: Phase) -> Step {
+        let work = NetworkWork::RestoreRecords { item: self.name().clone() };
+        self.routing(what, format!("Restore the names of {}", self.name()), phase, work)
+    }
+
+    fn routing(&self, what: &str, title: String, phase: Phase, work: NetworkWork) -> Step {
+        let step = Step::new(self.id(what), title, Executor::NetworkMapper, Action::Network(work), phase);
+        Step { item: Some(self.name().clone()), time_out: Some(ROUTING), ..step }
     }
 
     /// Where the machine can be asked: the first of its addresses that is known, if its NIC is connected.

@@ -144,7 +144,7 @@ fn machine(operation: Operation, item: &ItemView, purpose: &netplan::Purpose) ->
 }
 
 fn told(plan: netplan::ConnectionPlan) -> Connections {
-    let netplan::ConnectionPlan { nics, test_networks, existing, split_subnets } = plan;
+    let netplan::ConnectionPlan { nics, test_networks, existing, split_subnets, records } = plan;
     let nics = nics.into_iter().map(|nic| {
         let netplan::Connection {
             item,
@@ -181,6 +181,7 @@ fn told(plan: netplan::ConnectionPlan) -> Connections {
         test_networks: test_networks.collect(),
         existing,
         split_subnets,
+        records,
         problems: Vec::new(),
     }
 }
@@ -213,9 +214,10 @@ async fn recall(conn: &mut PgConnection, items: &[ItemView], why: &str) -> Resul
     let mut connections = Connections::default();
     for item in items {
         let (_, target) = sites(Operation::UnplannedFailover, item);
-        match known::recall::<Vec<KnownNic>>(conn, &item.name, target).await? {
-            Some((nics, learnt)) => {
-                connections.nics.extend(nics.into_iter().map(|n| remembered(&item.name, n, learnt)))
+        match known::recall(conn, &item.name, target).await? {
+            Some(known::Known { nics, records, learnt }) => {
+                connections.nics.extend(nics.into_iter().map(|n| remembered(&item.name, n, learnt)));
+                connections.records.extend(records);
             }
             None => connections.problems.push(Problem::new(
                 "NETWORK_MAPPER_AWAY",
@@ -266,7 +268,9 @@ pub async fn remember(
         });
         let nics: Vec<KnownNic> = of_item.collect();
         let (_, target) = sites(spec.operation, item);
-        known::remember(tx, &item.name, target, &nics, input.now).await?;
+        let records = connections.records.iter().filter(|record| record.item == item.name).cloned();
+        let known = known::Known { nics, records: records.collect(), learnt: input.now };
+        known::remember(tx, &item.name, target, &known).await?;
     }
     Ok(())
 }

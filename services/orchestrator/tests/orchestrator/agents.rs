@@ -320,6 +320,8 @@ impl Handler for MapperHand {
             NetworkAction::ReleaseRun => {
                 ("release-run", NetworkTaskResult::Released { addresses: 1, test_networks: 0 })
             }
+            NetworkAction::SetRecords { .. } => ("set-records", NetworkTaskResult::Records(vec![])),
+            NetworkAction::RestoreRecords { .. } => ("restore-records", NetworkTaskResult::Records(vec![])),
         };
         if self.estate.must_fail(what) {
             return Outcome::Failed(Problem::new("BROKEN", &leased.key, "it was told to fail", "Repair it."));

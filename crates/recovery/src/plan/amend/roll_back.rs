@@ -3,7 +3,8 @@
 //! ```text
 //!   per item: shut down @ target
 //!   all stopped ══ from here on only forward ═▶ per item: raise generation ─▶ fence @ target ─▶ start @ source ─▶
-//!                     remove the machine and what it wrote @ target ─▶ prepare replica @ target ─▶ replicate @ source
+//!                  ├▶ remove the machine and what it wrote @ target ─▶ prepare replica @ target ─▶ replicate @ source
+//!                  └▶ restore names
 //! ```
 //!
 //! The old side must be known to be as the failover left it: heard now, fenced at the item's generation, with the machine off
@@ -112,7 +113,9 @@ pub(super) fn draft(amending: &Amending<'_>) -> (Vec<AmendedItem>, Vec<Step>) {
         if let Some(first) = back.first_mut() {
             first.after = [amending.switched(&planned.item), stopped.clone()].concat();
         }
+        let restore = restore_records(amending, subject);
         steps.extend(back);
+        steps.extend(restore);
     }
     let items = planned.iter().map(|planned| AmendedItem {
         item: planned.item.clone(),
@@ -160,6 +163,15 @@ fn way_back(amending: &Amending<'_>, planned: &PlannedItem, subject: &Subject<'_
             .records([Verb::RolledBack]),
     ];
     in_order(steps)
+}
+
+/// Clients are led back as soon as there is somebody to answer them (R-NET-12).
+fn restore_records(amending: &Amending<'_>, subject: &Subject<'_>) -> Option<Step> {
+    let set = amending.run.plan.step(&subject.id("set-records"))?;
+    let operation = amending.run.plan.operation;
+    let restore = subject.restore_records(&amending.what("restore-records"), Phase::RollBack);
+    let started = subject.id(&amending.what("start"));
+    Some(restore.on_error(error_policy(operation, Part::Routing)).after([started, set.id.clone()]))
 }
 
 fn in_order(mut steps: Vec<Step>) -> Vec<Step> {
