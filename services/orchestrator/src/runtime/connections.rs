@@ -39,7 +39,7 @@ pub struct KnownNic {
 pub enum Answer {
     /// The operation connects nothing.
     NotNeeded,
-    Told(Connections),
+    Told(Box<Connections>),
     /// network-mapper cannot be asked now, and why.
     Away(String),
 }
@@ -103,8 +103,8 @@ pub async fn ask(
     let machines = items.iter().map(|item| machine(spec.operation, item, &purpose)).collect();
     let question = ConnectionQuestion { purpose, machines, neighbours };
     match network.plan_connections(&question).await {
-        Ok(Ok(plan)) => Answer::Told(told(plan)),
-        Ok(Err(problems)) => Answer::Told(Connections { problems, ..Connections::default() }),
+        Ok(Ok(plan)) => Answer::Told(Box::new(told(plan))),
+        Ok(Err(problems)) => Answer::Told(Box::new(Connections { problems, ..Connections::default() })),
         Err(error) => {
             tracing::warn!(%error, "network-mapper did not plan the connections");
             Answer::Away(error.message)
@@ -195,7 +195,7 @@ pub async fn settle(
 ) -> Result<Connections, Failure> {
     match answer {
         Answer::NotNeeded => Ok(Connections::default()),
-        Answer::Told(connections) => Ok(connections.clone()),
+        Answer::Told(connections) => Ok(connections.as_ref().clone()),
         Answer::Away(why) if spec.operation == Operation::UnplannedFailover => recall(conn, items, why).await,
         Answer::Away(why) => Ok(Connections { problems: vec![away(why)], ..Connections::default() }),
     }

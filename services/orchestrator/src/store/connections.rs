@@ -1,6 +1,6 @@
 //! Table `known_connections`: network-mapper's last answers, for the day when it is away (R-UF-1).
 
-use sqlx::{PgConnection, types::Json};
+use sqlx::{FromRow, PgConnection, types::Json};
 use time::OffsetDateTime;
 use understudy_ids::{ItemName, SiteName, UnixMicros};
 use understudy_netplan::PlannedRecord;
@@ -13,6 +13,13 @@ pub struct Known {
     pub nics: Vec<KnownNic>,
     pub records: Vec<PlannedRecord>,
     pub learnt: UnixMicros,
+}
+
+#[derive(FromRow)]
+struct Row {
+    nics: Json<Vec<KnownNic>>,
+    records: Json<Vec<PlannedRecord>>,
+    learnt: OffsetDateTime,
 }
 
 /// Replaces what was known about the item towards that site.
@@ -45,12 +52,16 @@ pub async fn recall(
     item: &ItemName,
     target: &SiteName,
 ) -> Result<Option<Known>, Failure> {
-    let row: Option<(Json<Vec<KnownNic>>, Json<Vec<PlannedRecord>>, OffsetDateTime)> = sqlx::query_as(
+    let row: Option<Row> = sqlx::query_as(
         "SELECT nics, records, learnt FROM known_connections WHERE item = $1 AND target_site = $2",
     )
     .bind(item.as_str())
     .bind(target.as_str())
     .fetch_optional(conn)
     .await?;
-    Ok(row.map(|(Json(nics), Json(records), learnt)| Known { nics, records, learnt: micros(learnt) }))
+    Ok(row.map(|Row { nics: Json(nics), records: Json(records), learnt }| Known {
+        nics,
+        records,
+        learnt: micros(learnt),
+    }))
 }
