@@ -16,6 +16,7 @@ pub use consistency::Consistency;
 pub use name::{
     DiskName, DnsServerName, GroupName, HostName, InvalidName, ItemName, MachineName, NetworkName,
     PlanPartName, PolicyName, ProbeName, RecoveryPlanName, ScriptName, SeedName, SiteName, StepName,
+    TrafficHookName,
 };
 pub use number::{ByteRange, Generation, InvalidMac, MacAddress, PointSeq};
 pub use problem::Problem;

@@ -14,6 +14,7 @@ use crate::{
     records::PlannedRecord,
     rehearsal,
     retain::{AddressRule, SplitSubnet},
+    traffic::PlannedHook,
 };
 
 /// What the connections are for.
@@ -69,6 +70,8 @@ pub struct ConnectionPlan {
     pub split_subnets: Vec<SplitSubnet>,
     /// What the machines' names in DNS are to say; filled in from [`records::plan`](crate::records::plan).
     pub records: Vec<PlannedRecord>,
+    /// Who is called when a machine is elsewhere; filled in from [`traffic::plan`](crate::traffic::plan).
+    pub hooks: Vec<PlannedHook>,
 }
 
 /// Where one NIC goes.
@@ -183,7 +186,14 @@ pub fn plan(
         Purpose::Failover | Purpose::TestOn { .. } => vec![],
         Purpose::Test => planner.test_networks(&mut nics),
     };
-    Ok(ConnectionPlan { nics, test_networks, existing, split_subnets: vec![], records: vec![] })
+    Ok(ConnectionPlan {
+        nics,
+        test_networks,
+        existing,
+        split_subnets: vec![],
+        records: vec![],
+        hooks: vec![],
+    })
 }
 
 /// A test network is new and holds nothing but the test, so what runs hold in production does not count there (R-TF-4). On a network that

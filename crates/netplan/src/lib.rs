@@ -17,6 +17,7 @@ pub mod network;
 pub mod records;
 pub mod rehearsal;
 pub mod retain;
+pub mod traffic;
 
 pub use chosen::{ChosenAddress, chosen};
 pub use connect::{
@@ -27,3 +28,4 @@ pub use mapping::{Mapping, counterpart};
 pub use network::{AddressPool, Addressing, Isolation, NetworkRef, VmNetwork};
 pub use records::{DnsName, DnsZone, HostRecord, PlannedRecord, ZonePurpose};
 pub use retain::{AddressRule, Neighbour, SplitSubnet, split_subnets};
+pub use traffic::{PlannedHook, TrafficChange, TrafficHook};

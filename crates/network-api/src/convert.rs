@@ -7,8 +7,8 @@ use ipnet::Ipv4Net;
 use understudy_ids::{HostName, Uuid};
 use understudy_netplan::{
     AddressPool, AddressRule, Addressing, Connection, ConnectionPlan, ExistingNetwork, Isolation,
-    MachineConnections, MachineNic, Mapping, Neighbour, PlannedTestNetwork, ProbePort, Purpose, SplitSubnet,
-    VmNetwork,
+    MachineConnections, MachineNic, Mapping, Neighbour, PlannedHook, PlannedTestNetwork, ProbePort, Purpose,
+    SplitSubnet, VmNetwork,
 };
 use understudy_rpc::ApiError;
 use understudy_types_api::{problem_from_wire, problem_to_wire, time_from_wire, time_to_wire};
@@ -403,7 +403,7 @@ fn nics_from_wire(
 
 pub(crate) fn answer_to_wire(answer: ConnectionAnswer) -> v1::PlanConnectionsResponse {
     match answer {
-        Ok(ConnectionPlan { nics, test_networks, existing, split_subnets, records }) => {
+        Ok(ConnectionPlan { nics, test_networks, existing, split_subnets, records, hooks }) => {
             v1::PlanConnectionsResponse {
                 nics: nics.into_iter().map(connection_to_wire).collect(),
                 test_networks: test_networks.into_iter().map(test_network_to_wire).collect(),
@@ -411,6 +411,7 @@ pub(crate) fn answer_to_wire(answer: ConnectionAnswer) -> v1::PlanConnectionsRes
                 existing: existing.map(existing_to_wire),
                 split_subnets: split_subnets.into_iter().map(split_subnet_to_wire).collect(),
                 records: records.into_iter().map(names::planned_to_wire).collect(),
+                hooks: hooks.into_iter().map(hook_to_wire).collect(),
             }
         }
         Err(problems) => v1::PlanConnectionsResponse {
@@ -455,6 +456,17 @@ fn split_subnet_from_wire(fields: &mut Fields, wire: v1::SplitSubnet) -> Option<
     Some(SplitSubnet { network: network?, staying })
 }
 
+fn hook_to_wire(PlannedHook { item, hook }: PlannedHook) -> v1::PlannedHook {
+    v1::PlannedHook { item: item.into(), hook: hook.into() }
+}
+
+fn hook_from_wire(fields: &mut Fields, wire: v1::PlannedHook) -> Option<PlannedHook> {
+    let v1::PlannedHook { item, hook } = wire;
+    let item = fields.parse("hooks.item", &item);
+    let hook = fields.parse("hooks.hook", &hook);
+    Some(PlannedHook { item: item?, hook: hook? })
+}
+
 fn existing_to_wire(existing: ExistingNetwork) -> v1::ExistingNetwork {
     let ExistingNetwork {
         network,
@@ -482,8 +494,15 @@ fn existing_to_wire(existing: ExistingNetwork) -> v1::ExistingNetwork {
 }
 
 pub(crate) fn answer_from_wire(wire: v1::PlanConnectionsResponse) -> Result<ConnectionAnswer, ApiError> {
-    let v1::PlanConnectionsResponse { nics, test_networks, problems, existing, split_subnets, records } =
-        wire;
+    let v1::PlanConnectionsResponse {
+        nics,
+        test_networks,
+        problems,
+        existing,
+        split_subnets,
+        records,
+        hooks,
+    } = wire;
     let mut fields = Fields::default();
     if !problems.is_empty() {
         let problems = problems
@@ -500,7 +519,8 @@ pub(crate) fn answer_from_wire(wire: v1::PlanConnectionsResponse) -> Result<Conn
     let split_subnets =
         split_subnets.into_iter().filter_map(|split| split_subnet_from_wire(&mut fields, split)).collect();
     let records = records.into_iter().filter_map(|r| names::planned_from_wire(&mut fields, r)).collect();
-    fields.finish(Some(Ok(ConnectionPlan { nics, test_networks, existing, split_subnets, records })))
+    let hooks = hooks.into_iter().filter_map(|hook| hook_from_wire(&mut fields, hook)).collect();
+    fields.finish(Some(Ok(ConnectionPlan { nics, test_networks, existing, split_subnets, records, hooks })))
 }
 
 fn existing_from_wire(fields: &mut Fields, wire: v1::ExistingNetwork) -> Option<ExistingNetwork> {
@@ -671,6 +691,7 @@ mod tests {
                 existing,
                 split_subnets: vec![split],
                 records: vec![planned(Some([10, 0, 0, 9].into())), planned(None)],
+                hooks: vec![PlannedHook { item: "web1".parse().unwrap(), hook: "lb".parse().unwrap() }],
                 ..ConnectionPlan::default()
             });
             assert_eq!(answer_from_wire(answer_to_wire(answer.clone())).unwrap(), answer);

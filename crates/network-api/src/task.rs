@@ -2,8 +2,8 @@
 
 use std::net::Ipv4Addr;
 
-use understudy_ids::{HostName, ItemName, MacAddress, NetworkName, RunId};
-use understudy_netplan::{DnsName, NetworkRef, ZonePurpose};
+use understudy_ids::{Generation, HostName, ItemName, MacAddress, NetworkName, RunId};
+use understudy_netplan::{DnsName, NetworkRef, TrafficChange, ZonePurpose};
 use understudy_rpc::ApiError;
 use understudy_types_api::{Any, AnyError, pack, unpack};
 
@@ -14,6 +14,7 @@ const MAX_NICS: usize = 10_000;
 const MAX_TEST_NETWORKS: usize = 256;
 const MAX_HOSTS: usize = 1000;
 const MAX_RECORDS: usize = 1000;
+const MAX_ADDRESSES: usize = 4096;
 
 /// One piece of work for network-mapper, on behalf of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub enum NetworkAction {
     SetRecords { item: ItemName, test: bool, records: Vec<RecordAddress> },
     /// The names of the item that the run has set have again what they had before.
     RestoreRecords { item: ItemName },
+    /// The hook has been told, once or more often.
+    CallHook(Box<TrafficChange>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,8 +64,15 @@ pub struct ReservedTestNetwork {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NetworkTaskResult {
     Reserved,
-    Released { addresses: u32, test_networks: u32 },
+    Released {
+        addresses: u32,
+        test_networks: u32,
+    },
     Records(Vec<RecordDone>),
+    /// The hook's answer.
+    HookCalled {
+        status: u16,
+    },
 }
 
 /// The addresses of a name before and after; the same where nothing was to be done.
@@ -104,6 +114,7 @@ impl NetworkTask {
             NetworkAction::RestoreRecords { item } => {
                 v1::network_task::Action::RestoreRecords(v1::RestoreRecords { item: item.to_string() })
             }
+            NetworkAction::CallHook(change) => v1::network_task::Action::CallHook(change_to_wire(change)),
         };
         pack(&v1::NetworkTask { run: run.to_string(), action: Some(action) })
     }
@@ -123,6 +134,7 @@ impl NetworkTask {
             Some(v1::network_task::Action::RestoreRecords(v1::RestoreRecords { item })) => {
                 fields.parse("item", &item).map(|item| NetworkAction::RestoreRecords { item })
             }
+            Some(v1::network_task::Action::CallHook(call)) => change_from_wire(&mut fields, call),
             None => fields.require("action", None),
         };
         Ok(fields.finish(run.zip(action).map(|(run, action)| Self { run, action }))?)
@@ -208,6 +220,36 @@ fn records_from_wire(fields: &mut Fields, wire: v1::SetRecords) -> Option<Networ
     Some(NetworkAction::SetRecords { item: item?, test, records })
 }
 
+fn change_to_wire(change: &TrafficChange) -> v1::CallHook {
+    let TrafficChange { hook, item, step, roll_back, from, to, generation, addresses } = change;
+    v1::CallHook {
+        hook: hook.to_string(),
+        item: item.to_string(),
+        step: step.to_string(),
+        roll_back: *roll_back,
+        from: from.to_string(),
+        to: to.to_string(),
+        generation: generation.get(),
+        addresses: addresses.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn change_from_wire(fields: &mut Fields, wire: v1::CallHook) -> Option<NetworkAction> {
+    let v1::CallHook { hook, item, step, roll_back, from, to, generation, addresses } = wire;
+    let hook = fields.parse("hook", &hook);
+    let item = fields.parse("item", &item);
+    let step = fields.parse("step", &step);
+    let from = fields.parse("from", &from);
+    let to = fields.parse("to", &to);
+    fields.at_most("addresses", addresses.len(), MAX_ADDRESSES);
+    let addresses = addresses.iter().take(MAX_ADDRESSES);
+    let addresses = addresses.filter_map(|address| fields.parse("addresses", address)).collect();
+    let generation = Generation::new(generation);
+    let (hook, item, step, from, to) = (hook?, item?, step?, from?, to?);
+    let change = TrafficChange { hook, item, step, roll_back, from, to, generation, addresses };
+    Some(NetworkAction::CallHook(Box::new(change)))
+}
+
 fn done_to_wire(done: RecordDone) -> v1::RecordDone {
     let RecordDone { name, before, after } = done;
     let text = |addresses: Vec<Ipv4Addr>| addresses.iter().map(ToString::to_string).collect();
@@ -233,6 +275,9 @@ impl NetworkTaskResult {
             Self::Records(done) => v1::network_task_result::Result::RecordsDone(v1::RecordsDone {
                 records: done.into_iter().map(done_to_wire).collect(),
             }),
+            Self::HookCalled { status } => {
+                v1::network_task_result::Result::HookCalled(v1::HookCalled { status: status.into() })
+            }
         };
         pack(&v1::NetworkTaskResult { result: Some(result) })
     }
@@ -250,6 +295,9 @@ impl NetworkTaskResult {
                 let done =
                     records.into_iter().filter_map(|record| done_from_wire(&mut fields, record)).collect();
                 Ok(fields.finish(Some(Self::Records(done)))?)
+            }
+            Some(v1::network_task_result::Result::HookCalled(v1::HookCalled { status })) => {
+                Ok(Self::HookCalled { status: u16::try_from(status).unwrap_or_default() })
             }
             None => {
                 let mut fields = Fields::default();
@@ -294,12 +342,23 @@ mod tests {
             address: [10, 0, 0, 9].into(),
         };
         let done = RecordDone { name: record.name.clone(), before: vec![], after: vec![record.address] };
+        let change = TrafficChange {
+            hook: "lb".parse().unwrap(),
+            item: item(),
+            step: "web1.call-lb".parse().unwrap(),
+            roll_back: true,
+            from: "alpha/alpha-h1".parse().unwrap(),
+            to: "bravo/bravo-h1".parse().unwrap(),
+            generation: Generation::new(2),
+            addresses: vec![[10, 0, 0, 9].into()],
+        };
         let of_run = |action| NetworkTask { run: RunId::from_u128(8), action };
         for task in [
             reserve(),
             of_run(NetworkAction::ReleaseRun),
             of_run(NetworkAction::SetRecords { item: item(), test: true, records: vec![record] }),
             of_run(NetworkAction::RestoreRecords { item: item() }),
+            of_run(NetworkAction::CallHook(Box::new(change))),
         ] {
             assert_eq!(NetworkTask::from_payload(&task.to_payload()).unwrap(), task);
         }
@@ -307,6 +366,7 @@ mod tests {
             NetworkTaskResult::Reserved,
             NetworkTaskResult::Released { addresses: 2, test_networks: 1 },
             NetworkTaskResult::Records(vec![done]),
+            NetworkTaskResult::HookCalled { status: 204 },
         ] {
             assert_eq!(NetworkTaskResult::from_payload(&result.clone().to_payload()).unwrap(), result);
         }

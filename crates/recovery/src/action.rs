@@ -26,7 +26,7 @@ use understudy_ids::{
     DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PlanPartName, PointSeq,
     PolicyName, RunId, ScriptName, SeedName, StepName, UnixMicros, Uuid,
 };
-use understudy_netplan::{DnsName, ZonePurpose};
+use understudy_netplan::{DnsName, TrafficChange, ZonePurpose};
 use understudy_probe::Probe;
 use understudy_replication::{Membership, ReplicationSettings, RetentionPolicy};
 
@@ -306,6 +306,8 @@ pub enum NetworkWork {
     SetRecords { item: ItemName, test: bool, records: Vec<RecordAddress> },
     /// The item's names that the run has set have again what they had before.
     RestoreRecords { item: ItemName },
+    /// Whoever leads clients to the item's machine otherwise knows where it is (R-NET-12). Never in a test.
+    CallHook(Box<TrafficChange>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -457,6 +459,10 @@ pub enum StepResult {
         test_networks: u32,
     },
     Records(Vec<RecordDone>),
+    /// A traffic hook has understood, with this status of HTTP.
+    HookCalled {
+        status: u16,
+    },
     /// A script ran to its end; it was told to succeed only when `exit_code` is 0.
     Script {
         exit_code: i32,

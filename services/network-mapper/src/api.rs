@@ -9,7 +9,7 @@ use serde_json::json;
 use understudy_ids::{ItemName, Problem, RunId, SiteName, Uuid};
 use understudy_netplan::{
     ConnectionPlan, DnsName, DnsZone, HostRecord, Mapping, NetworkRef, VmNetwork, mapping, plan, records,
-    split_subnets,
+    split_subnets, traffic,
 };
 use understudy_network_api::{
     AddressLease, ConnectionAnswer, ConnectionQuestion, NetworkApi, NetworkMapping, Page, PageRequest,
@@ -20,6 +20,7 @@ use understudy_rpc::{AccessRule, ApiError, Identity, PeerKind};
 
 use crate::{
     dns::Servers,
+    hooks::Hooks,
     store::{
         StoreError, address_lease,
         api_request::{self, Request},
@@ -53,6 +54,7 @@ const ALL_MAPPINGS: i64 = 100_000;
 pub struct Api {
     pool: Pool,
     servers: Servers,
+    hooks: Hooks,
 }
 
 /// A transaction's part that is particular to one method: what it does and what it answers.
@@ -60,9 +62,9 @@ type Work<T> =
     Box<dyn for<'t> Fn(&'t mut PgConnection) -> BoxFuture<'t, Result<T, StoreError>> + Send + Sync>;
 
 impl Api {
-    /// `servers` are those that zones may name.
-    pub fn new(pool: Pool, servers: Servers) -> Self {
-        Self { pool, servers }
+    /// `servers` are those that zones may name, `hooks` those that runs call.
+    pub fn new(pool: Pool, servers: Servers, hooks: Hooks) -> Self {
+        Self { pool, servers, hooks }
     }
 
     /// Does `work` once per request id, with the audit record in the same transaction. A refusal is put on record as well.
@@ -229,6 +231,7 @@ impl NetworkApi for Api {
         Ok(planned.map(|plan| ConnectionPlan {
             split_subnets: split_subnets(&machines, &neighbours, &networks, &mappings),
             records: records::plan(&purpose, &machines, &plan.nics, &zones, &named),
+            hooks: traffic::plan(&purpose, &machines, &self.hooks.all()),
             ..plan
         }))
     }

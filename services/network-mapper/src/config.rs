@@ -1,10 +1,13 @@
 //! What an operator can set.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
+use understudy_ids::TrafficHookName;
 use understudy_rpc::{ServerConfig, TlsFiles};
 use understudy_service::ServiceConfig;
 
-use crate::dns::DnsConfig;
+use crate::{dns::DnsConfig, hooks::HookConfig};
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -20,6 +23,9 @@ pub struct Config {
     /// Servers of the zones that runs write to.
     #[serde(default)]
     pub dns: DnsConfig,
+    /// Who is called when a machine is elsewhere after a failover.
+    #[serde(default)]
+    pub traffic_hooks: BTreeMap<TrafficHookName, HookConfig>,
 }
 
 /// A service that we call.
@@ -47,6 +53,9 @@ impl ServiceConfig for Config {
 
     fn problems(&self) -> Vec<String> {
         let mut problems = self.dns.problems();
+        for (name, hook) in &self.traffic_hooks {
+            problems.extend(hook.problems().map(|problem| format!("traffic_hooks.{name}.{problem}")));
+        }
         if !(1..=1024).contains(&self.slots) {
             problems.push("slots: must be 1 to 1024".to_owned());
         }

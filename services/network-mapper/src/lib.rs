@@ -13,6 +13,7 @@
 mod api;
 mod config;
 mod dns;
+mod hooks;
 mod records;
 mod store;
 mod tasks;
@@ -27,6 +28,7 @@ use understudy_service::Context;
 pub use api::{Api, RULES};
 pub use config::Config;
 pub use dns::{DnsConfig, Servers};
+pub use hooks::{HookConfig, Hooks};
 pub use store::MIGRATOR;
 pub use tasks::Tasks;
 
@@ -48,8 +50,9 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     ))?;
     let servers = Servers::new(config.dns.clone());
     servers.warn_of_keys();
+    let hooks = Hooks::new(config.traffic_hooks.clone());
     let worker = tokio::spawn({
-        let tasks = Arc::new(Tasks::new(pool.clone(), servers.clone()));
+        let tasks = Arc::new(Tasks::new(pool.clone(), servers.clone(), hooks.clone()));
         let shutdown = context.shutdown.clone();
         let slots = config.slots;
         async move { Worker::new(channel).run(Queue::NetworkMapper, slots, tasks, shutdown).await }
@@ -57,7 +60,7 @@ pub async fn run(config: Config, context: Context) -> anyhow::Result<()> {
     Server::bind(config.server)
         .await?
         .descriptors(understudy_network_api::FILE_DESCRIPTOR_SET)
-        .add_service(understudy_network_api::service(Arc::new(Api::new(pool.clone(), servers))), RULES)
+        .add_service(understudy_network_api::service(Arc::new(Api::new(pool.clone(), servers, hooks))), RULES)
         .metrics(context.metrics_page())
         .serve(context.shutdown)
         .await?;

@@ -4,6 +4,7 @@
 //!   leased task ─▶ ReserveAddresses ─▶ all addresses and test networks of the run on record, or none │ ADDRESS_TAKEN
 //!               ─▶ ReleaseRun       ─▶ nothing of the run on record, and none will be again
 //!               ─▶ SetRecords, RestoreRecords ─▶ see `records`
+//!               ─▶ CallHook         ─▶ see `hooks`
 //! ```
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use understudy_rpc::{ApiError, Kind};
 
 use crate::{
     dns::Servers,
+    hooks::Hooks,
     records::Records,
     store::{
         StoreError,
@@ -30,11 +32,12 @@ use crate::{
 pub struct Tasks {
     pool: Pool,
     records: Records,
+    hooks: Hooks,
 }
 
 impl Tasks {
-    pub fn new(pool: Pool, servers: Servers) -> Self {
-        Self { records: Records::new(pool.clone(), servers), pool }
+    pub fn new(pool: Pool, servers: Servers, hooks: Hooks) -> Self {
+        Self { records: Records::new(pool.clone(), servers), pool, hooks }
     }
 
     async fn perform(&self, task: NetworkTask) -> Result<NetworkTaskResult, StoreError> {
@@ -67,6 +70,10 @@ impl Tasks {
             }
             NetworkAction::RestoreRecords { item } => {
                 self.records.restore(run, &item).await.map(NetworkTaskResult::Records)
+            }
+            NetworkAction::CallHook(change) => {
+                let status = self.hooks.call(run, &change).await.map_err(ApiError::from)?;
+                Ok(NetworkTaskResult::HookCalled { status })
             }
         }
     }

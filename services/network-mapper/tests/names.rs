@@ -14,7 +14,7 @@ use understudy_netplan::{
 use understudy_network_api::{
     ConnectionQuestion, NetworkAction, NetworkApi, NetworkTask, NetworkTaskResult, PageRequest, RecordAddress,
 };
-use understudy_network_mapper::{Api, MIGRATOR, Tasks};
+use understudy_network_mapper::{Api, Hooks, MIGRATOR, Tasks};
 use understudy_pg::TestDatabase;
 use understudy_rpc::{ApiError, Identity};
 
@@ -37,8 +37,9 @@ impl Bench {
         let servers = named.servers(way.address);
         let database = TestDatabase::new(&MIGRATOR).await;
         let pool = database.pool().clone();
-        let api = Api::new(pool.clone(), servers.clone());
-        let bench = Self { named, way, api, tasks: Tasks::new(pool, servers), _database: database };
+        let api = Api::new(pool.clone(), servers.clone(), Hooks::default());
+        let bench =
+            Self { named, way, api, tasks: Tasks::new(pool, servers, Hooks::default()), _database: database };
         bench.zone(ZONE, server, ZonePurpose::Production).await.unwrap();
         bench.zone("test.shop.example", server, ZonePurpose::Test).await.unwrap();
         bench

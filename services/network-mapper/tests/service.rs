@@ -12,7 +12,7 @@ use understudy_network_api::{
     ConnectionQuestion, NetworkAction, NetworkApi, NetworkTask, NetworkTaskResult, PageRequest, ReservedNic,
     ReservedTestNetwork,
 };
-use understudy_network_mapper::{Api, MIGRATOR, RULES, Servers, Tasks};
+use understudy_network_mapper::{Api, Hooks, MIGRATOR, RULES, Servers, Tasks};
 use understudy_pg::TestDatabase;
 use understudy_rpc::{ApiError, Identity, access::methods_without_rule};
 
@@ -31,8 +31,8 @@ impl Bench {
         let database = TestDatabase::new(&MIGRATOR).await;
         let pool = database.pool().clone();
         let servers = Servers::default();
-        let tasks = Arc::new(Tasks::new(pool.clone(), servers.clone()));
-        Self { api: Api::new(pool, servers), tasks, database }
+        let tasks = Arc::new(Tasks::new(pool.clone(), servers.clone(), Hooks::default()));
+        Self { api: Api::new(pool, servers, Hooks::default()), tasks, database }
     }
 
     async fn with_networks() -> Self {

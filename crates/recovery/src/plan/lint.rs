@@ -27,6 +27,8 @@ pub enum Flaw {
     NoTimeOut(StepName),
     #[error("step {0} of a test writes to a zone of production, or one of a failover to a zone for tests")]
     WrongZone(StepName),
+    #[error("step {0} of a test leads clients elsewhere")]
+    HookInTest(StepName),
 }
 
 /// # Errors
@@ -45,7 +47,7 @@ pub fn lint(plan: &RunPlan) -> Vec<Flaw> {
     for step in &plan.steps {
         flaws.extend(references(step, &before));
         flaws.extend(executor(step));
-        flaws.extend(zones(plan.operation, step));
+        flaws.extend(clients(plan.operation, step));
         if before.insert(&step.id, step).is_some() {
             flaws.push(Flaw::Twice(step.id.clone()));
         }
@@ -97,11 +99,16 @@ fn executor(step: &Step) -> Vec<Flaw> {
 }
 
 /// R-NET-12: clients of production are never led to the machine of a test.
-fn zones(operation: Operation, step: &Step) -> Option<Flaw> {
-    let Action::Network(NetworkWork::SetRecords { test, records, .. }) = &step.action else { return None };
+fn clients(operation: Operation, step: &Step) -> Option<Flaw> {
     let of_test = operation == Operation::TestFailover;
-    let fits = records.iter().all(|record| record.purpose == ZonePurpose::of_run(of_test));
-    (*test != of_test || !fits).then(|| Flaw::WrongZone(step.id.clone()))
+    match &step.action {
+        Action::Network(NetworkWork::SetRecords { test, records, .. }) => {
+            let fits = records.iter().all(|record| record.purpose == ZonePurpose::of_run(of_test));
+            (*test != of_test || !fits).then(|| Flaw::WrongZone(step.id.clone()))
+        }
+        Action::Network(NetworkWork::CallHook(_)) => of_test.then(|| Flaw::HookInTest(step.id.clone())),
+        _ => None,
+    }
 }
 
 /// Whether the step leaves something behind that only its own run can want. A promoted machine is wanted for good, the replica

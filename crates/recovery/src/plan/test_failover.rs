@@ -84,8 +84,8 @@ fn machine_steps(spec: &RunSpec, input: &PlanInput, item: &Subject<'_>, isolated
     let start = AgentWork::StartMachine { machine: name.clone() };
     let start = item.agent("start", item.target, generation, Phase::Start, start).after([create.id.clone()]);
     let proof = item.proof(spec, input, generation, &name, &start);
-    let records = item.set_records(spec, input, &proof.last().unwrap_or(&start).id);
-    [create, start].into_iter().chain(proof).chain(records).collect()
+    let routing = item.route(spec, input, &proof.last().unwrap_or(&start).id);
+    [create, start].into_iter().chain(proof).chain(routing).collect()
 }
 
 fn clean_up(

@@ -278,6 +278,7 @@ pub fn step_outcome(run: &Run, step: &StepName) -> String {
             format!("{addresses} addresses and {test_networks} test networks released")
         }
         Some(StepResult::Records(done)) => done.iter().map(record_done).collect::<Vec<_>>().join("; "),
+        Some(StepResult::HookCalled { status }) => format!("answered {status}"),
         Some(StepResult::Confirmed { by }) => format!("confirmed by {by}"),
         Some(StepResult::FirstPoint { seq }) => format!("recovery point {seq} is there"),
         Some(StepResult::Script { exit_code, output, .. }) => match settle::last_lines(output, MAX_LINE) {

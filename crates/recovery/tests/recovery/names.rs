@@ -11,7 +11,7 @@ use understudy_recovery::{
 use crate::{
     runs::theatre,
     theatre::{Act, OLD_ADDRESS},
-    world::{input, planned, spec},
+    world::{alpha, bravo, input, planned, spec},
 };
 
 const FAILOVERS: [Operation; 2] = [Operation::PlannedFailover, Operation::UnplannedFailover];
@@ -42,6 +42,7 @@ fn an_item_without_a_name_has_no_step_and_an_address_that_is_not_known_is_said()
     for operation in FAILOVERS {
         let mut facts = input(operation);
         facts.connections.records.remove(1);
+        facts.connections.hooks.clear();
         let record = &mut facts.connections.records[0];
         (record.address, record.reason) = (None, "only the DHCP server knows".to_owned());
         let plan = plan(&spec(operation), &facts).unwrap();
@@ -124,4 +125,36 @@ fn a_name_that_cannot_be_switched_keeps_nothing_from_going_on() {
             );
         }
     }
+}
+
+/// Whoever is called is told where the machine is, is told again when it goes back, and is never told of a test.
+#[test]
+fn hooks_are_called_behind_the_start_and_again_on_the_way_back() {
+    let (mut lb, mut web1) = ("lb".parse().unwrap(), crate::world::item("web1"));
+    for operation in FAILOVERS {
+        let plan = planned(operation);
+        let call = step(&plan.steps, "web1.call-lb");
+        assert_eq!(call.after, ["web1.screenshot".parse::<StepName>().unwrap()], "beside the names");
+        let Action::Network(NetworkWork::CallHook(change)) = &call.action else { panic!() };
+        assert_eq!(
+            (&change.to, change.generation, change.roll_back),
+            (&bravo(), plan.items[0].generation, false)
+        );
+        assert_eq!(change.addresses, [std::net::Ipv4Addr::new(192, 168, 50, 11)]);
+        let mut theatre = theatre(operation);
+        theatre.until_quiet();
+        let key = (lb, web1);
+        assert_eq!(theatre.hooks.get(&key), Some(&bravo()));
+        theatre.ask(RunVerb::RollBack);
+        let back = step(&theatre.run.plan.steps, "web1.change-1-call-lb");
+        let Action::Network(NetworkWork::CallHook(change)) = &back.action else { panic!() };
+        assert!(change.roll_back && change.generation > plan.items[0].generation && change.step == back.id);
+        theatre.until_quiet();
+        assert_eq!(theatre.hooks.get(&key), Some(&alpha()), "{operation}");
+        (lb, web1) = key;
+    }
+    let mut facts = input(Operation::TestFailover);
+    facts.connections.hooks = input(Operation::PlannedFailover).connections.hooks;
+    let problems = plan(&spec(Operation::TestFailover), &facts).unwrap_err();
+    assert!(problems.iter().all(|problem| problem.reason == "PLAN_NOT_IN_ORDER"), "{problems:?}");
 }

@@ -12,7 +12,7 @@ use std::{
 
 use understudy_ids::{
     Generation, HostName, ItemName, MachineName, NetworkName, PointChoice, PointSeq, Problem, RunId,
-    SeedName, StepName, UnixMicros,
+    SeedName, StepName, TrafficHookName, UnixMicros,
 };
 use understudy_netplan::{DnsName, ZonePurpose};
 use understudy_recovery::{
@@ -86,6 +86,8 @@ pub struct Theatre {
     pub hosts: BTreeMap<HostName, HostModel>,
     pub records: BTreeMap<ItemName, Record>,
     pub leases: bool,
+    /// Where hooks believe that items are, by hook and item.
+    pub hooks: BTreeMap<(TrafficHookName, ItemName), HostName>,
     /// What names in DNS say.
     pub names: BTreeMap<DnsName, Ipv4Addr>,
     /// What those that the run has set said before.
@@ -112,6 +114,7 @@ impl Theatre {
             hosts: [alpha(), bravo(), elsewhere()].map(|host| (host, HostModel::default())).into(),
             records: BTreeMap::new(),
             leases: false,
+            hooks: BTreeMap::new(),
             names: names_before_runs(),
             names_before: BTreeMap::new(),
             queue: VecDeque::new(),
@@ -426,6 +429,14 @@ impl Theatre {
                     let before = self.names.insert(record.name.clone(), record.address);
                     self.names_before.entry(record.name.clone()).or_insert((item.clone(), before));
                 }
+            }
+            NetworkWork::CallHook(change) => {
+                assert_ne!(
+                    self.run.plan.operation,
+                    Operation::TestFailover,
+                    "a test leads clients elsewhere"
+                );
+                self.hooks.insert((change.hook.clone(), change.item.clone()), change.to.clone());
             }
             NetworkWork::RestoreRecords { item } => {
                 for (name, (_, before)) in self.names_before.iter().filter(|(_, (of, _))| of == item) {

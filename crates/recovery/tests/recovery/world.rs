@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use understudy_ids::{Consistency, Generation, HostName, ItemName, PointSeq, RunId, UnixMicros};
-use understudy_netplan::{ExistingNetwork, PlannedRecord, ProbePort, ZonePurpose};
+use understudy_netplan::{ExistingNetwork, PlannedHook, PlannedRecord, ProbePort, ZonePurpose};
 use understudy_recovery::{
     Operation, PlanInput, RunPlan, RunSpec,
     direction::SiteKind,
@@ -183,6 +183,11 @@ fn connections(items: &[ItemView], test: bool) -> Connections {
         existing: None,
         split_subnets: Vec::new(),
         records: items.iter().map(|item| record(item, test)).collect(),
+        hooks: if test {
+            Vec::new()
+        } else {
+            vec![PlannedHook { item: item("web1"), hook: "lb".parse().unwrap() }]
+        },
         problems: Vec::new(),
     }
 }

@@ -144,7 +144,7 @@ fn machine(operation: Operation, item: &ItemView, purpose: &netplan::Purpose) ->
 }
 
 fn told(plan: netplan::ConnectionPlan) -> Connections {
-    let netplan::ConnectionPlan { nics, test_networks, existing, split_subnets, records } = plan;
+    let netplan::ConnectionPlan { nics, test_networks, existing, split_subnets, records, hooks } = plan;
     let nics = nics.into_iter().map(|nic| {
         let netplan::Connection {
             item,
@@ -182,6 +182,7 @@ fn told(plan: netplan::ConnectionPlan) -> Connections {
         existing,
         split_subnets,
         records,
+        hooks,
         problems: Vec::new(),
     }
 }
@@ -215,9 +216,10 @@ async fn recall(conn: &mut PgConnection, items: &[ItemView], why: &str) -> Resul
     for item in items {
         let (_, target) = sites(Operation::UnplannedFailover, item);
         match known::recall(conn, &item.name, target).await? {
-            Some(known::Known { nics, records, learnt }) => {
+            Some(known::Known { nics, records, hooks, learnt }) => {
                 connections.nics.extend(nics.into_iter().map(|n| remembered(&item.name, n, learnt)));
                 connections.records.extend(records);
+                connections.hooks.extend(hooks);
             }
             None => connections.problems.push(Problem::new(
                 "NETWORK_MAPPER_AWAY",
@@ -269,7 +271,9 @@ pub async fn remember(
         let nics: Vec<KnownNic> = of_item.collect();
         let (_, target) = sites(spec.operation, item);
         let records = connections.records.iter().filter(|record| record.item == item.name).cloned();
-        let known = known::Known { nics, records: records.collect(), learnt: input.now };
+        let hooks = connections.hooks.iter().filter(|planned| planned.item == item.name).cloned();
+        let (records, hooks) = (records.collect(), hooks.collect());
+        let known = known::Known { nics, records, hooks, learnt: input.now };
         known::remember(tx, &item.name, target, &known).await?;
     }
     Ok(())

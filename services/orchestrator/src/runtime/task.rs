@@ -220,6 +220,7 @@ fn network_payload(run: RunId, work: &NetworkWork) -> Result<Any, Unsendable> {
             records: records.iter().map(record_address).collect(),
         },
         NetworkWork::RestoreRecords { item } => NetworkAction::RestoreRecords { item: item.clone() },
+        NetworkWork::CallHook(change) => NetworkAction::CallHook(change.clone()),
     };
     Ok(NetworkTask { run, action }.to_payload())
 }
@@ -319,6 +320,7 @@ fn result(any: Option<&Any>) -> Result<StepResult, String> {
             NetworkTaskResult::Records(done) => {
                 StepResult::Records(done.into_iter().map(record_done).collect())
             }
+            NetworkTaskResult::HookCalled { status } => StepResult::HookCalled { status },
         });
     }
     agent::AgentTaskResult::from_any(any).map(agent_result).map_err(|e| e.to_string())

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use understudy_ids::{ItemName, Problem, RunId, SiteName, Uuid};
 use understudy_netplan::{
     AddressRule, Addressing, ConnectionPlan, DnsName, DnsZone, HostRecord, Isolation, Mapping, NetworkRef,
-    VmNetwork, ZonePurpose, plan, records, split_subnets,
+    TrafficHook, VmNetwork, ZonePurpose, plan, records, split_subnets, traffic,
 };
 use understudy_network_api::{
     AddressLease, ConnectionAnswer, ConnectionQuestion, NetworkApi, NetworkMapping, Page, PageRequest,
@@ -27,6 +27,7 @@ pub struct Mapper {
     pub addresses: Mutex<AddressRule>,
     /// In a zone of production.
     pub names: Mutex<Vec<HostRecord>>,
+    pub hooks: Mutex<Vec<TrafficHook>>,
 }
 
 fn network(site: &str) -> VmNetwork {
@@ -89,7 +90,8 @@ impl NetworkApi for Mapper {
         let names = self.names.lock().unwrap().clone();
         Ok(planned.map(|plan| {
             let records = records::plan(&purpose, &machines, &plan.nics, &[zone()], &names);
-            ConnectionPlan { split_subnets, records, ..plan }
+            let hooks = traffic::plan(&purpose, &machines, &self.hooks.lock().unwrap());
+            ConnectionPlan { split_subnets, records, hooks, ..plan }
         }))
     }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use understudy_ids::{PointChoice, Problem, RunId};
-use understudy_netplan::HostRecord;
+use understudy_netplan::{HostRecord, TrafficHook};
 use understudy_recovery_api::{
     DeadlineAction, ItemState, Operation, RecoveryClient, RunState,
     request::{MachineParent, RunDeadline, RunSpec, SetRunDeadline},
@@ -143,6 +143,8 @@ async fn an_unplanned_failover_works_without_network_mapper() {
     let name =
         HostRecord { name: "web1.shop.example".parse().unwrap(), item: "web1".parse().unwrap(), nic: 0 };
     stage.mapper.names.lock().unwrap().push(name);
+    let hook = TrafficHook { name: "lb".parse().unwrap(), items: Default::default() };
+    stage.mapper.hooks.lock().unwrap().push(hook);
     protected(client, "web1").await;
     *stage.mapper.away.lock().unwrap() = true;
     let preview = client.preview_run(spec(Operation::PlannedFailover, &["web1"])).await.unwrap();
@@ -160,7 +162,9 @@ async fn an_unplanned_failover_works_without_network_mapper() {
     assert!(preview.steps.iter().any(|step| step.title == said), "{:?}", preview.steps);
     let run = start(client, spec).await.unwrap();
     until(client, run.name, RunState::Waiting).await;
-    assert!(stage.estate.done(run.name).iter().any(|done| done.what == "set-records"));
+    for what in ["set-records", "call-hook"] {
+        assert!(stage.estate.done(run.name).iter().any(|done| done.what == what), "{what}");
+    }
 }
 
 /// R-PF-3: an error stops the run, which names it and goes on when it is retried.
