@@ -9,7 +9,7 @@ packages=(
     qemu-system-x86 qemu-utils libvirt-daemon-system libvirt-clients libvirt-dev dnsmasq-base
     iproute2 nftables iptables iputils-ping ethtool procps kmod tini
     busybox-static cpio syslinux mtools dosfstools fdisk e2fsprogs xfsprogs strace qemu-guest-agent
-    postgresql pkg-config gcc libc6-dev curl ca-certificates
+    postgresql bind9 bind9-dnsutils pkg-config gcc libc6-dev curl ca-certificates
 )
 # Insertion order; the guest's init follows it.
 modules=(

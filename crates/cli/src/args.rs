@@ -6,10 +6,10 @@ use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use ipnet::Ipv4Net;
 use understudy_ids::{
-    DiskName, GroupName, HostName, ItemName, NetworkName, PointChoice, PolicyName, RecoveryPlanName, RunId,
-    SeedName, SiteName, StepName, UnixMicros, Uuid,
+    DiskName, DnsServerName, GroupName, HostName, ItemName, NetworkName, PointChoice, PolicyName,
+    RecoveryPlanName, RunId, SeedName, SiteName, StepName, UnixMicros, Uuid,
 };
-use understudy_netplan::NetworkRef;
+use understudy_netplan::{DnsName, NetworkRef};
 use understudy_pki::Identity;
 use understudy_probe::Probe;
 use understudy_recovery::test_network::TestNetwork;
@@ -69,6 +69,12 @@ pub enum Noun {
     /// Which network stands for which at the other site
     #[command(subcommand)]
     Mapping(Mapping),
+    /// DNS zones that runs write machines' names to
+    #[command(subcommand)]
+    Zone(Zone),
+    /// Names of machines in DNS, which runs give the addresses that the machines have
+    #[command(subcommand)]
+    Name(Name),
     /// Addresses that runs hold
     #[command(subcommand)]
     Lease(Lease),
@@ -558,6 +564,54 @@ pub enum Mapping {
     Delete {
         id: Uuid,
     },
+}
+
+#[derive(Subcommand)]
+pub enum Zone {
+    /// Makes a zone known; failovers write to those of production, tests to those for tests, and neither to the other's
+    Create {
+        /// shop.example
+        zone: DnsName,
+        /// Its primary server, as network-mapper's configuration calls it
+        #[arg(long)]
+        server: DnsServerName,
+        #[arg(long, value_enum)]
+        purpose: PurposeArg,
+        /// For how long clients may keep an address, and so go to the old side
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        ttl: u32,
+    },
+    List,
+    /// Refused while names lie in it
+    Delete {
+        zone: DnsName,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum PurposeArg {
+    Production,
+    Test,
+}
+
+#[derive(Subcommand)]
+pub enum Name {
+    /// The address of a machine's NIC has this name from the next run on; its zone is the closest one around it
+    Create {
+        /// web1.shop.example
+        name: DnsName,
+        #[arg(long)]
+        item: ItemName,
+        /// Position among the machine's NICs
+        #[arg(long, default_value_t = 0)]
+        nic: u32,
+    },
+    List {
+        #[arg(long)]
+        item: Option<ItemName>,
+    },
+    /// The server's record stays as it is
+    Delete { name: DnsName },
 }
 
 #[derive(Subcommand)]

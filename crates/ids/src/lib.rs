@@ -14,8 +14,9 @@ mod time;
 pub use choice::{InvalidChoice, PointChoice};
 pub use consistency::Consistency;
 pub use name::{
-    DiskName, GroupName, HostName, InvalidName, ItemName, MachineName, NetworkName, PlanPartName, PolicyName,
-    ProbeName, RecoveryPlanName, ScriptName, SeedName, SiteName, StepName,
+    DiskName, DnsServerName, GroupName, HostName, InvalidName, ItemName, MachineName, NetworkName,
+    PlanPartName, PolicyName, ProbeName, RecoveryPlanName, ScriptName, SeedName, SiteName, StepName,
+    TrafficHookName,
 };
 pub use number::{ByteRange, Generation, InvalidMac, MacAddress, PointSeq};
 pub use problem::Problem;

@@ -100,6 +100,14 @@ name!(
     NetworkName, "network name", 63
 );
 name!(
+    /// A DNS server, as network-mapper's configuration calls it.
+    DnsServerName, "name of a DNS server", 63
+);
+name!(
+    /// Something that is called when clients of a machine are to go elsewhere, as network-mapper's configuration calls it.
+    TrafficHookName, "name of a traffic hook", 40
+);
+name!(
     /// A disk of a machine by its target device (`vda`), which is stable over failover (R-FO-6).
     DiskName, "disk name", 32
 );

@@ -11,8 +11,10 @@ use understudy_ids::{HostName, ItemName, MacAddress, NetworkName, Problem, SiteN
 use crate::{
     mapping::{Mapping, between},
     network::{Addressing, Isolation, NetworkRef, VmNetwork},
+    records::PlannedRecord,
     rehearsal,
     retain::{AddressRule, SplitSubnet},
+    traffic::PlannedHook,
 };
 
 /// What the connections are for.
@@ -66,6 +68,10 @@ pub struct ConnectionPlan {
     pub existing: Option<ExistingNetwork>,
     /// For a failover: subnets whose addresses are retained and of which machines stay behind.
     pub split_subnets: Vec<SplitSubnet>,
+    /// What the machines' names in DNS are to say; filled in from [`records::plan`](crate::records::plan).
+    pub records: Vec<PlannedRecord>,
+    /// Who is called when a machine is elsewhere; filled in from [`traffic::plan`](crate::traffic::plan).
+    pub hooks: Vec<PlannedHook>,
 }
 
 /// Where one NIC goes.
@@ -180,7 +186,14 @@ pub fn plan(
         Purpose::Failover | Purpose::TestOn { .. } => vec![],
         Purpose::Test => planner.test_networks(&mut nics),
     };
-    Ok(ConnectionPlan { nics, test_networks, existing, split_subnets: vec![] })
+    Ok(ConnectionPlan {
+        nics,
+        test_networks,
+        existing,
+        split_subnets: vec![],
+        records: vec![],
+        hooks: vec![],
+    })
 }
 
 /// A test network is new and holds nothing but the test, so what runs hold in production does not count there (R-TF-4). On a network that

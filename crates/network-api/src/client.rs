@@ -1,7 +1,7 @@
 //! Calling network-mapper in domain terms.
 
-use understudy_ids::Uuid;
-use understudy_netplan::{Mapping, NetworkRef, VmNetwork};
+use understudy_ids::{ItemName, Uuid};
+use understudy_netplan::{DnsName, DnsZone, HostRecord, Mapping, NetworkRef, VmNetwork};
 use understudy_rpc::{ApiError, Channel};
 use understudy_types_api::cursor;
 
@@ -10,7 +10,9 @@ use crate::{
     field::Fields,
     model::{
         AddressLease, ConnectionAnswer, ConnectionQuestion, NetworkMapping, Page, PageRequest, StoredNetwork,
+        StoredRecord, StoredZone,
     },
+    names,
     v1::{self, network_service_client::NetworkServiceClient},
 };
 
@@ -117,6 +119,69 @@ impl NetworkClient {
         let answer =
             self.inner.clone().list_address_leases(request).await.map_err(ApiError::from)?.into_inner();
         page_from_wire(answer.leases, &answer.next_page_token, convert::lease_from_wire)
+    }
+
+    pub async fn create_zone(&self, zone: DnsZone, request_id: Uuid) -> Result<StoredZone, ApiError> {
+        let request = v1::CreateDnsZoneRequest {
+            zone: Some(names::new_zone_to_wire(zone)),
+            request_id: request_id.to_string(),
+        };
+        let answer = self.inner.clone().create_dns_zone(request).await.map_err(ApiError::from)?;
+        names::stored_zone_from_wire(answer.into_inner())
+    }
+
+    pub async fn zones(&self, page: PageRequest) -> Result<Page<StoredZone>, ApiError> {
+        let request = v1::ListDnsZonesRequest {
+            page_size: page.size,
+            page_token: cursor::encode(page.after.as_deref()),
+        };
+        let answer = self.inner.clone().list_dns_zones(request).await.map_err(ApiError::from)?.into_inner();
+        page_from_wire(answer.zones, &answer.next_page_token, names::stored_zone_from_wire)
+    }
+
+    pub async fn delete_zone(&self, name: &DnsName, request_id: Uuid) -> Result<(), ApiError> {
+        let request =
+            v1::DeleteDnsZoneRequest { name: names::zone_name(name), request_id: request_id.to_string() };
+        self.inner.clone().delete_dns_zone(request).await.map_err(ApiError::from)?;
+        Ok(())
+    }
+
+    pub async fn create_record(
+        &self,
+        record: HostRecord,
+        request_id: Uuid,
+    ) -> Result<StoredRecord, ApiError> {
+        let request = v1::CreateHostRecordRequest {
+            record: Some(names::new_record_to_wire(record)),
+            request_id: request_id.to_string(),
+        };
+        let answer = self.inner.clone().create_host_record(request).await.map_err(ApiError::from)?;
+        names::stored_record_from_wire(answer.into_inner())
+    }
+
+    /// Names of `item`, or of all.
+    pub async fn records(
+        &self,
+        item: Option<&ItemName>,
+        page: PageRequest,
+    ) -> Result<Page<StoredRecord>, ApiError> {
+        let request = v1::ListHostRecordsRequest {
+            item: item.map(ToString::to_string).unwrap_or_default(),
+            page_size: page.size,
+            page_token: cursor::encode(page.after.as_deref()),
+        };
+        let answer =
+            self.inner.clone().list_host_records(request).await.map_err(ApiError::from)?.into_inner();
+        page_from_wire(answer.records, &answer.next_page_token, names::stored_record_from_wire)
+    }
+
+    pub async fn delete_record(&self, name: &DnsName, request_id: Uuid) -> Result<(), ApiError> {
+        let request = v1::DeleteHostRecordRequest {
+            name: names::record_name(name),
+            request_id: request_id.to_string(),
+        };
+        self.inner.clone().delete_host_record(request).await.map_err(ApiError::from)?;
+        Ok(())
     }
 }
 

@@ -7,8 +7,8 @@ use ipnet::Ipv4Net;
 use understudy_ids::{HostName, Uuid};
 use understudy_netplan::{
     AddressPool, AddressRule, Addressing, Connection, ConnectionPlan, ExistingNetwork, Isolation,
-    MachineConnections, MachineNic, Mapping, Neighbour, PlannedTestNetwork, ProbePort, Purpose, SplitSubnet,
-    VmNetwork,
+    MachineConnections, MachineNic, Mapping, Neighbour, PlannedHook, PlannedTestNetwork, ProbePort, Purpose,
+    SplitSubnet, VmNetwork,
 };
 use understudy_rpc::ApiError;
 use understudy_types_api::{problem_from_wire, problem_to_wire, time_from_wire, time_to_wire};
@@ -16,7 +16,7 @@ use understudy_types_api::{problem_from_wire, problem_to_wire, time_from_wire, t
 use crate::{
     field::Fields,
     model::{AddressLease, ConnectionAnswer, ConnectionQuestion, NetworkMapping, StoredNetwork},
-    v1,
+    names, v1,
 };
 
 /// Bounds of one question (invariant 14).
@@ -147,7 +147,9 @@ pub(crate) fn stored_network_from_wire(wire: v1::VmNetwork) -> Result<StoredNetw
     Ok(StoredNetwork { network: network_from_wire(wire)?, created })
 }
 
-fn created_from_wire(time: Option<prost_types::Timestamp>) -> Result<understudy_ids::UnixMicros, ApiError> {
+pub(crate) fn created_from_wire(
+    time: Option<prost_types::Timestamp>,
+) -> Result<understudy_ids::UnixMicros, ApiError> {
     let mut fields = Fields::default();
     let time = fields.require("create_time", time).and_then(|t| time_from_wire(t).ok());
     fields.finish(time)
@@ -401,13 +403,17 @@ fn nics_from_wire(
 
 pub(crate) fn answer_to_wire(answer: ConnectionAnswer) -> v1::PlanConnectionsResponse {
     match answer {
-        Ok(ConnectionPlan { nics, test_networks, existing, split_subnets }) => v1::PlanConnectionsResponse {
-            nics: nics.into_iter().map(connection_to_wire).collect(),
-            test_networks: test_networks.into_iter().map(test_network_to_wire).collect(),
-            problems: vec![],
-            existing: existing.map(existing_to_wire),
-            split_subnets: split_subnets.into_iter().map(split_subnet_to_wire).collect(),
-        },
+        Ok(ConnectionPlan { nics, test_networks, existing, split_subnets, records, hooks }) => {
+            v1::PlanConnectionsResponse {
+                nics: nics.into_iter().map(connection_to_wire).collect(),
+                test_networks: test_networks.into_iter().map(test_network_to_wire).collect(),
+                problems: vec![],
+                existing: existing.map(existing_to_wire),
+                split_subnets: split_subnets.into_iter().map(split_subnet_to_wire).collect(),
+                records: records.into_iter().map(names::planned_to_wire).collect(),
+                hooks: hooks.into_iter().map(hook_to_wire).collect(),
+            }
+        }
         Err(problems) => v1::PlanConnectionsResponse {
             problems: problems.into_iter().map(problem_to_wire).collect(),
             ..v1::PlanConnectionsResponse::default()
@@ -450,6 +456,17 @@ fn split_subnet_from_wire(fields: &mut Fields, wire: v1::SplitSubnet) -> Option<
     Some(SplitSubnet { network: network?, staying })
 }
 
+fn hook_to_wire(PlannedHook { item, hook }: PlannedHook) -> v1::PlannedHook {
+    v1::PlannedHook { item: item.into(), hook: hook.into() }
+}
+
+fn hook_from_wire(fields: &mut Fields, wire: v1::PlannedHook) -> Option<PlannedHook> {
+    let v1::PlannedHook { item, hook } = wire;
+    let item = fields.parse("hooks.item", &item);
+    let hook = fields.parse("hooks.hook", &hook);
+    Some(PlannedHook { item: item?, hook: hook? })
+}
+
 fn existing_to_wire(existing: ExistingNetwork) -> v1::ExistingNetwork {
     let ExistingNetwork {
         network,
@@ -477,7 +494,15 @@ fn existing_to_wire(existing: ExistingNetwork) -> v1::ExistingNetwork {
 }
 
 pub(crate) fn answer_from_wire(wire: v1::PlanConnectionsResponse) -> Result<ConnectionAnswer, ApiError> {
-    let v1::PlanConnectionsResponse { nics, test_networks, problems, existing, split_subnets } = wire;
+    let v1::PlanConnectionsResponse {
+        nics,
+        test_networks,
+        problems,
+        existing,
+        split_subnets,
+        records,
+        hooks,
+    } = wire;
     let mut fields = Fields::default();
     if !problems.is_empty() {
         let problems = problems
@@ -493,7 +518,9 @@ pub(crate) fn answer_from_wire(wire: v1::PlanConnectionsResponse) -> Result<Conn
     let existing = existing.and_then(|existing| existing_from_wire(&mut fields, existing));
     let split_subnets =
         split_subnets.into_iter().filter_map(|split| split_subnet_from_wire(&mut fields, split)).collect();
-    fields.finish(Some(Ok(ConnectionPlan { nics, test_networks, existing, split_subnets })))
+    let records = records.into_iter().filter_map(|r| names::planned_from_wire(&mut fields, r)).collect();
+    let hooks = hooks.into_iter().filter_map(|hook| hook_from_wire(&mut fields, hook)).collect();
+    fields.finish(Some(Ok(ConnectionPlan { nics, test_networks, existing, split_subnets, records, hooks })))
 }
 
 fn existing_from_wire(fields: &mut Fields, wire: v1::ExistingNetwork) -> Option<ExistingNetwork> {
@@ -572,6 +599,7 @@ fn test_network_from_wire(fields: &mut Fields, wire: v1::PlannedTestNetwork) -> 
 #[cfg(test)]
 mod tests {
     use understudy_ids::MacAddress;
+    use understudy_netplan::{PlannedRecord, ZonePurpose};
 
     use super::*;
 
@@ -651,8 +679,21 @@ mod tests {
         };
         for existing in [None, Some(existing.clone()), Some(ExistingNetwork { gateway: None, ..existing })] {
             let split = SplitSubnet { network: lab().name, staying: ["db1".parse().unwrap()].into() };
-            let answer =
-                Ok(ConnectionPlan { existing, split_subnets: vec![split], ..ConnectionPlan::default() });
+            let planned = |address| PlannedRecord {
+                name: "web1.shop.example".parse().unwrap(),
+                item: "web1".parse().unwrap(),
+                zone: "shop.example".parse().unwrap(),
+                purpose: ZonePurpose::Production,
+                address,
+                reason: "NIC 0 of web1 gets this address".to_owned(),
+            };
+            let answer = Ok(ConnectionPlan {
+                existing,
+                split_subnets: vec![split],
+                records: vec![planned(Some([10, 0, 0, 9].into())), planned(None)],
+                hooks: vec![PlannedHook { item: "web1".parse().unwrap(), hook: "lb".parse().unwrap() }],
+                ..ConnectionPlan::default()
+            });
             assert_eq!(answer_from_wire(answer_to_wire(answer.clone())).unwrap(), answer);
         }
     }

@@ -11,6 +11,7 @@ mod client;
 mod convert;
 mod field;
 mod model;
+mod names;
 mod server;
 mod task;
 
@@ -27,6 +28,10 @@ pub const NETWORK_SERVICE: &str = "understudy.network.v1.NetworkService";
 pub use client::NetworkClient;
 pub use model::{
     AddressLease, ConnectionAnswer, ConnectionQuestion, NetworkMapping, Page, PageRequest, StoredNetwork,
+    StoredRecord, StoredZone,
 };
 pub use server::{NetworkApi, service};
-pub use task::{NetworkAction, NetworkTask, NetworkTaskResult, ReservedNic, ReservedTestNetwork, TaskError};
+pub use task::{
+    NetworkAction, NetworkTask, NetworkTaskResult, RecordAddress, RecordDone, ReservedNic,
+    ReservedTestNetwork, TaskError,
+};

@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 use understudy_ids::{ItemName, MacAddress, Problem, RunId, UnixMicros, Uuid};
 use understudy_netplan::{
-    ConnectionPlan, MachineConnections, Mapping, Neighbour, NetworkRef, Purpose, VmNetwork,
+    ConnectionPlan, DnsZone, HostRecord, MachineConnections, Mapping, Neighbour, NetworkRef, Purpose,
+    VmNetwork,
 };
 
 /// A network with what the service knows beside it.
@@ -19,6 +20,18 @@ pub struct StoredNetwork {
 pub struct NetworkMapping {
     pub id: Uuid,
     pub mapping: Mapping,
+    pub created: UnixMicros,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredZone {
+    pub zone: DnsZone,
+    pub created: UnixMicros,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredRecord {
+    pub record: HostRecord,
     pub created: UnixMicros,
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tonic::{Request, Response, Status};
-use understudy_ids::{RunId, SiteName, Uuid};
-use understudy_netplan::{Mapping, NetworkRef, VmNetwork};
+use understudy_ids::{ItemName, RunId, SiteName, Uuid};
+use understudy_netplan::{DnsName, DnsZone, HostRecord, Mapping, NetworkRef, VmNetwork};
 use understudy_rpc::{ApiError, Identity, peer};
 use understudy_types_api::cursor;
 
@@ -14,7 +14,9 @@ use crate::{
     field::Fields,
     model::{
         AddressLease, ConnectionAnswer, ConnectionQuestion, NetworkMapping, Page, PageRequest, StoredNetwork,
+        StoredRecord, StoredZone,
     },
+    names,
     v1::{
         self,
         network_service_server::{NetworkService, NetworkServiceServer},
@@ -52,6 +54,26 @@ pub trait NetworkApi: Send + Sync + 'static {
     async fn delete_mapping(&self, who: &Identity, id: Uuid, request_id: Uuid) -> Result<(), ApiError>;
     async fn plan_connections(&self, question: ConnectionQuestion) -> Result<ConnectionAnswer, ApiError>;
     async fn leases(&self, run: Option<RunId>, page: PageRequest) -> Result<Page<AddressLease>, ApiError>;
+    async fn create_zone(
+        &self,
+        who: &Identity,
+        zone: DnsZone,
+        request_id: Uuid,
+    ) -> Result<StoredZone, ApiError>;
+    async fn zones(&self, page: PageRequest) -> Result<Page<StoredZone>, ApiError>;
+    async fn delete_zone(&self, who: &Identity, name: &DnsName, request_id: Uuid) -> Result<(), ApiError>;
+    async fn create_record(
+        &self,
+        who: &Identity,
+        record: HostRecord,
+        request_id: Uuid,
+    ) -> Result<StoredRecord, ApiError>;
+    async fn records(
+        &self,
+        item: Option<ItemName>,
+        page: PageRequest,
+    ) -> Result<Page<StoredRecord>, ApiError>;
+    async fn delete_record(&self, who: &Identity, name: &DnsName, request_id: Uuid) -> Result<(), ApiError>;
 }
 
 /// The tonic service for an implementation.
@@ -198,5 +220,78 @@ impl<T: NetworkApi> NetworkService for Adapter<T> {
             leases: entries.into_iter().map(convert::lease_to_wire).collect(),
             next_page_token: cursor::encode(next.as_deref()),
         }))
+    }
+
+    async fn create_dns_zone(
+        &self,
+        request: Request<v1::CreateDnsZoneRequest>,
+    ) -> Result<Response<v1::DnsZone>, Status> {
+        let who = caller(&request)?;
+        let v1::CreateDnsZoneRequest { zone, request_id } = request.into_inner();
+        let request_id = parse("request_id", &request_id)?;
+        let zone = names::zone_from_wire(zone.unwrap_or_default())?;
+        Ok(Response::new(names::zone_to_wire(self.api.create_zone(&who, zone, request_id).await?)))
+    }
+
+    async fn list_dns_zones(
+        &self,
+        request: Request<v1::ListDnsZonesRequest>,
+    ) -> Result<Response<v1::ListDnsZonesResponse>, Status> {
+        let v1::ListDnsZonesRequest { page_size, page_token } = request.into_inner();
+        let Page { entries, next } = self.api.zones(page(page_size, &page_token)?).await?;
+        Ok(Response::new(v1::ListDnsZonesResponse {
+            zones: entries.into_iter().map(names::zone_to_wire).collect(),
+            next_page_token: cursor::encode(next.as_deref()),
+        }))
+    }
+
+    async fn delete_dns_zone(
+        &self,
+        request: Request<v1::DeleteDnsZoneRequest>,
+    ) -> Result<Response<v1::DeleteDnsZoneResponse>, Status> {
+        let who = caller(&request)?;
+        let v1::DeleteDnsZoneRequest { name, request_id } = request.into_inner();
+        let mut fields = Fields::default();
+        let name = names::zone_name_from_wire(&mut fields, "name", &name);
+        let name = fields.finish(name)?;
+        self.api.delete_zone(&who, &name, parse("request_id", &request_id)?).await?;
+        Ok(Response::new(v1::DeleteDnsZoneResponse {}))
+    }
+
+    async fn create_host_record(
+        &self,
+        request: Request<v1::CreateHostRecordRequest>,
+    ) -> Result<Response<v1::HostRecord>, Status> {
+        let who = caller(&request)?;
+        let v1::CreateHostRecordRequest { record, request_id } = request.into_inner();
+        let request_id = parse("request_id", &request_id)?;
+        let record = names::record_from_wire(record.unwrap_or_default())?;
+        Ok(Response::new(names::record_to_wire(self.api.create_record(&who, record, request_id).await?)))
+    }
+
+    async fn list_host_records(
+        &self,
+        request: Request<v1::ListHostRecordsRequest>,
+    ) -> Result<Response<v1::ListHostRecordsResponse>, Status> {
+        let v1::ListHostRecordsRequest { item, page_size, page_token } = request.into_inner();
+        let item = if item.is_empty() { None } else { Some(parse("item", &item)?) };
+        let Page { entries, next } = self.api.records(item, page(page_size, &page_token)?).await?;
+        Ok(Response::new(v1::ListHostRecordsResponse {
+            records: entries.into_iter().map(names::record_to_wire).collect(),
+            next_page_token: cursor::encode(next.as_deref()),
+        }))
+    }
+
+    async fn delete_host_record(
+        &self,
+        request: Request<v1::DeleteHostRecordRequest>,
+    ) -> Result<Response<v1::DeleteHostRecordResponse>, Status> {
+        let who = caller(&request)?;
+        let v1::DeleteHostRecordRequest { name, request_id } = request.into_inner();
+        let mut fields = Fields::default();
+        let name = names::record_name_from_wire(&mut fields, "name", &name);
+        let name = fields.finish(name)?;
+        self.api.delete_record(&who, &name, parse("request_id", &request_id)?).await?;
+        Ok(Response::new(v1::DeleteHostRecordResponse {}))
     }
 }

@@ -26,6 +26,7 @@ use understudy_ids::{
     DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PlanPartName, PointSeq,
     PolicyName, RunId, ScriptName, SeedName, StepName, UnixMicros, Uuid,
 };
+use understudy_netplan::{DnsName, TrafficChange, ZonePurpose};
 use understudy_probe::Probe;
 use understudy_replication::{Membership, ReplicationSettings, RetentionPolicy};
 
@@ -301,6 +302,20 @@ pub enum NetworkWork {
     ReserveAddresses { test: bool, nics: Vec<ReservedNic>, test_networks: Vec<ReservedTestNetwork> },
     /// The run holds nothing any more.
     ReleaseRun,
+    /// The item's names in DNS have these addresses (R-NET-12). `test`: only zones for tests are written to, otherwise only zones of production.
+    SetRecords { item: ItemName, test: bool, records: Vec<RecordAddress> },
+    /// The item's names that the run has set have again what they had before.
+    RestoreRecords { item: ItemName },
+    /// Whoever leads clients to the item's machine otherwise knows where it is (R-NET-12). Never in a test.
+    CallHook(Box<TrafficChange>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordAddress {
+    pub name: DnsName,
+    pub zone: DnsName,
+    pub purpose: ZonePurpose,
+    pub address: Ipv4Addr,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -443,6 +458,11 @@ pub enum StepResult {
         addresses: u32,
         test_networks: u32,
     },
+    Records(Vec<RecordDone>),
+    /// A traffic hook has understood, with this status of HTTP.
+    HookCalled {
+        status: u16,
+    },
     /// A script ran to its end; it was told to succeed only when `exit_code` is 0.
     Script {
         exit_code: i32,
@@ -451,6 +471,14 @@ pub enum StepResult {
         /// Whether it wrote more than is in `output`.
         truncated: bool,
     },
+}
+
+/// The addresses of a name before and after; the same where nothing was to be done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordDone {
+    pub name: DnsName,
+    pub before: Vec<Ipv4Addr>,
+    pub after: Vec<Ipv4Addr>,
 }
 
 /// Root of the digest tree over one whole disk, as 64 hexadecimal digits.

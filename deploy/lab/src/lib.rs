@@ -24,6 +24,7 @@ pub mod host;
 pub mod journal;
 pub mod lab;
 pub mod machine;
+pub mod name_server;
 pub mod namespace;
 mod places;
 pub mod postgres;

@@ -11,12 +11,15 @@ use crate::{
 };
 
 /// Tools the lab starts, and the Debian package of each.
-const TOOLS: [(&str, &str); 25] = [
+const TOOLS: [(&str, &str); 28] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("qemu-img", "qemu-utils"),
     ("libvirtd", "libvirt-daemon-system"),
     ("virsh", "libvirt-clients"),
     ("dnsmasq", "dnsmasq-base"),
+    ("named", "bind9"),
+    ("tsig-keygen", "bind9-utils"),
+    ("dig", "bind9-dnsutils"),
     ("tini", "tini"),
     ("ip", "iproute2"),
     ("tc", "iproute2"),

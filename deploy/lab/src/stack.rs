@@ -18,6 +18,7 @@ use crate::{
     Host, HostName, Lab, ManagedProcess, Namespace, ProcessSpec, Site,
     cli::{Cli, Product},
     command,
+    name_server::NameServer,
     places::{AgentPlace, Places, Programs, await_agents},
     probe::{Reach, tcp},
     topology::CONTROL,
@@ -165,8 +166,7 @@ impl Stack {
     fn start_service(&self, service: Service) -> Result<()> {
         let directory = self.lab.control_dir();
         let config = directory.join(format!("{}.toml", service.name()));
-        let url = self.lab.postgres().url(service.database());
-        fs::write(&config, self.places().service_config(service, &url))?;
+        fs::write(&config, self.service_config(service))?;
         let process = ManagedProcess::start(ProcessSpec::new(
             self.lab.id(),
             &self.lab.control(),
@@ -176,6 +176,34 @@ impl Stack {
             ["--config", &config.display().to_string()],
         ))?;
         self.await_port(&process, &self.lab.control(), CONTROL, service.port())
+    }
+
+    fn service_config(&self, service: Service) -> String {
+        let url = self.lab.postgres().url(service.database());
+        let config = self.places().service_config(service, &url);
+        match service {
+            Service::NetworkMapper => config + &self.name_server().mappers_config(),
+            Service::JobTracker | Service::Orchestrator => config,
+        }
+    }
+
+    /// The lab's DNS server, running or not.
+    pub fn name_server(&self) -> NameServer {
+        NameServer::of(&self.lab)
+    }
+
+    /// Starts a DNS server with these records, and network-mapper again with what it must know of that.
+    ///
+    /// # Errors
+    /// When one of them does not start.
+    pub fn add_name_server(&self, records: &[(&str, Ipv4Addr)]) -> Result<NameServer> {
+        let server = self.name_server();
+        server.start(records)?;
+        let config = self.lab.control_dir().join(format!("{}.toml", Service::NetworkMapper.name()));
+        fs::write(&config, self.service_config(Service::NetworkMapper))?;
+        self.service(Service::NetworkMapper)?.stop(STOP_LIMIT)?;
+        self.restart_service(Service::NetworkMapper)?;
+        Ok(server)
     }
 
     /// Starts a service again after it was killed or stopped, and waits until it answers.

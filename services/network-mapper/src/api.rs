@@ -6,19 +6,26 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
-use understudy_ids::{Problem, RunId, SiteName, Uuid};
-use understudy_netplan::{ConnectionPlan, Mapping, NetworkRef, VmNetwork, mapping, plan, split_subnets};
+use understudy_ids::{ItemName, Problem, RunId, SiteName, Uuid};
+use understudy_netplan::{
+    ConnectionPlan, DnsName, DnsZone, HostRecord, Mapping, NetworkRef, VmNetwork, mapping, plan, records,
+    split_subnets, traffic,
+};
 use understudy_network_api::{
     AddressLease, ConnectionAnswer, ConnectionQuestion, NetworkApi, NetworkMapping, Page, PageRequest,
-    StoredNetwork,
+    StoredNetwork, StoredRecord, StoredZone,
 };
 use understudy_pg::{PgConnection, Pool};
 use understudy_rpc::{AccessRule, ApiError, Identity, PeerKind};
 
-use crate::store::{
-    StoreError, address_lease,
-    api_request::{self, Request},
-    audit, network_mapping, vm_network,
+use crate::{
+    dns::Servers,
+    hooks::Hooks,
+    store::{
+        StoreError, address_lease,
+        api_request::{self, Request},
+        audit, dns_zone, host_record, network_mapping, vm_network,
+    },
 };
 
 /// Who may call what. People configure; the orchestrator asks.
@@ -32,6 +39,12 @@ pub const RULES: &[AccessRule] = &[
     AccessRule::new("/understudy.network.v1.NetworkService/DeleteNetworkMapping", &[PeerKind::User]),
     AccessRule::new("/understudy.network.v1.NetworkService/PlanConnections", READERS),
     AccessRule::new("/understudy.network.v1.NetworkService/ListAddressLeases", READERS),
+    AccessRule::new("/understudy.network.v1.NetworkService/CreateDnsZone", &[PeerKind::User]),
+    AccessRule::new("/understudy.network.v1.NetworkService/ListDnsZones", READERS),
+    AccessRule::new("/understudy.network.v1.NetworkService/DeleteDnsZone", &[PeerKind::User]),
+    AccessRule::new("/understudy.network.v1.NetworkService/CreateHostRecord", &[PeerKind::User]),
+    AccessRule::new("/understudy.network.v1.NetworkService/ListHostRecords", READERS),
+    AccessRule::new("/understudy.network.v1.NetworkService/DeleteHostRecord", &[PeerKind::User]),
 ];
 const READERS: &[PeerKind] = &[PeerKind::User, PeerKind::Orchestrator];
 
@@ -40,6 +53,8 @@ const ALL_MAPPINGS: i64 = 100_000;
 
 pub struct Api {
     pool: Pool,
+    servers: Servers,
+    hooks: Hooks,
 }
 
 /// A transaction's part that is particular to one method: what it does and what it answers.
@@ -47,8 +62,9 @@ type Work<T> =
     Box<dyn for<'t> Fn(&'t mut PgConnection) -> BoxFuture<'t, Result<T, StoreError>> + Send + Sync>;
 
 impl Api {
-    pub fn new(pool: Pool) -> Self {
-        Self { pool }
+    /// `servers` are those that zones may name, `hooks` those that runs call.
+    pub fn new(pool: Pool, servers: Servers, hooks: Hooks) -> Self {
+        Self { pool, servers, hooks }
     }
 
     /// Does `work` once per request id, with the audit record in the same transaction. A refusal is put on record as well.
@@ -210,8 +226,12 @@ impl NetworkApi for Api {
         let held = address_lease::held(db, &sites).await?.into_iter().collect();
         let ConnectionQuestion { purpose, machines, neighbours } = question;
         let planned = plan(&purpose, &machines, &networks, &mappings, &held);
+        let items: Vec<String> = machines.iter().map(|machine| machine.item.to_string()).collect();
+        let (zones, named) = (dns_zone::all(db).await?, host_record::of_items(db, &items).await?);
         Ok(planned.map(|plan| ConnectionPlan {
             split_subnets: split_subnets(&machines, &neighbours, &networks, &mappings),
+            records: records::plan(&purpose, &machines, &plan.nics, &zones, &named),
+            hooks: traffic::plan(&purpose, &machines, &self.hooks.all()),
             ..plan
         }))
     }
@@ -221,6 +241,91 @@ impl NetworkApi for Api {
         let found = address_lease::list(self.pool.reader(), run, after, limit(&page)).await?;
         let Page { entries, next } = paged(found, &page, |(id, _)| id.to_string());
         Ok(Page { entries: entries.into_iter().map(|(_, lease)| lease).collect(), next })
+    }
+
+    async fn create_zone(
+        &self,
+        who: &Identity,
+        zone: DnsZone,
+        request_id: Uuid,
+    ) -> Result<StoredZone, ApiError> {
+        let request = request(request_id, who, "CreateDnsZone", json!(zone));
+        let target = format!("dnsZones/{}", zone.name);
+        let asked = Arc::new((zone, self.servers.clone()));
+        self.mutate(
+            request,
+            target,
+            Box::new(move |tx| {
+                let asked = Arc::clone(&asked);
+                Box::pin(async move { create_zone(tx, &asked.0, &asked.1).await })
+            }),
+        )
+        .await
+    }
+
+    async fn zones(&self, page: PageRequest) -> Result<Page<StoredZone>, ApiError> {
+        let after = page.after.as_deref().map(key).transpose()?;
+        let found = dns_zone::list(self.pool.reader(), after.as_ref(), limit(&page)).await?;
+        Ok(paged(found, &page, |z| z.zone.name.to_string()))
+    }
+
+    async fn delete_zone(&self, who: &Identity, name: &DnsName, request_id: Uuid) -> Result<(), ApiError> {
+        let name = name.clone();
+        self.mutate(
+            request(request_id, who, "DeleteDnsZone", json!(name)),
+            format!("dnsZones/{name}"),
+            Box::new(move |tx| {
+                let name = name.clone();
+                Box::pin(async move { delete_zone(tx, &name).await })
+            }),
+        )
+        .await
+    }
+
+    async fn create_record(
+        &self,
+        who: &Identity,
+        record: HostRecord,
+        request_id: Uuid,
+    ) -> Result<StoredRecord, ApiError> {
+        self.mutate(
+            request(request_id, who, "CreateHostRecord", json!(record)),
+            format!("hostRecords/{}", record.name),
+            Box::new(move |tx| {
+                let record = record.clone();
+                Box::pin(async move { create_record(tx, &record).await })
+            }),
+        )
+        .await
+    }
+
+    async fn records(
+        &self,
+        item: Option<ItemName>,
+        page: PageRequest,
+    ) -> Result<Page<StoredRecord>, ApiError> {
+        let after = page.after.as_deref().map(key).transpose()?;
+        let found =
+            host_record::list(self.pool.reader(), item.as_ref(), after.as_ref(), limit(&page)).await?;
+        Ok(paged(found, &page, |r| r.record.name.to_string()))
+    }
+
+    async fn delete_record(&self, who: &Identity, name: &DnsName, request_id: Uuid) -> Result<(), ApiError> {
+        let name = name.clone();
+        self.mutate(
+            request(request_id, who, "DeleteHostRecord", json!(name)),
+            format!("hostRecords/{name}"),
+            Box::new(move |tx| {
+                let name = name.clone();
+                Box::pin(async move {
+                    match host_record::delete(tx, &name).await? {
+                        true => Ok(()),
+                        false => Err(not_found(format!("hostRecords/{name}")).into()),
+                    }
+                })
+            }),
+        )
+        .await
     }
 }
 
@@ -290,6 +395,41 @@ async fn create_mapping(
     let existing: Vec<Mapping> = existing.into_iter().map(|m| m.mapping).collect();
     refuse_if_any(mapping::problems(new, &existing, &networks))?;
     network_mapping::insert(tx, id, new).await
+}
+
+async fn create_zone(
+    tx: &mut PgConnection,
+    zone: &DnsZone,
+    servers: &Servers,
+) -> Result<StoredZone, StoreError> {
+    dns_zone::lock(tx).await?;
+    let (zones, named) = (dns_zone::all(&mut *tx).await?, host_record::all(&mut *tx).await?);
+    refuse_if_any(zone.problems(&zones, &named, &servers.names()))?;
+    dns_zone::insert(tx, zone).await
+}
+
+async fn delete_zone(tx: &mut PgConnection, name: &DnsName) -> Result<(), StoreError> {
+    let deleted = dns_zone::delete(tx, name).await.map_err(|e| match e {
+        StoreError::Database(understudy_pg::Error::Constraint { constraint, .. }) => {
+            ApiError::failed_precondition(
+                "ZONE_IN_USE",
+                format!("names lie in {name}, or a run may still have to restore one ({constraint})"),
+                "delete its names and let those runs end first",
+            )
+            .into()
+        }
+        other => other,
+    })?;
+    if deleted { Ok(()) } else { Err(not_found(format!("dnsZones/{name}")).into()) }
+}
+
+async fn create_record(tx: &mut PgConnection, record: &HostRecord) -> Result<StoredRecord, StoreError> {
+    dns_zone::lock(tx).await?;
+    let (zones, named) = (dns_zone::all(&mut *tx).await?, host_record::all(&mut *tx).await?);
+    refuse_if_any(record.problems(&zones, &named))?;
+    let zone = records::zone_of(&record.name, &zones)
+        .ok_or_else(|| not_found(format!("a zone around {}", record.name)))?;
+    host_record::insert(tx, record, &zone.name).await
 }
 
 fn request(id: Uuid, who: &Identity, method: &'static str, body: serde_json::Value) -> Request {

@@ -1,8 +1,13 @@
 //! What an operator can set.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
+use understudy_ids::TrafficHookName;
 use understudy_rpc::{ServerConfig, TlsFiles};
 use understudy_service::ServiceConfig;
+
+use crate::{dns::DnsConfig, hooks::HookConfig};
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -15,6 +20,12 @@ pub struct Config {
     /// Tasks done at once.
     #[serde(default = "default_slots")]
     pub slots: u32,
+    /// Servers of the zones that runs write to.
+    #[serde(default)]
+    pub dns: DnsConfig,
+    /// Who is called when a machine is elsewhere after a failover.
+    #[serde(default)]
+    pub traffic_hooks: BTreeMap<TrafficHookName, HookConfig>,
 }
 
 /// A service that we call.
@@ -41,6 +52,13 @@ impl ServiceConfig for Config {
     }
 
     fn problems(&self) -> Vec<String> {
-        if (1..=1024).contains(&self.slots) { vec![] } else { vec!["slots: must be 1 to 1024".to_owned()] }
+        let mut problems = self.dns.problems();
+        for (name, hook) in &self.traffic_hooks {
+            problems.extend(hook.problems().map(|problem| format!("traffic_hooks.{name}.{problem}")));
+        }
+        if !(1..=1024).contains(&self.slots) {
+            problems.push("slots: must be 1 to 1024".to_owned());
+        }
+        problems
     }
 }

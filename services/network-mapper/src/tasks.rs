@@ -1,9 +1,13 @@
-//! What the orchestrator's runs ask for through job-tracker: hold addresses, let go of them.
+//! What the orchestrator's runs ask for through job-tracker: hold addresses and let go of them, set names and restore them.
 //!
 //! ```text
 //!   leased task ─▶ ReserveAddresses ─▶ all addresses and test networks of the run on record, or none │ ADDRESS_TAKEN
 //!               ─▶ ReleaseRun       ─▶ nothing of the run on record, and none will be again
+//!               ─▶ SetRecords, RestoreRecords ─▶ see `records`
+//!               ─▶ CallHook         ─▶ see `hooks`
 //! ```
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use understudy_ids::{Problem, RunId};
@@ -12,39 +16,66 @@ use understudy_network_api::{
     NetworkAction, NetworkTask, NetworkTaskResult, ReservedNic, ReservedTestNetwork,
 };
 use understudy_pg::{PgConnection, Pool};
-use understudy_rpc::ApiError;
+use understudy_rpc::{ApiError, Kind};
 
-use crate::store::{
-    StoreError,
-    address_lease::{self, Taken},
-    released_run, test_network,
+use crate::{
+    dns::Servers,
+    hooks::Hooks,
+    records::Records,
+    store::{
+        StoreError,
+        address_lease::{self, Taken},
+        record_change, released_run, test_network,
+    },
 };
 
 pub struct Tasks {
     pool: Pool,
+    records: Records,
+    hooks: Hooks,
 }
 
 impl Tasks {
-    pub fn new(pool: Pool) -> Self {
-        Self { pool }
+    pub fn new(pool: Pool, servers: Servers, hooks: Hooks) -> Self {
+        Self { records: Records::new(pool.clone(), servers), pool, hooks }
     }
 
     async fn perform(&self, task: NetworkTask) -> Result<NetworkTaskResult, StoreError> {
         let NetworkTask { run, action } = task;
-        self.pool
-            .write(move |tx| {
-                let action = action.clone();
-                Box::pin(async move {
-                    released_run::lock(tx, run).await?;
-                    match action {
-                        NetworkAction::ReserveAddresses { test, nics, test_networks } => {
-                            reserve(tx, run, test, &nics, &test_networks).await
-                        }
-                        NetworkAction::ReleaseRun => release(tx, run).await,
-                    }
-                })
-            })
-            .await
+        match action {
+            NetworkAction::ReserveAddresses { test, nics, test_networks } => {
+                let asked = Arc::new((nics, test_networks));
+                self.pool
+                    .write(move |tx| {
+                        let asked = Arc::clone(&asked);
+                        Box::pin(async move {
+                            released_run::lock(tx, run).await?;
+                            reserve(tx, run, test, &asked.0, &asked.1).await
+                        })
+                    })
+                    .await
+            }
+            NetworkAction::ReleaseRun => {
+                self.pool
+                    .write(move |tx| {
+                        Box::pin(async move {
+                            released_run::lock(tx, run).await?;
+                            release(tx, run).await
+                        })
+                    })
+                    .await
+            }
+            NetworkAction::SetRecords { item, test, records } => {
+                self.records.set(run, &item, test, &records).await.map(NetworkTaskResult::Records)
+            }
+            NetworkAction::RestoreRecords { item } => {
+                self.records.restore(run, &item).await.map(NetworkTaskResult::Records)
+            }
+            NetworkAction::CallHook(change) => {
+                let status = self.hooks.call(run, &change).await.map_err(ApiError::from)?;
+                Ok(NetworkTaskResult::HookCalled { status })
+            }
+        }
     }
 }
 
@@ -64,6 +95,10 @@ impl Handler for Tasks {
         };
         match self.perform(read).await {
             Ok(result) => Outcome::Succeeded(result.to_payload()),
+            // Doing it again finds done what was done.
+            Err(StoreError::Refused(refusal)) if refusal.kind == Kind::Unavailable => {
+                Outcome::Retry(problem(&task, &refusal))
+            }
             Err(StoreError::Refused(refusal)) => Outcome::Failed(problem(&task, &refusal)),
             // Doing it again is safe whether or not the transaction was committed.
             Err(StoreError::Database(error)) => Outcome::Retry(problem(&task, &error.into())),
@@ -118,5 +153,6 @@ async fn release(tx: &mut PgConnection, run: RunId) -> Result<NetworkTaskResult,
     let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
     let addresses = count(address_lease::release(tx, run).await?);
     let test_networks = count(test_network::release(tx, run).await?);
+    record_change::release(tx, run).await?;
     Ok(NetworkTaskResult::Released { addresses, test_networks })
 }

@@ -12,7 +12,7 @@ use understudy_network_api::{
     ConnectionQuestion, NetworkAction, NetworkApi, NetworkTask, NetworkTaskResult, PageRequest, ReservedNic,
     ReservedTestNetwork,
 };
-use understudy_network_mapper::{Api, MIGRATOR, RULES, Tasks};
+use understudy_network_mapper::{Api, Hooks, MIGRATOR, RULES, Servers, Tasks};
 use understudy_pg::TestDatabase;
 use understudy_rpc::{ApiError, Identity, access::methods_without_rule};
 
@@ -30,7 +30,9 @@ impl Bench {
     async fn new() -> Self {
         let database = TestDatabase::new(&MIGRATOR).await;
         let pool = database.pool().clone();
-        Self { api: Api::new(pool.clone()), tasks: Arc::new(Tasks::new(pool)), database }
+        let servers = Servers::default();
+        let tasks = Arc::new(Tasks::new(pool.clone(), servers.clone(), Hooks::default()));
+        Self { api: Api::new(pool, servers, Hooks::default()), tasks, database }
     }
 
     async fn with_networks() -> Self {

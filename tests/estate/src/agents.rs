@@ -352,6 +352,9 @@ impl Handler for MapperHand {
             NetworkAction::ReleaseRun => {
                 ("release-run", NetworkTaskResult::Released { addresses: 1, test_networks: 0 })
             }
+            NetworkAction::SetRecords { .. } => ("set-records", NetworkTaskResult::Records(vec![])),
+            NetworkAction::CallHook(_) => ("call-hook", NetworkTaskResult::HookCalled { status: 200 }),
+            NetworkAction::RestoreRecords { .. } => ("restore-records", NetworkTaskResult::Records(vec![])),
         };
         if self.estate.must_fail(what) {
             return Outcome::Failed(Problem::new("BROKEN", &leased.key, "it was told to fail", "Repair it."));

@@ -3,13 +3,14 @@
 use std::{collections::BTreeSet, sync::Mutex};
 
 use async_trait::async_trait;
-use understudy_ids::{Problem, RunId, SiteName, Uuid};
+use understudy_ids::{ItemName, Problem, RunId, SiteName, Uuid};
 use understudy_netplan::{
-    AddressRule, Addressing, ConnectionPlan, Isolation, Mapping, NetworkRef, VmNetwork, plan, split_subnets,
+    AddressRule, Addressing, ConnectionPlan, DnsName, DnsZone, HostRecord, Isolation, Mapping, NetworkRef,
+    TrafficHook, VmNetwork, ZonePurpose, plan, records, split_subnets, traffic,
 };
 use understudy_network_api::{
     AddressLease, ConnectionAnswer, ConnectionQuestion, NetworkApi, NetworkMapping, Page, PageRequest,
-    StoredNetwork,
+    StoredNetwork, StoredRecord, StoredZone,
 };
 use understudy_rpc::{ApiError, Identity};
 
@@ -21,6 +22,9 @@ pub struct Mapper {
     pub away: Mutex<bool>,
     /// Of the mapping.
     pub addresses: Mutex<AddressRule>,
+    /// In a zone of production.
+    pub names: Mutex<Vec<HostRecord>>,
+    pub hooks: Mutex<Vec<TrafficHook>>,
 }
 
 fn network(site: &str) -> VmNetwork {
@@ -51,6 +55,15 @@ fn lab() -> VmNetwork {
     }
 }
 
+fn zone() -> DnsZone {
+    DnsZone {
+        name: "shop.example".parse().unwrap(),
+        server: "ns1".parse().unwrap(),
+        ttl_seconds: 30,
+        purpose: ZonePurpose::Production,
+    }
+}
+
 fn unused() -> ApiError {
     ApiError::failed_precondition("NOT_PLAYED", "the tests do not use this", "")
 }
@@ -72,7 +85,12 @@ impl NetworkApi for Mapper {
         let ConnectionQuestion { purpose, machines, neighbours } = question;
         let planned = plan(&purpose, &machines, &networks, &mappings, &BTreeSet::new());
         let split_subnets = split_subnets(&machines, &neighbours, &networks, &mappings);
-        Ok(planned.map(|plan| ConnectionPlan { split_subnets, ..plan }))
+        let names = self.names.lock().unwrap().clone();
+        Ok(planned.map(|plan| {
+            let records = records::plan(&purpose, &machines, &plan.nics, &[zone()], &names);
+            let hooks = traffic::plan(&purpose, &machines, &self.hooks.lock().unwrap());
+            ConnectionPlan { split_subnets, records, hooks, ..plan }
+        }))
     }
 
     async fn create_network(&self, _: &Identity, _: VmNetwork, _: Uuid) -> Result<StoredNetwork, ApiError> {
@@ -94,6 +112,24 @@ impl NetworkApi for Mapper {
         Err(unused())
     }
     async fn delete_mapping(&self, _: &Identity, _: Uuid, _: Uuid) -> Result<(), ApiError> {
+        Err(unused())
+    }
+    async fn create_zone(&self, _: &Identity, _: DnsZone, _: Uuid) -> Result<StoredZone, ApiError> {
+        Err(unused())
+    }
+    async fn zones(&self, _: PageRequest) -> Result<Page<StoredZone>, ApiError> {
+        Err(unused())
+    }
+    async fn delete_zone(&self, _: &Identity, _: &DnsName, _: Uuid) -> Result<(), ApiError> {
+        Err(unused())
+    }
+    async fn create_record(&self, _: &Identity, _: HostRecord, _: Uuid) -> Result<StoredRecord, ApiError> {
+        Err(unused())
+    }
+    async fn records(&self, _: Option<ItemName>, _: PageRequest) -> Result<Page<StoredRecord>, ApiError> {
+        Err(unused())
+    }
+    async fn delete_record(&self, _: &Identity, _: &DnsName, _: Uuid) -> Result<(), ApiError> {
         Err(unused())
     }
     async fn leases(&self, _: Option<RunId>, _: PageRequest) -> Result<Page<AddressLease>, ApiError> {

@@ -10,6 +10,7 @@ mod job;
 mod lease;
 mod machine;
 mod mapping;
+mod name;
 mod network;
 mod pki;
 mod plan;
@@ -22,6 +23,7 @@ mod site;
 pub mod store;
 mod unlock;
 mod wish;
+mod zone;
 
 use std::{future::Future, process::ExitCode};
 
@@ -47,6 +49,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Noun::Point(verb) => point::run(&connection.recovery()?, output, verb).await?,
         Noun::Network(verb) => network::run(&connection.networks()?, output, verb).await?,
         Noun::Mapping(verb) => mapping::run(&connection.networks()?, output, verb).await?,
+        Noun::Zone(verb) => zone::run(&connection.networks()?, output, verb).await?,
+        Noun::Name(verb) => name::run(&connection.networks()?, output, verb).await?,
         Noun::Lease(verb) => lease::run(&connection.networks()?, output, verb).await?,
         Noun::Plan(verb) => return plan::run(&connection.recovery()?, output, verb).await,
         Noun::Failover(wish) => return failover::run(&connection, output, wish).await,

@@ -73,9 +73,14 @@ pub fn resolve(action: &Action, run: RunId, points: &KnownPoints) -> Result<Acti
                 .collect();
             Action::Network(NetworkWork::ReserveAddresses { test: *test, nics: nics.clone(), test_networks })
         }
-        Action::Network(NetworkWork::ReleaseRun) | Action::Internal(_) | Action::Operator(_) => {
-            action.clone()
-        }
+        Action::Network(
+            NetworkWork::ReleaseRun
+            | NetworkWork::SetRecords { .. }
+            | NetworkWork::RestoreRecords { .. }
+            | NetworkWork::CallHook(_),
+        )
+        | Action::Internal(_)
+        | Action::Operator(_) => action.clone(),
     })
 }
 

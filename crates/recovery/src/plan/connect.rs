@@ -45,7 +45,10 @@ pub(super) fn notices(spec: &RunSpec, input: &PlanInput) -> Vec<String> {
         named(spec, input).into_iter().filter(|(host, network)| has(input, host, network).is_none());
     let unknown = unknown.map(|(host, network)| format!("whether {host} has network {network} is not known"));
     let split = split(spec, input).map(|(subject, message)| format!("{subject}: {message}"));
-    spec.test_network.production_notice().into_iter().chain(unknown).chain(split).collect()
+    let left = input.connections.records.iter().filter(|record| record.address.is_none());
+    let left = left.map(|record| format!("{} is left as it is: {}", record.name, record.reason));
+    let of_networks = spec.test_network.production_notice().into_iter().chain(unknown).chain(split);
+    of_networks.chain(left.filter(|_| uses_connections(spec))).collect()
 }
 
 /// A subnet cannot be split between sites (R-NET-4): its network, and what would stay of it.

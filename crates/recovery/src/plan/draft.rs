@@ -2,12 +2,12 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
 use understudy_ids::{Generation, HostName, ItemName, PointChoice, Problem, RunId, StepName};
-use understudy_netplan::ProbePort;
+use understudy_netplan::{ProbePort, TrafficChange};
 use understudy_probe::{Probe, ProbeKind};
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     action::{
         Action, AgentWork, DiskSize, Internal, MachineRef, NetworkRef, NetworkWork, OperatorWait,
-        ReservedNic, ReservedTestNetwork, RunScript,
+        RecordAddress, ReservedNic, ReservedTestNetwork, RunScript,
     },
     conflict::{OpenRun, gives_way},
     item::{ItemState, Verb},
@@ -31,6 +31,8 @@ const LONG: Duration = Duration::from_secs(6 * 3600);
 const SEEDING: Duration = Duration::from_secs(7 * 24 * 3600);
 /// For tests to be cleaned up by themselves: machines are powered off and removed.
 const TESTS_END: Duration = Duration::from_secs(90);
+/// For names to be switched: servers that are restarted come back, and a commit does not wait for one that does not.
+const ROUTING: Duration = Duration::from_secs(120);
 /// Everything else on a host.
 const SHORT: Duration = Duration::from_secs(600);
 /// A worker that dies loses its lease and another attempt begins; a step that loses this many is given up on.
@@ -243,6 +245,67 @@ impl<'a> Subject<'a> {
         steps
     }
 
+    /// The item's names have the addresses that its machine has there (R-NET-11, R-NET-12). `None`: it has no name, or no address is known.
+    fn set_records(&self, spec: &RunSpec, input: &PlanInput, behind: &StepName) -> Option<Step> {
+        let of_item = input.connections.records.iter().filter(|record| record.item == *self.name());
+        let records: Vec<RecordAddress> = of_item
+            .filter_map(|record| {
+                let (name, zone) = (record.name.clone(), record.zone.clone());
+                Some(RecordAddress { name, zone, purpose: record.purpose, address: record.address? })
+            })
+            .collect();
+        if records.is_empty() {
+            return None;
+        }
+        let said: Vec<String> =
+            records.iter().map(|record| format!("{} has {}", record.name, record.address)).collect();
+        let title = format!("See to it that {}", said.join(", "));
+        let test = spec.operation == Operation::TestFailover;
+        let work = NetworkWork::SetRecords { item: self.name().clone(), test, records };
+        let step = self.routing("set-records", title, Phase::Route, work);
+        Some(step.on_error(error_policy(spec.operation, Part::Routing)).after([behind.clone()]))
+    }
+
+    /// Clients are led to where the machine is: its names have its addresses (R-NET-11), and its hooks know (R-NET-12). None of these waits for
+    /// another.
+    pub fn route(&self, spec: &RunSpec, input: &PlanInput, behind: &StepName) -> Vec<Step> {
+        let addresses = self.nics(input).into_iter().filter_map(|nic| nic.address).collect::<Vec<_>>();
+        let of_item = input.connections.hooks.iter().filter(|planned| planned.item == *self.name());
+        let calls = of_item.map(|planned| {
+            let change = TrafficChange {
+                hook: planned.hook.clone(),
+                item: self.name().clone(),
+                step: self.id(&format!("call-{}", planned.hook)),
+                roll_back: false,
+                from: self.source.clone(),
+                to: self.target.clone(),
+                generation: self.view.generation.next(),
+                addresses: ipv4(&addresses),
+            };
+            let step = self.call_hook(change, Phase::Route).after([behind.clone()]);
+            step.on_error(error_policy(spec.operation, Part::Routing))
+        });
+        self.set_records(spec, input, behind).into_iter().chain(calls).collect()
+    }
+
+    pub fn call_hook(&self, change: TrafficChange, phase: Phase) -> Step {
+        let title = format!("Tell {} that {} is at {}", change.hook, self.name(), change.to);
+        let (id, action) = (change.step.clone(), NetworkWork::CallHook(Box::new(change)));
+        let step = Step::new(id, title, Executor::NetworkMapper, Action::Network(action), phase);
+        Step { item: Some(self.name().clone()), time_out: Some(ROUTING), ..step }
+    }
+
+    /// Takes back what [`Self::set_records`] does.
+    pub fn restore_records(&self, what: &str, phase: Phase) -> Step {
+        let work = NetworkWork::RestoreRecords { item: self.name().clone() };
+        self.routing(what, format!("Restore the names of {}", self.name()), phase, work)
+    }
+
+    fn routing(&self, what: &str, title: String, phase: Phase, work: NetworkWork) -> Step {
+        let step = Step::new(self.id(what), title, Executor::NetworkMapper, Action::Network(work), phase);
+        Step { item: Some(self.name().clone()), time_out: Some(ROUTING), ..step }
+    }
+
     /// Where the machine can be asked: the first of its addresses that is known, if its NIC is connected.
     fn place(&self, spec: &RunSpec, input: &PlanInput) -> Option<(NetworkRef, IpAddr)> {
         let nics = self.nics(input);
@@ -308,6 +371,14 @@ impl<'a> Subject<'a> {
             ..estimate
         }
     }
+}
+
+pub(super) fn ipv4(addresses: &[IpAddr]) -> Vec<Ipv4Addr> {
+    let of = |address: &IpAddr| match address {
+        IpAddr::V4(address) => Some(*address),
+        IpAddr::V6(_) => None,
+    };
+    addresses.iter().filter_map(of).collect()
 }
 
 /// Whether the operation connects machines to networks.

@@ -20,6 +20,8 @@ pub enum Part {
     Machine,
     /// A started machine is asked whether it works.
     Proof,
+    /// Clients are led to where the machine is.
+    Routing,
     /// What was committed is made final, and what is not wanted any more removed.
     Final,
     /// Replication in the other direction.
@@ -29,7 +31,7 @@ pub enum Part {
 }
 
 impl Part {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Tests,
         Self::Addresses,
         Self::LastChanges,
@@ -37,6 +39,7 @@ impl Part {
         Self::OldSide,
         Self::Machine,
         Self::Proof,
+        Self::Routing,
         Self::Final,
         Self::Reverse,
         Self::PlanAction,
@@ -50,12 +53,15 @@ use Operation::{PlannedFailover, ReverseReplicate, TestFailover, UnplannedFailov
 #[rustfmt::skip]
 pub const ERROR_POLICIES: &[(Operation, Part, ErrorPolicy)] = &[
     (TestFailover,      Part::Proof,       GoOn),
+    (TestFailover,      Part::Routing,     GoOn),
 
     // What a test leaves is its own clean-up's.
     (PlannedFailover,   Part::Tests,       GoOn),
     // The machine is off and replicated no more: a source that dies now must not keep the target from starting.
     (PlannedFailover,   Part::Fence,       GoOn),
     (PlannedFailover,   Part::Proof,       GoOn),
+    // The machine runs. To stop here would keep others off, and the run from its commit, for as long as somebody's server is broken.
+    (PlannedFailover,   Part::Routing,     GoOn),
     // The failover is over; other items go on with theirs.
     (PlannedFailover,   Part::Reverse,     SkipItem),
 
@@ -66,6 +72,7 @@ pub const ERROR_POLICIES: &[(Operation, Part, ErrorPolicy)] = &[
     (UnplannedFailover, Part::Fence,       GoOn),
     (UnplannedFailover, Part::Machine,     SkipItem),
     (UnplannedFailover, Part::Proof,       GoOn),
+    (UnplannedFailover, Part::Routing,     GoOn),
     (UnplannedFailover, Part::Final,       GoOn),
     (UnplannedFailover, Part::PlanAction,  GoOn),
 
@@ -117,6 +124,13 @@ mod tests {
             !failover || part != Part::Proof || policy == GoOn
         }),
         (
+            "ADR 0033: a machine that runs is not left alone because its name could not be switched",
+            |operation, part, policy| {
+                let failover = matches!(operation, TestFailover | PlannedFailover | UnplannedFailover);
+                !failover || part != Part::Routing || policy == GoOn
+            },
+        ),
+        (
             "R-FO-7: a source that is off and does not answer is fenced when it returns",
             |operation, part, policy| operation != PlannedFailover || part != Part::Fence || policy == GoOn,
         ),
@@ -141,7 +155,11 @@ mod tests {
         }),
         ("R-TF-9, R-REP-8: everything else stops at its first error", |operation, part, policy| {
             let failover = matches!(operation, PlannedFailover | UnplannedFailover);
-            let listed = [(TestFailover, Part::Proof), (ReverseReplicate, Part::OldSide)];
+            let listed = [
+                (TestFailover, Part::Proof),
+                (TestFailover, Part::Routing),
+                (ReverseReplicate, Part::OldSide),
+            ];
             failover || listed.contains(&(operation, part)) || policy == StopRun
         }),
     ];

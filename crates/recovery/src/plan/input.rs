@@ -11,7 +11,7 @@ use understudy_ids::{
     Consistency, DiskName, Generation, HostName, ItemName, MacAddress, MachineName, NetworkName, PointSeq,
     PolicyName, Problem, UnixMicros,
 };
-use understudy_netplan::{ChosenAddress, ExistingNetwork, SplitSubnet};
+use understudy_netplan::{ChosenAddress, ExistingNetwork, PlannedHook, PlannedRecord, SplitSubnet};
 use understudy_probe::Probe;
 use understudy_replication::{Joint, Membership, ReplicationSettings, RetentionPolicy};
 
@@ -211,6 +211,10 @@ pub struct Connections {
     pub existing: Option<ExistingNetwork>,
     /// For failovers: subnets whose addresses are retained and of which machines stay behind.
     pub split_subnets: Vec<SplitSubnet>,
+    /// What names of the items in DNS are to say.
+    pub records: Vec<PlannedRecord>,
+    /// Whom to call for which items.
+    pub hooks: Vec<PlannedHook>,
     pub problems: Vec<Problem>,
 }
 

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use understudy_ids::{Problem, StepName};
+use understudy_netplan::ZonePurpose;
 
-use super::{Executor, Phase, RunPlan, Stage, Step};
+use super::{Executor, Operation, Phase, RunPlan, Stage, Step};
 use crate::action::{Action, AgentWork, Internal, NetworkWork};
 
 /// Something about a plan that must not be.
@@ -24,6 +25,10 @@ pub enum Flaw {
     WrongExecutor(StepName),
     #[error("step {0} of a host or of network-mapper has no time-out")]
     NoTimeOut(StepName),
+    #[error("step {0} of a test writes to a zone of production, or one of a failover to a zone for tests")]
+    WrongZone(StepName),
+    #[error("step {0} of a test leads clients elsewhere")]
+    HookInTest(StepName),
 }
 
 /// # Errors
@@ -42,6 +47,7 @@ pub fn lint(plan: &RunPlan) -> Vec<Flaw> {
     for step in &plan.steps {
         flaws.extend(references(step, &before));
         flaws.extend(executor(step));
+        flaws.extend(clients(plan.operation, step));
         if before.insert(&step.id, step).is_some() {
             flaws.push(Flaw::Twice(step.id.clone()));
         }
@@ -92,6 +98,19 @@ fn executor(step: &Step) -> Vec<Flaw> {
     flaws
 }
 
+/// R-NET-12: clients of production are never led to the machine of a test.
+fn clients(operation: Operation, step: &Step) -> Option<Flaw> {
+    let of_test = operation == Operation::TestFailover;
+    match &step.action {
+        Action::Network(NetworkWork::SetRecords { test, records, .. }) => {
+            let fits = records.iter().all(|record| record.purpose == ZonePurpose::of_run(of_test));
+            (*test != of_test || !fits).then(|| Flaw::WrongZone(step.id.clone()))
+        }
+        Action::Network(NetworkWork::CallHook(_)) => of_test.then(|| Flaw::HookInTest(step.id.clone())),
+        _ => None,
+    }
+}
+
 /// Whether the step leaves something behind that only its own run can want. A promoted machine is wanted for good, the replica
 /// that reverse replication prepares holds the base for the next attempt, and a roll-back leaves what was there before the run.
 fn needs_clean_up(step: &Step) -> bool {
@@ -99,7 +118,9 @@ fn needs_clean_up(step: &Step) -> bool {
         return false;
     }
     match &step.action {
-        Action::Network(NetworkWork::ReserveAddresses { .. }) => true,
+        Action::Network(
+            NetworkWork::ReserveAddresses { .. } | NetworkWork::SetRecords { test: true, .. },
+        ) => true,
         Action::Agent { work, .. } => match work {
             AgentWork::CreateTestMachine { .. }
             | AgentWork::EnsureTestNetwork { .. }

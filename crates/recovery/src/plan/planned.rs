@@ -4,7 +4,7 @@
 //!   (tests end ─▶) reserve ─▶ per item: shut down ─▶ last changes ─┬▶ digest @ source ─┐
 //!                                                   └▶ verify @ target ─┴▶ compare
 //!   all items equal ─▶ per item: stop replicating
-//!   all stopped ══ point of no return ═▶ per item: raise generation ─▶ fence @ source ─▶ promote ─▶ start ─▶ probes ─▶ screenshot
+//!   all stopped ══ point of no return ═▶ per item: raise generation ─▶ fence @ source ─▶ promote ─▶ start ─▶ probes ─▶ screenshot ─▶ names, hooks
 //!   commit ─▶ per item: commit ─▶ reverse replication
 //!   cancelled before: start the source machine again, replicate again · always: release
 //! ```
@@ -110,7 +110,8 @@ fn switch(spec: &RunSpec, input: &PlanInput, item: &Subject<'_>, stopped: &[Step
         .after([promote.id.clone()])
         .records([Verb::FailedOver]);
     let proof = item.proof(spec, input, generation, &machine, &start);
-    [raise, fence, promote, start].into_iter().chain(proof).collect()
+    let routing = item.route(spec, input, &proof.last().unwrap_or(&start).id);
+    [raise, fence, promote, start].into_iter().chain(proof).chain(routing).collect()
 }
 
 fn after_commit(spec: &RunSpec, item: &Subject<'_>, commit: &StepName) -> Vec<Step> {

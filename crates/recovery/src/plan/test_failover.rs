@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!   reserve ─▶ test network @ host ─▶ prove isolation ─┐
-//!   reserve ─▶ port on network @ host: prove isolation ┼─▶ per item: make machine ─▶ start ─▶ probes ─▶ screenshot ─▶ complete testing
+//!   reserve ─▶ port on network @ host: prove isolation ┼─▶ per item: make machine ─▶ start ─▶ probes ─▶ screenshot ─▶ names ─▶ complete testing
 //!                    (without network, on production) ─┘
-//!   always: remove machines ─▶ remove networks and ports ─▶ release
+//!   always: restore names, remove machines ─▶ remove networks and ports ─▶ release
 //! ```
 //!
 //! The first error stops the test and leads to the clean-up of everything that was begun (R-TF-5). A machine that does not answer is no reason
@@ -57,7 +57,9 @@ pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) ->
     let title = "Wait until the test is completed";
     let wait = draft::wait_for(step_name("complete-test"), title, OperatorWait::CompleteTest);
     steps.push(wait.after(ready));
-    steps.extend(clean_up(items, &networks, &ports, reserved.first()));
+    let named: Vec<&Subject<'_>> =
+        items.iter().filter(|item| steps.iter().any(|step| step.id == item.id("set-records"))).collect();
+    steps.extend(clean_up(items, &named, &networks, &ports, reserved.first()));
     steps
 }
 
@@ -82,11 +84,13 @@ fn machine_steps(spec: &RunSpec, input: &PlanInput, item: &Subject<'_>, isolated
     let start = AgentWork::StartMachine { machine: name.clone() };
     let start = item.agent("start", item.target, generation, Phase::Start, start).after([create.id.clone()]);
     let proof = item.proof(spec, input, generation, &name, &start);
-    [create, start].into_iter().chain(proof).collect()
+    let routing = item.route(spec, input, &proof.last().unwrap_or(&start).id);
+    [create, start].into_iter().chain(proof).chain(routing).collect()
 }
 
 fn clean_up(
     items: &[Subject<'_>],
+    named: &[&Subject<'_>],
     networks: &[HostNetwork<'_>],
     ports: &[Port<'_>],
     reserve: Option<&StepName>,
@@ -103,6 +107,10 @@ fn clean_up(
     let machines: Vec<StepName> = steps.iter().map(|step| step.id.clone()).collect();
     let removes = networks.iter().map(HostNetwork::remove).chain(ports.iter().map(Port::remove));
     steps.extend(removes.map(|step| step.after(machines.clone())));
+    steps.extend(named.iter().map(|item| {
+        let restore = item.restore_records("restore-records", Phase::CleanUp);
+        restore.cleans_up(Stage::Cleanup, [item.id("set-records")])
+    }));
     let all: Vec<StepName> = steps.iter().map(|step| step.id.clone()).collect();
     steps.extend(reserve.map(|reserve| draft::release(reserve, all)));
     steps

@@ -3,7 +3,7 @@
 //! ```text
 //!   (for a limited time, where the other side is heard: per item: shut down ─▶ last changes, and fence behind the switch)
 //!   (where nobody knows or states that the machine is off: per item: its activation lease has certainly ended)
-//!   (tests end ─▶) reserve ─▶ per item: raise generation (point of no return) ─▶ promote ─▶ start ─▶ probes ─▶ screenshot
+//!   (tests end ─▶) reserve ─▶ per item: raise generation (point of no return) ─▶ promote ─▶ start ─▶ probes ─▶ screenshot ─▶ names, hooks
 //!   commit ─▶ per item: commit                                                            always: release
 //! ```
 //!
@@ -189,6 +189,7 @@ fn switch(
         .on_error(on_error(Part::Machine))
         .records([Verb::FailedOver]);
     let proof = item.proof(spec, input, generation, &machine, &start);
+    let routing = item.route(spec, input, &proof.last().unwrap_or(&start).id);
     let started = [Some(raise), fence, Some(promote), Some(start)].into_iter().flatten();
-    started.chain(proof).collect()
+    started.chain(proof).chain(routing).collect()
 }

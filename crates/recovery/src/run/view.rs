@@ -1,6 +1,6 @@
 //! How a run looks from outside.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use understudy_ids::{ItemName, PlanPartName, Problem, StepName};
 
@@ -9,7 +9,7 @@ use super::{
     settle,
 };
 use crate::{
-    action::{Action, AgentWork, Internal, OperatorWait, StepResult},
+    action::{Action, AgentWork, Internal, OperatorWait, RecordDone, StepResult},
     plan::{Executor, Operation, Phase, Step},
 };
 
@@ -277,12 +277,26 @@ pub fn step_outcome(run: &Run, step: &StepName) -> String {
         Some(StepResult::Released { addresses, test_networks }) => {
             format!("{addresses} addresses and {test_networks} test networks released")
         }
+        Some(StepResult::Records(done)) => done.iter().map(record_done).collect::<Vec<_>>().join("; "),
+        Some(StepResult::HookCalled { status }) => format!("answered {status}"),
         Some(StepResult::Confirmed { by }) => format!("confirmed by {by}"),
         Some(StepResult::FirstPoint { seq }) => format!("recovery point {seq} is there"),
         Some(StepResult::Script { exit_code, output, .. }) => match settle::last_lines(output, MAX_LINE) {
             "" => format!("exit code {exit_code}"),
             lines => format!("exit code {exit_code}: {}", lines.lines().next_back().unwrap_or_default()),
         },
+    }
+}
+
+fn record_done(done: &RecordDone) -> String {
+    let text = |addresses: &[Ipv4Addr]| {
+        let all: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        if all.is_empty() { "no address".to_owned() } else { all.join(", ") }
+    };
+    let RecordDone { name, before, after } = done;
+    match before == after {
+        true => format!("{name} has {}", text(after)),
+        false => format!("{name} has {}, before {}", text(after), text(before)),
     }
 }
 

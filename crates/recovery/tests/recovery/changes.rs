@@ -365,7 +365,7 @@ fn the_record_keeps_what_was_done_before() {
     theatre.until_quiet();
     let report = run::report(&theatre.run);
     let steps = |phase| report.steps.iter().filter(|step| step.phase == phase).count();
-    assert!(steps(Phase::Start) == 2 && steps(Phase::RollBack) == 14, "{:#?}", report.steps);
+    assert!(steps(Phase::Start) == 2 && steps(Phase::RollBack) == 17, "{:#?}", report.steps);
     let text = serde_json::to_string(&theatre.run).unwrap();
     assert_eq!(serde_json::from_str::<Run>(&text).unwrap(), theatre.run);
 }

@@ -5,6 +5,7 @@ mod corrections;
 mod deadlines;
 mod faults;
 mod leases;
+mod names;
 mod plans;
 mod probes;
 mod random;

@@ -6,13 +6,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    net::Ipv4Addr,
     time::Duration,
 };
 
 use understudy_ids::{
     Generation, HostName, ItemName, MachineName, NetworkName, PointChoice, PointSeq, Problem, RunId,
-    SeedName, StepName, UnixMicros,
+    SeedName, StepName, TrafficHookName, UnixMicros,
 };
+use understudy_netplan::{DnsName, ZonePurpose};
 use understudy_recovery::{
     Effect, Event, ItemState, Operation, Run,
     action::{Action, AgentWork, DiskRoot, MachineRef, NetworkRef, NetworkWork, PointRef, StepResult},
@@ -23,6 +25,9 @@ use understudy_recovery::{
 };
 
 use crate::world::{self, NOW, RUN, alpha, bravo, elsewhere};
+
+/// What the name of web1 says before the run.
+pub const OLD_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
 
 /// What happens to a step when its turn comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +86,12 @@ pub struct Theatre {
     pub hosts: BTreeMap<HostName, HostModel>,
     pub records: BTreeMap<ItemName, Record>,
     pub leases: bool,
+    /// Where hooks believe that items are, by hook and item.
+    pub hooks: BTreeMap<(TrafficHookName, ItemName), HostName>,
+    /// What names in DNS say.
+    pub names: BTreeMap<DnsName, Ipv4Addr>,
+    /// What those that the run has set said before.
+    names_before: BTreeMap<DnsName, (ItemName, Option<Ipv4Addr>)>,
     pub queue: VecDeque<Task>,
     pub now: UnixMicros,
     /// Tests that were asked to end.
@@ -103,6 +114,9 @@ impl Theatre {
             hosts: [alpha(), bravo(), elsewhere()].map(|host| (host, HostModel::default())).into(),
             records: BTreeMap::new(),
             leases: false,
+            hooks: BTreeMap::new(),
+            names: names_before_runs(),
+            names_before: BTreeMap::new(),
             queue: VecDeque::new(),
             now: NOW,
             ended_tests: BTreeSet::new(),
@@ -416,13 +430,49 @@ impl Theatre {
         task.step
     }
 
+    /// What network-mapper does.
+    fn network(&mut self, work: &NetworkWork) -> StepResult {
+        match work {
+            NetworkWork::ReserveAddresses { .. } => self.leases = true,
+            NetworkWork::ReleaseRun => (self.leases, self.names_before) = (false, BTreeMap::new()),
+            NetworkWork::SetRecords { item, test, records } => {
+                let of_test = self.run.plan.operation == Operation::TestFailover;
+                for record in records {
+                    let purpose = ZonePurpose::of_run(of_test);
+                    assert_eq!((*test, record.purpose), (of_test, purpose), "a test touches production");
+                    let before = self.names.insert(record.name.clone(), record.address);
+                    self.names_before.entry(record.name.clone()).or_insert((item.clone(), before));
+                }
+            }
+            NetworkWork::CallHook(change) => {
+                assert_ne!(
+                    self.run.plan.operation,
+                    Operation::TestFailover,
+                    "a test leads clients elsewhere"
+                );
+                self.hooks.insert((change.hook.clone(), change.item.clone()), change.to.clone());
+            }
+            NetworkWork::RestoreRecords { item } => {
+                for (name, (_, before)) in self.names_before.iter().filter(|(_, (of, _))| of == item) {
+                    match before {
+                        Some(address) => self.names.insert(name.clone(), *address),
+                        None => self.names.remove(name),
+                    };
+                }
+            }
+        }
+        StepResult::Done
+    }
+
+    /// The address that the item's name in production says.
+    pub fn name_says(&self, item: &str) -> Option<Ipv4Addr> {
+        self.names.get(&format!("{item}.shop.example").parse().unwrap()).copied()
+    }
+
     /// What the workers do, and what they refuse.
     pub fn work(&mut self, task: &Task) -> Result<StepResult, Problem> {
         match (&task.executor, &task.action) {
-            (Executor::NetworkMapper, Action::Network(work)) => {
-                self.leases = matches!(work, NetworkWork::ReserveAddresses { .. });
-                Ok(StepResult::Done)
-            }
+            (Executor::NetworkMapper, Action::Network(work)) => Ok(self.network(work)),
             (Executor::Host(host), Action::Agent { item, generation, work }) => {
                 let now = self.now;
                 let host = self.host(host);
@@ -541,8 +591,16 @@ impl Theatre {
             assert_eq!(host.probe_ports.len(), 0, "left behind");
         }
         assert!(!self.leases, "addresses are still held");
+        if self.run.plan.operation == Operation::TestFailover {
+            assert_eq!(self.names, names_before_runs(), "R-NET-12: names of a test are left");
+        }
         assert!(self.records.values().all(|record| !record.held && !record.tested));
     }
+}
+
+/// Nobody's test has a name, and web1 has one in production.
+fn names_before_runs() -> BTreeMap<DnsName, Ipv4Addr> {
+    [("web1.shop.example".parse().unwrap(), OLD_ADDRESS)].into()
 }
 
 fn agent(

@@ -1,9 +1,9 @@
 //! Facts of two small sites: web1 and db1 (two disks) at alpha, replicated to bravo.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use understudy_ids::{Consistency, Generation, HostName, ItemName, PointSeq, RunId, UnixMicros};
-use understudy_netplan::{ExistingNetwork, ProbePort};
+use understudy_netplan::{ExistingNetwork, PlannedHook, PlannedRecord, ProbePort, ZonePurpose};
 use understudy_recovery::{
     Operation, PlanInput, RunPlan, RunSpec,
     direction::SiteKind,
@@ -182,7 +182,27 @@ fn connections(items: &[ItemView], test: bool) -> Connections {
         test_networks: if test { vec![made] } else { Vec::new() },
         existing: None,
         split_subnets: Vec::new(),
+        records: items.iter().map(|item| record(item, test)).collect(),
+        hooks: if test {
+            Vec::new()
+        } else {
+            vec![PlannedHook { item: item("web1"), hook: "lb".parse().unwrap() }]
+        },
         problems: Vec::new(),
+    }
+}
+
+/// `web1.shop.example.` for production, `web1.test.example.` for tests.
+fn record(item: &ItemView, test: bool) -> PlannedRecord {
+    let zone = if test { "test.example" } else { "shop.example" };
+    let IpAddr::V4(address) = item.machine.nics[0].addresses[0] else { unreachable!() };
+    PlannedRecord {
+        name: format!("{}.{zone}", item.name).parse().unwrap(),
+        item: item.name.clone(),
+        zone: zone.parse().unwrap(),
+        purpose: ZonePurpose::of_run(test),
+        address: Some(address),
+        reason: format!("NIC 0 of {} keeps its address", item.name),
     }
 }
 

@@ -3,7 +3,10 @@
 pub mod address_lease;
 pub mod api_request;
 pub mod audit;
+pub mod dns_zone;
+pub mod host_record;
 pub mod network_mapping;
+pub mod record_change;
 pub mod released_run;
 pub mod test_network;
 pub mod vm_network;

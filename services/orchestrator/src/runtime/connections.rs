@@ -39,7 +39,7 @@ pub struct KnownNic {
 pub enum Answer {
     /// The operation connects nothing.
     NotNeeded,
-    Told(Connections),
+    Told(Box<Connections>),
     /// network-mapper cannot be asked now, and why.
     Away(String),
 }
@@ -103,8 +103,8 @@ pub async fn ask(
     let machines = items.iter().map(|item| machine(spec.operation, item, &purpose)).collect();
     let question = ConnectionQuestion { purpose, machines, neighbours };
     match network.plan_connections(&question).await {
-        Ok(Ok(plan)) => Answer::Told(told(plan)),
-        Ok(Err(problems)) => Answer::Told(Connections { problems, ..Connections::default() }),
+        Ok(Ok(plan)) => Answer::Told(Box::new(told(plan))),
+        Ok(Err(problems)) => Answer::Told(Box::new(Connections { problems, ..Connections::default() })),
         Err(error) => {
             tracing::warn!(%error, "network-mapper did not plan the connections");
             Answer::Away(error.message)
@@ -144,7 +144,7 @@ fn machine(operation: Operation, item: &ItemView, purpose: &netplan::Purpose) ->
 }
 
 fn told(plan: netplan::ConnectionPlan) -> Connections {
-    let netplan::ConnectionPlan { nics, test_networks, existing, split_subnets } = plan;
+    let netplan::ConnectionPlan { nics, test_networks, existing, split_subnets, records, hooks } = plan;
     let nics = nics.into_iter().map(|nic| {
         let netplan::Connection {
             item,
@@ -181,6 +181,8 @@ fn told(plan: netplan::ConnectionPlan) -> Connections {
         test_networks: test_networks.collect(),
         existing,
         split_subnets,
+        records,
+        hooks,
         problems: Vec::new(),
     }
 }
@@ -194,7 +196,7 @@ pub async fn settle(
 ) -> Result<Connections, Failure> {
     match answer {
         Answer::NotNeeded => Ok(Connections::default()),
-        Answer::Told(connections) => Ok(connections.clone()),
+        Answer::Told(connections) => Ok(connections.as_ref().clone()),
         Answer::Away(why) if spec.operation == Operation::UnplannedFailover => recall(conn, items, why).await,
         Answer::Away(why) => Ok(Connections { problems: vec![away(why)], ..Connections::default() }),
     }
@@ -213,9 +215,11 @@ async fn recall(conn: &mut PgConnection, items: &[ItemView], why: &str) -> Resul
     let mut connections = Connections::default();
     for item in items {
         let (_, target) = sites(Operation::UnplannedFailover, item);
-        match known::recall::<Vec<KnownNic>>(conn, &item.name, target).await? {
-            Some((nics, learnt)) => {
-                connections.nics.extend(nics.into_iter().map(|n| remembered(&item.name, n, learnt)))
+        match known::recall(conn, &item.name, target).await? {
+            Some(known::Known { nics, records, hooks, learnt }) => {
+                connections.nics.extend(nics.into_iter().map(|n| remembered(&item.name, n, learnt)));
+                connections.records.extend(records);
+                connections.hooks.extend(hooks);
             }
             None => connections.problems.push(Problem::new(
                 "NETWORK_MAPPER_AWAY",
@@ -266,7 +270,11 @@ pub async fn remember(
         });
         let nics: Vec<KnownNic> = of_item.collect();
         let (_, target) = sites(spec.operation, item);
-        known::remember(tx, &item.name, target, &nics, input.now).await?;
+        let records = connections.records.iter().filter(|record| record.item == item.name).cloned();
+        let hooks = connections.hooks.iter().filter(|planned| planned.item == item.name).cloned();
+        let (records, hooks) = (records.collect(), hooks.collect());
+        let known = known::Known { nics, records, hooks, learnt: input.now };
+        known::remember(tx, &item.name, target, &known).await?;
     }
     Ok(())
 }

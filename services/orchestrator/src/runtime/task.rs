@@ -10,13 +10,13 @@ use understudy_ids::{DiskName, Generation, ItemName, Problem, RunId, UnixMicros}
 use understudy_jobs_api::{Any, Queue, Task, TaskState};
 use understudy_netplan::NetworkRef as VmNetworkRef;
 use understudy_network_api::{
-    NetworkAction, NetworkTask, NetworkTaskResult, ReservedNic, ReservedTestNetwork,
+    NetworkAction, NetworkTask, NetworkTaskResult, RecordAddress, ReservedNic, ReservedTestNetwork,
 };
 use understudy_recovery::{
     Event,
     action::{
         Action, AgentWork, DiskRoot, DiskSize, ExistingNetworkProbe, MachineRef, NetworkRef, NetworkWork,
-        PointRef, RunScript, StartReplication, StepResult,
+        PointRef, RecordDone, RunScript, StartReplication, StepResult,
     },
     plan::Executor,
 };
@@ -214,8 +214,20 @@ fn network_payload(run: RunId, work: &NetworkWork) -> Result<Any, Unsendable> {
             nics: nics.iter().map(reserved_nic).collect::<Result<_, _>>()?,
             test_networks: test_networks.iter().map(reserved_test_network).collect::<Result<_, _>>()?,
         },
+        NetworkWork::SetRecords { item, test, records } => NetworkAction::SetRecords {
+            item: item.clone(),
+            test: *test,
+            records: records.iter().map(record_address).collect(),
+        },
+        NetworkWork::RestoreRecords { item } => NetworkAction::RestoreRecords { item: item.clone() },
+        NetworkWork::CallHook(change) => NetworkAction::CallHook(change.clone()),
     };
     Ok(NetworkTask { run, action }.to_payload())
+}
+
+fn record_address(record: &understudy_recovery::action::RecordAddress) -> RecordAddress {
+    let understudy_recovery::action::RecordAddress { name, zone, purpose, address } = record.clone();
+    RecordAddress { name, zone, purpose, address }
 }
 
 fn vm_network(name: &str) -> Result<VmNetworkRef, Unsendable> {
@@ -305,6 +317,10 @@ fn result(any: Option<&Any>) -> Result<StepResult, String> {
             NetworkTaskResult::Released { addresses, test_networks } => {
                 StepResult::Released { addresses, test_networks }
             }
+            NetworkTaskResult::Records(done) => {
+                StepResult::Records(done.into_iter().map(record_done).collect())
+            }
+            NetworkTaskResult::HookCalled { status } => StepResult::HookCalled { status },
         });
     }
     agent::AgentTaskResult::from_any(any).map(agent_result).map_err(|e| e.to_string())
@@ -333,6 +349,11 @@ fn agent_result(result: agent::AgentTaskResult) -> StepResult {
     }
 }
 
+fn record_done(done: understudy_network_api::RecordDone) -> RecordDone {
+    let understudy_network_api::RecordDone { name, before, after } = done;
+    RecordDone { name, before, after }
+}
+
 fn disk_root(agent::DiskRoot { disk, root }: agent::DiskRoot) -> DiskRoot {
     let root = root.bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     let disk: DiskName = disk;
@@ -347,6 +368,30 @@ mod tests {
     use understudy_recovery::action::RunScript;
 
     use super::*;
+
+    /// R-NET-12: network-mapper is asked for what the plan says, and the run is told what was before.
+    #[test]
+    fn names_go_out_as_planned_and_what_they_said_comes_back() {
+        let (item, run): (ItemName, _) = ("web1".parse().unwrap(), Uuid::from_u128(9));
+        let record = understudy_recovery::action::RecordAddress {
+            name: "web1.shop.example".parse().unwrap(),
+            zone: "shop.example".parse().unwrap(),
+            purpose: understudy_netplan::ZonePurpose::Production,
+            address: [10, 0, 0, 9].into(),
+        };
+        let set = NetworkWork::SetRecords { item: item.clone(), test: false, records: vec![record.clone()] };
+        let sent = |work| NetworkTask::from_payload(&payload(run, &Action::Network(work)).unwrap()).unwrap();
+        let records = vec![record_address(&record)];
+        let expected = NetworkAction::SetRecords { item: item.clone(), test: false, records };
+        assert_eq!(sent(set), NetworkTask { run, action: expected });
+        let restore = NetworkWork::RestoreRecords { item: item.clone() };
+        assert_eq!(sent(restore).action, NetworkAction::RestoreRecords { item });
+
+        let (before, after) = (vec![[10, 0, 0, 8].into()], vec![record.address]);
+        let told = understudy_network_api::RecordDone { name: record.name.clone(), before, after };
+        let expected = StepResult::Records(vec![record_done(told.clone())]);
+        assert_eq!(result(Some(&NetworkTaskResult::Records(vec![told]).to_payload())), Ok(expected));
+    }
 
     /// R-RP-2: the agent is asked for what the plan pinned, and the run is told what the script said.
     #[test]

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use understudy_ids::{PointChoice, Problem, RunId};
+use understudy_netplan::{HostRecord, TrafficHook};
 use understudy_recovery_api::{
     DeadlineAction, ItemState, Operation, RecoveryClient, RunState,
     request::{MachineParent, RunDeadline, RunSpec, SetRunDeadline},
@@ -132,13 +133,18 @@ async fn an_unplanned_failover_waits_for_the_other_side_for_a_limited_time() {
     assert_eq!(stage.estate.machine(ALPHA, "db1").unwrap().power, PowerState::ShutOff, "it is fenced");
 }
 
-/// R-UF-1: with network-mapper away, an unplanned failover goes by its last answer and says so; anything else waits for it.
+/// R-UF-1, R-NET-12: with network-mapper away, an unplanned failover goes by its last answer and says so; anything else waits for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unplanned_failover_works_without_network_mapper() {
     let stage = Stage::set().await;
     let instance = stage.orchestrator().await;
     let client = &instance.client;
     stage.introduce(client).await;
+    let name =
+        HostRecord { name: "web1.shop.example".parse().unwrap(), item: "web1".parse().unwrap(), nic: 0 };
+    stage.mapper.names.lock().unwrap().push(name);
+    let hook = TrafficHook { name: "lb".parse().unwrap(), items: Default::default() };
+    stage.mapper.hooks.lock().unwrap().push(hook);
     protected(client, "web1").await;
     *stage.mapper.away.lock().unwrap() = true;
     let preview = client.preview_run(spec(Operation::PlannedFailover, &["web1"])).await.unwrap();
@@ -152,8 +158,13 @@ async fn an_unplanned_failover_works_without_network_mapper() {
     let connection = &preview.items[0].connections[0];
     assert!(connection.network.ends_with("networks/prod"), "{connection:?}");
     assert!(connection.reason.contains("cannot be asked now"), "{connection:?}");
+    let said = format!("See to it that web1.shop.example. has {}", connection.address);
+    assert!(preview.steps.iter().any(|step| step.title == said), "{:?}", preview.steps);
     let run = start(client, spec).await.unwrap();
     until(client, run.name, RunState::Waiting).await;
+    for what in ["set-records", "call-hook"] {
+        assert!(stage.estate.done(run.name).iter().any(|done| done.what == what), "{what}");
+    }
 }
 
 /// R-PF-3: an error stops the run, which names it and goes on when it is retried.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   alpha dies ─▶ unplanned failover ─▶ an older point, while bravo's agent is killed ─▶ alpha returns ─▶ rolled back
-//!   planned failover ─▶ rolled back ─▶ planned failover that is committed by itself
+//!   planned failover, clients find the machine by its name ─▶ rolled back, and the name with it ─▶ planned failover that is committed by itself
 //!   unplanned failover of a side that can still be shut down, and of one that cannot be reached any more
 //! ```
 //!
@@ -10,6 +10,7 @@
 
 use std::{
     fs,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -20,6 +21,7 @@ use understudy_lab::{
     HostName, Site, Stack,
     journal::read_journal,
     machine::Machine,
+    name_server::{NameServer, SERVER, ZONE},
     probe::wait_until,
     stack::Service,
     story::evidence::{
@@ -65,10 +67,13 @@ fn a_planned_failover_is_rolled_back_to_the_disks_that_it_left() {
     let machines = [Machine::reserved("web1", 2).unwrap()];
     let scene = Scene::set("rollback", &machines).unwrap();
     let (stack, web1) = (&scene.stack, &machines[0]);
+    let names = names_of_web1(stack).unwrap();
     protect(stack, "web1", FIVE_SECONDS).unwrap();
     point_after(stack, "web1", now_us()).unwrap();
     let run = start_run(stack, "planned", "web1", &[]).unwrap();
     let waiting = run_is(stack, &run, "waiting").unwrap();
+    let address = web1.address().unwrap();
+    assert_eq!(names.says(NAME).unwrap(), [address], "clients are led to the machine");
     let seq = outcome(&waiting, "web1").unwrap()["point"].as_u64().unwrap();
     let last = whole_journal(&point_files(&stack.lab().host(BRAVO), web1, seq)).unwrap().last;
     assert!(answers(stack, BRAVO, web1).unwrap().last > 0);
@@ -77,10 +82,31 @@ fn a_planned_failover_is_rolled_back_to_the_disks_that_it_left() {
     refused(stack, &["run", "change-point", &run, &older, "--yes"], "VERB_NOT_ALLOWED").unwrap();
     refused(stack, &["run", "roll-back", &run, "--yes"], "WRITES_NOT_GIVEN_UP").unwrap();
     rolled_back(stack, &run, web1, last).unwrap();
+    assert_eq!(names.says(NAME).unwrap(), [BEFORE], "and back");
+    assert_eq!(names.says(TEST_NAME).unwrap(), [BEFORE], "a failover does not write to zones for tests");
     // The item is as good as before: it can be failed over again, and this time nobody looks after it.
     let again = start_run(stack, "planned", "web1", &["--commit-after", "3s"]).unwrap();
     run_is(stack, &again, "succeeded").unwrap();
     item_is(stack, "web1", "protected", BRAVO).unwrap();
+    assert_eq!(names.says(NAME).unwrap(), [address]);
+}
+
+const NAME: &str = "web1.shop.example";
+const TEST_NAME: &str = "web1.test.shop.example";
+/// What both names say before the first run.
+const BEFORE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
+
+/// web1 has a name in production and one for tests, in a real DNS server (R-NET-12).
+fn names_of_web1(stack: &Stack) -> Result<NameServer> {
+    let server = stack.add_name_server(&[(NAME, BEFORE), (TEST_NAME, BEFORE)])?;
+    let cli = stack.cli();
+    cli.json(&["zone", "create", ZONE, "--server", SERVER, "--purpose", "production"])?;
+    cli.json(&["zone", "create", "test.shop.example", "--server", SERVER, "--purpose", "test"])?;
+    for name in [NAME, TEST_NAME] {
+        cli.json(&["name", "create", name, "--item", "web1"])?;
+    }
+    cli.show(&["name", "list"])?;
+    Ok(server)
 }
 
 /// R-UF-2, R-UF-3: what can still be shut down and shipped is, and nothing is lost; what cannot be reached is waited for no longer than was

@@ -3,7 +3,8 @@
 //! ```text
 //!   per item: shut down @ target
 //!   all stopped ══ from here on only forward ═▶ per item: raise generation ─▶ fence @ target ─▶ start @ source ─▶
-//!                     remove the machine and what it wrote @ target ─▶ prepare replica @ target ─▶ replicate @ source
+//!                  ├▶ remove the machine and what it wrote @ target ─▶ prepare replica @ target ─▶ replicate @ source
+//!                  └▶ restore names, call hooks
 //! ```
 //!
 //! The old side must be known to be as the failover left it: heard now, fenced at the item's generation, with the machine off
@@ -11,12 +12,17 @@
 //! removes them before a commit, so replication goes on with what differs.
 
 use understudy_ids::{DiskName, Generation, HostName, Problem};
+use understudy_netplan::TrafficChange;
 
 use super::{AmendedItem, Amending, points::stop};
 use crate::{
-    action::{AgentWork, Internal, MachineRef},
+    action::{Action, AgentWork, Internal, MachineRef, NetworkWork},
     item::Verb,
-    plan::{MachineView, Part, Phase, PlannedItem, Power, Step, check, draft::Subject, error_policy},
+    plan::{
+        MachineView, Part, Phase, PlannedItem, Power, Step, check,
+        draft::{Subject, ipv4},
+        error_policy,
+    },
 };
 
 pub(super) fn problems(amending: &Amending<'_>, give_up_writes: bool) -> Vec<Problem> {
@@ -113,6 +119,8 @@ pub(super) fn draft(amending: &Amending<'_>) -> (Vec<AmendedItem>, Vec<Step>) {
             first.after = [amending.switched(&planned.item), stopped.clone()].concat();
         }
         steps.extend(back);
+        steps.extend(restore_records(amending, subject));
+        steps.extend(call_hooks(amending, planned, subject));
     }
     let items = planned.iter().map(|planned| AmendedItem {
         item: planned.item.clone(),
@@ -160,6 +168,47 @@ fn way_back(amending: &Amending<'_>, planned: &PlannedItem, subject: &Subject<'_
             .records([Verb::RolledBack]),
     ];
     in_order(steps)
+}
+
+/// Clients are led back as soon as there is somebody to answer them (R-NET-12).
+fn restore_records(amending: &Amending<'_>, subject: &Subject<'_>) -> Option<Step> {
+    let set = amending.run.plan.step(&subject.id("set-records"))?;
+    let operation = amending.run.plan.operation;
+    let restore = subject.restore_records(&amending.what("restore-records"), Phase::RollBack);
+    let started = subject.id(&amending.what("start"));
+    Some(restore.on_error(error_policy(operation, Part::Routing)).after([started, set.id.clone()]))
+}
+
+/// Those that were called, or may have been, are told where the machine is now. A way back that was withdrawn has told nobody.
+fn call_hooks(amending: &Amending<'_>, planned: &PlannedItem, subject: &Subject<'_>) -> Vec<Step> {
+    let operation = amending.run.plan.operation;
+    let old = amending.view(&planned.item).and_then(|view| view.sides.get(subject.source)?.machine.as_ref());
+    let addresses: Vec<_> =
+        old.iter().flat_map(|machine| &machine.nics).flat_map(|nic| nic.addresses.clone()).collect();
+    let called = amending.run.plan.steps.iter().filter_map(|step| match &step.action {
+        Action::Network(NetworkWork::CallHook(change))
+            if change.item == planned.item && !change.roll_back =>
+        {
+            Some((step, change))
+        }
+        _ => None,
+    });
+    called
+        .map(|(step, change)| {
+            let back = TrafficChange {
+                step: subject.id(&amending.what(&format!("call-{}", change.hook))),
+                roll_back: true,
+                from: change.to.clone(),
+                to: change.from.clone(),
+                generation: planned.generation.next(),
+                addresses: ipv4(&addresses),
+                ..change.as_ref().clone()
+            };
+            let started = subject.id(&amending.what("start"));
+            let call = subject.call_hook(back, Phase::RollBack).after([started, step.id.clone()]);
+            call.on_error(error_policy(operation, Part::Routing))
+        })
+        .collect()
 }
 
 fn in_order(mut steps: Vec<Step>) -> Vec<Step> {
