@@ -1,6 +1,6 @@
-//! Changing a run that waits for its commit: shown first, then done as shown.
+//! Changing a run that waits: shown first, then done as shown.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use understudy_ids::RunId;
 use understudy_recovery_api::{
@@ -10,7 +10,11 @@ use understudy_recovery_api::{
 };
 use understudy_rpc::ApiError;
 
-use super::{request_id, shown, wish};
+use super::{
+    request_id, shown,
+    unlock::{self, Lender},
+    wish,
+};
 use crate::{
     args::How,
     connection::ConnectionArgs,
@@ -23,9 +27,17 @@ pub async fn run(
     run: RunId,
     change: RunChange,
     how: &How,
+    decryption_key: Option<&Path>,
 ) -> anyhow::Result<ExitCode> {
     let client = connection.recovery()?;
-    let preview = client.preview_run_change(run, change.clone()).await?;
+    if let Some(file) = decryption_key {
+        let (key, ttl) = (unlock::read_key(file)?, unlock::DEFAULT_TTL);
+        let lender = Lender { connection, recovery: &client, key, ttl };
+        let items = client.get_run(run).await?.spec.items;
+        lender.unlock(&items.iter().map(|item| (item, None)).collect::<Vec<_>>()).await?;
+    }
+    let ask = async || client.preview_run_change(run, change.clone()).await;
+    let preview = unlock::heard(decryption_key.is_some(), ask, |preview| &preview.problems).await?;
     if format == Format::Table {
         tell(&preview);
     } else if how.preview {

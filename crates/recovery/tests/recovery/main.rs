@@ -3,6 +3,7 @@
 mod changes;
 mod corrections;
 mod deadlines;
+mod failback;
 mod faults;
 mod leases;
 mod plans;
@@ -15,4 +16,5 @@ mod scripts;
 mod seeds;
 mod synchronise;
 mod theatre;
+mod waits;
 mod world;

@@ -164,6 +164,7 @@ fn spec(spec: &RunSpec) -> request::RunSpec {
         from_site: spec.from_site.clone(),
         standby_host: spec.standby_host.clone(),
         promote_test: spec.promote_test,
+        synchronise: spec.synchronise.into(),
     }
 }
 
@@ -215,6 +216,7 @@ pub fn domain_spec(spec: request::RunSpec) -> RunSpec {
         from_site: _,
         standby_host,
         promote_test,
+        synchronise,
     } = spec;
     RunSpec {
         points,
@@ -230,6 +232,7 @@ pub fn domain_spec(spec: request::RunSpec) -> RunSpec {
         synchronise_within,
         standby_host,
         promote_test,
+        synchronise: synchronise.into(),
         ..RunSpec::new(operation.into(), items.into_iter().collect())
     }
 }
