@@ -90,8 +90,12 @@ async fn parts(client: &RecoveryClient, wish: &Failover) -> anyhow::Result<(Vec<
     if let Some(site) = &wish.site {
         let items = all(usize::MAX, |page| client.list_items(page)).await?;
         let here = items.into_iter().filter(|item| item.active_host.site() == site);
-        let plans = all(usize::MAX, |page| client.list_plans(page)).await?;
-        let plans: Vec<RecoveryPlan> = plans.into_iter().map(|kept| kept.plan).collect();
+        let mut plans: Vec<RecoveryPlan> = Vec::new();
+        // A failback follows none.
+        if !matches!(wish.kind, FailoverKind::Failback) {
+            let kept = all(usize::MAX, |page| client.list_plans(page)).await?;
+            plans.extend(kept.into_iter().map(|kept| kept.plan));
+        }
         let found = of_site(site, here.map(|item| item.name).collect(), plans);
         if found.0.is_empty() {
             bail!("no protected item is active at {site}");
