@@ -63,21 +63,29 @@ pub async fn run(
 }
 
 fn tell(preview: &RunChangePreview) {
-    if preview.items.is_empty() {
+    let items = &preview.items;
+    if items.is_empty() {
         return;
     }
-    let headings = ["ITEM", "POINT", "CONSISTENCY", "INSTANT", "AT MOST LOST", "GIVEN UP"];
-    let items = output::rows(headings, &preview.items, |i: &ChangedItem| {
-        let given_up = i.gives_up.map(|span| format!("what was written in the last {}", output::span(span)));
-        [
-            i.item.to_string(),
-            output::maybe(&i.point),
-            output::maybe(&i.point_consistency),
-            output::maybe_time(i.point_instant),
-            output::maybe_span(i.expected_loss),
-            given_up.unwrap_or_default(),
-        ]
-    });
-    output::say(&items.to_string());
+    let rows = if items.iter().any(|item| item.point.is_some() || item.gives_up.is_some()) {
+        let headings = ["ITEM", "POINT", "CONSISTENCY", "INSTANT", "AT MOST LOST", "GIVEN UP"];
+        output::rows(headings, items, |i: &ChangedItem| {
+            let given_up =
+                i.gives_up.map(|span| format!("what was written in the last {}", output::span(span)));
+            [
+                i.item.to_string(),
+                output::maybe(&i.point),
+                output::maybe(&i.point_consistency),
+                output::maybe_time(i.point_instant),
+                output::maybe_span(i.expected_loss),
+                given_up.unwrap_or_default(),
+            ]
+        })
+    } else {
+        output::rows(["ITEM", "CONNECTION"], items, |i: &ChangedItem| {
+            [i.item.to_string(), shown::connections(&i.connections)]
+        })
+    };
+    output::say(&rows.to_string());
     shown::show_steps(&preview.steps);
 }

@@ -207,8 +207,6 @@ fn test_network(wish: &Failover) -> TestNetwork {
 fn show(preview: &RunPreview) {
     let headings = ["ITEM", "FROM", "TO", "POINT", "CONSISTENCY", "INSTANT", "AT MOST LOST", "CONNECTION"];
     let items = output::rows(headings, &preview.items, |i: &PlannedItem| {
-        let connections: Vec<String> =
-            i.connections.iter().map(|c| format!("{} {} ({})", c.network, c.address, c.reason)).collect();
         [
             i.item.to_string(),
             i.source_host.to_string(),
@@ -217,7 +215,7 @@ fn show(preview: &RunPreview) {
             output::maybe(&i.point_consistency),
             output::maybe_time(i.point_instant),
             output::maybe_span(i.expected_loss),
-            connections.join("\n"),
+            shown::connections(&i.connections),
         ]
     });
     output::say(&items.to_string());

@@ -21,7 +21,8 @@ use serde::{Deserialize, Serialize};
 use understudy_ids::{ItemName, PointChoice, PointSeq, Problem, StepName};
 
 use super::{
-    Estimate, HostView, ItemView, PlanInput, PlannedItem, RunPlan, Step, check, digest, draft::Subject, lint,
+    Estimate, HostView, ItemView, PlanInput, PlannedConnection, PlannedItem, RunPlan, Step, check, digest,
+    draft::Subject, lint,
 };
 use crate::{
     action::{Action, AgentWork, Internal, OperatorWait},
@@ -87,6 +88,9 @@ pub struct AmendedItem {
     pub estimate: Option<Estimate>,
     /// For how long the machine has run at the target: what it wrote in that time is given up.
     pub gives_up: Option<Duration>,
+    /// Where its machine will be connected, where that is planned anew.
+    #[serde(default)]
+    pub connections: Option<Vec<PlannedConnection>>,
 }
 
 impl Amendment {

@@ -283,7 +283,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    fn connections(&self, input: &PlanInput) -> Vec<PlannedConnection> {
+    pub fn connections(&self, input: &PlanInput) -> Vec<PlannedConnection> {
         let shown = |nic: &&PlannedNic| PlannedConnection {
             mac: nic.mac.to_string(),
             network: match (&nic.network, nic.test_network) {

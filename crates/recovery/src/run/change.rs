@@ -66,6 +66,10 @@ impl Change {
             if let Some(estimate) = &item.estimate {
                 self.run.plan.estimates.insert(item.item.clone(), estimate.clone());
             }
+            let planned = self.run.plan.items.iter_mut().find(|planned| planned.item == item.item);
+            if let (Some(planned), Some(connections)) = (planned, &item.connections) {
+                planned.connections = connections.clone();
+            }
             if let Some(progress) = self.run.items.get_mut(&item.item) {
                 progress.skipped = false;
             }

@@ -2,7 +2,7 @@
 
 use understudy_ids::{Problem, RunId};
 use understudy_recovery::{
-    ItemState, Operation, PlanInput, RunSpec,
+    Event, ItemState, Operation, PlanInput, RunSpec,
     conflict::OpenRun,
     plan::{Change, ChangeKind, Power, Synchronise, amend, plan},
     run::{self, RunState, RunVerb},
@@ -207,6 +207,7 @@ fn it_is_completed_as_things_are_by_then() {
     let moved =
         completing(&theatre, |facts| facts.connections.nics[0].address = Some([192, 168, 50, 99].into()));
     assert_ne!(moved.unwrap()[0], running[0], "the digest says nothing of the address");
+    the_record_has_the_address_of_then();
     // The run itself is not in its way, and another is.
     let open = |id| OpenRun {
         id,
@@ -234,6 +235,23 @@ fn it_is_completed_as_things_are_by_then() {
     let early = theatre_of(way(Synchronise::Before));
     let problems = completing(&early, |facts| facts.items[0].machine.power = Power::Unknown).unwrap_err();
     assert_eq!(problems.iter().map(|p| p.reason.as_str()).collect::<Vec<_>>(), ["VERB_NOT_ALLOWED"]);
+}
+
+/// A machine that has got another address while its copy was kept current is reported with that.
+fn the_record_has_the_address_of_then() {
+    let mut theatre = copied();
+    let address = |theatre: &Theatre| run::outcomes(&theatre.run)[0].address.clone();
+    let before = address(&theatre);
+    let mut facts = theatre.facts();
+    facts.connections.nics[0].address = Some([192, 168, 50, 99].into());
+    let amendment = amend(&theatre.run, &Change::CompleteFailover, &facts).unwrap();
+    assert_eq!(amendment.items[0].connections.as_ref().unwrap()[0].address, "192.168.50.99");
+    let (amendment, by, at) = (Box::new(amendment), "ann".to_owned(), theatre.now);
+    theatre.tell(&Event::Changed { amendment, by, at });
+    assert_eq!(
+        (before.as_deref(), address(&theatre).as_deref()),
+        (Some("192.168.50.11"), Some("192.168.50.99"))
+    );
 }
 
 /// R-FB-3, R-FO-2: what stands against it is told before anything is begun, all of it at once.

@@ -73,6 +73,7 @@ async fn a_failback_waits_with_its_copy_and_is_completed_whoever_dies_meanwhile(
     let preview = completing(client, &run).await;
     assert_eq!(preview.problems, []);
     let planned: BTreeSet<String> = preview.steps.iter().map(|step| step.step.to_string()).collect();
+    assert!(!preview.items[0].connections.is_empty(), "where it will be is not shown");
     assert!(planned.contains("reserve-addresses") && planned.contains("web1.shut-down"), "{planned:?}");
     // A machine that is off by then is not started by a cancel: another plan than the one that was seen.
     let power = |power| stage.estate.change(BRAVO, |facts| facts.machines[0].power = power);

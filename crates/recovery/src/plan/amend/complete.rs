@@ -13,11 +13,15 @@ pub(super) fn problems(amending: &Amending<'_>) -> Vec<Problem> {
 
 pub(super) fn draft(amending: &Amending<'_>) -> (Vec<AmendedItem>, Vec<Step>) {
     let spec = asked(amending);
-    let planned = &amending.run.plan.items;
     let subjects: Vec<Subject<'_>> =
         spec.items.iter().filter_map(|name| Subject::of(&spec, amending.input, name)).collect();
-    let item = |name| AmendedItem { item: name, estimate: None, gives_up: None };
-    let items = planned.iter().map(|planned| item(planned.item.clone())).collect();
+    let item = |subject: &Subject<'_>| AmendedItem {
+        item: subject.name().clone(),
+        estimate: None,
+        gives_up: None,
+        connections: Some(subject.connections(amending.input)),
+    };
+    let items = subjects.iter().map(item).collect();
     (items, failback::completed(&spec, amending.input, &subjects))
 }
 
