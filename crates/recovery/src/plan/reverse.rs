@@ -1,4 +1,5 @@
-//! Reverse replication, of its own or as the first phase of a failback: the side that was active before becomes the standby side (R-UF-5, R-FO-5), or another host does (R-FB-3).
+//! Reverse replication, of its own or as the first phase of a failback: the side that was active before becomes the standby side (R-UF-5,
+//! R-FO-5), or another host does (R-FB-3).
 //!
 //! ```text
 //!   old side:      fence ─▶ keep its disks as a base ─┬▶ prepare replica @ new standby ─▶ replicate @ active side ─▶ first point

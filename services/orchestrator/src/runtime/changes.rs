@@ -1,4 +1,5 @@
-//! Changing runs that wait: another recovery point or the way back before their commit (R-FO-4), or the failover that a failback has prepared (R-FB-2).
+//! Changing runs that wait: another recovery point or the way back before their commit (R-FO-4), or the failover that a failback has
+//! prepared (R-FB-2).
 //!
 //! ```text
 //!   preview: gather ─▶ (ask network-mapper ─▶) amend ─▶ shown with its digest
