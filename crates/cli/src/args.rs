@@ -13,7 +13,7 @@ use understudy_netplan::{DnsName, NetworkRef};
 use understudy_pki::Identity;
 use understudy_probe::Probe;
 use understudy_recovery::test_network::TestNetwork;
-use understudy_recovery_api::{MachineRef, SiteKind};
+use understudy_recovery_api::{MachineRef, SiteKind, Synchronise};
 use understudy_replication::{
     Compression, Tier,
     bandwidth::{Rate, Window},
@@ -81,7 +81,7 @@ pub enum Noun {
     /// Recovery plans: which machines come up before which others, and what is done in between
     #[command(subcommand)]
     Plan(Plan),
-    /// Test, planned and unplanned failover, reverse replication
+    /// Test, planned and unplanned failover, failback, reverse replication
     Failover(Failover),
     /// Runs of failovers and of protection
     #[command(subcommand)]
@@ -661,16 +661,19 @@ pub struct Failover {
     /// Test: the network is one that production uses; say, on record, why
     #[arg(long, value_name = "REASON", requires = "network")]
     pub connect_to_production: Option<String>,
-    /// Planned: do not reverse replicate on commit
+    /// Planned and failback: do not reverse replicate on commit
     #[arg(long)]
     pub no_reverse_replication: bool,
     /// Unplanned: the machines of this test go on as production, with what they have written, instead of new ones from recovery points
     #[arg(long, value_name = "RUN")]
     pub promote_test: Option<RunId>,
-    /// Reverse: to this host (site/host), with a full copy, instead of the one that the items were failed over from
+    /// Reverse and failback: to this host (site/host), with a full copy, instead of the one that the items were failed over from
     #[arg(long, value_name = "HOST")]
     pub to: Option<HostName>,
-    /// Planned and unplanned: go on although machines of a subnet whose addresses are retained stay behind
+    /// Failback: before (while the machines run; the run then waits for `run complete-failover`; the default), or during (when they are off, all of it)
+    #[arg(long, value_name = "WHEN")]
+    pub synchronise: Option<Synchronise>,
+    /// Planned, unplanned and failback: go on although machines of a subnet whose addresses are retained stay behind
     #[arg(long)]
     pub allow_partial_subnet: bool,
     #[command(flatten)]
@@ -695,6 +698,8 @@ pub enum FailoverKind {
     Planned,
     Unplanned,
     Reverse,
+    /// Reverse and planned in one run
+    Failback,
 }
 
 #[derive(Subcommand)]
@@ -733,6 +738,15 @@ pub enum Run {
         notes: String,
         #[arg(long, short)]
         watch: bool,
+    },
+    /// Does the failover that a failback has prepared: shuts the machines down, ships the rest and starts them at the target
+    CompleteFailover {
+        run: RunId,
+        /// Private key (PEM) of a recipient, for items that are encrypted
+        #[arg(long, value_name = "FILE")]
+        decryption_key: Option<PathBuf>,
+        #[command(flatten)]
+        how: How,
     },
     /// Makes a failover final
     Commit {

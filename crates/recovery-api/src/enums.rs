@@ -126,6 +126,16 @@ wire_enum!(
         PlannedFailover => "planned-failover",
         UnplannedFailover => "unplanned-failover",
         ReverseReplicate => "reverse-replicate",
+        Failback => "failback",
+    }
+);
+wire_enum!(
+    /// When the data of a failback is copied (R-FB-2).
+    Synchronise, "time of synchronisation", Synchronise {
+        /// While the machines run; the run waits then.
+        Before => "before",
+        /// When they have been shut down, all of it.
+        During => "during",
     }
 );
 wire_enum!(
@@ -139,7 +149,7 @@ wire_enum!(
     /// Where a run stands (R-JOB-1).
     RunState, "run state", RunState {
         Running => "running",
-        /// For complete-test or commit.
+        /// For complete-test, complete-failover or commit.
         Waiting => "waiting",
         CleaningUp => "cleaning-up",
         Succeeded => "succeeded",
@@ -207,7 +217,34 @@ macro_rules! planners_operation {
     };
 }
 
-planners_operation!(Protect, Unprotect, TestFailover, PlannedFailover, UnplannedFailover, ReverseReplicate,);
+planners_operation!(
+    Protect,
+    Unprotect,
+    TestFailover,
+    PlannedFailover,
+    UnplannedFailover,
+    ReverseReplicate,
+    Failback,
+);
+
+impl From<Synchronise> for understudy_recovery::plan::Synchronise {
+    fn from(synchronise: Synchronise) -> Self {
+        match synchronise {
+            Synchronise::Before => Self::Before,
+            Synchronise::During => Self::During,
+        }
+    }
+}
+
+impl From<understudy_recovery::plan::Synchronise> for Synchronise {
+    fn from(synchronise: understudy_recovery::plan::Synchronise) -> Self {
+        use understudy_recovery::plan::Synchronise::{Before, During};
+        match synchronise {
+            Before => Self::Before,
+            During => Self::During,
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -39,5 +39,6 @@ pub use check::Invalid;
 pub use client::RecoveryClient;
 pub use enums::{
     DeadlineAction, Decision, HealthLevel, ItemState, Operation, Power, RunState, SiteKind, StepState,
+    Synchronise,
 };
 pub use names::{MachineRef, PointRef, RequestId, Resource, host, item, machine, policy, run, site};

@@ -364,6 +364,8 @@ pub enum Internal {
 #[serde(rename_all = "kebab-case")]
 pub enum OperatorWait {
     CompleteTest,
+    /// The copies of a failback are whole and kept current (R-FB-2).
+    CompleteFailover,
     Commit,
     /// The medium with the first copy is on its way (R-REP-11).
     DeliverSeed,

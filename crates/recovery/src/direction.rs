@@ -124,7 +124,8 @@ fn check_in(
     let row = row.ok_or_else(|| refuse(RefusalReason::NoSuchDirection))?;
     let possible = match operation {
         Operation::TestFailover => row.test,
-        Operation::PlannedFailover => row.planned,
+        // What it waits for is a planned failover.
+        Operation::PlannedFailover | Operation::Failback => row.planned,
         Operation::UnplannedFailover => row.unplanned,
         Operation::Protect | Operation::ReverseReplicate | Operation::Unprotect => true,
     };
@@ -153,7 +154,7 @@ mod tests {
                 for operation in Operation::ALL {
                     let possible = match operation {
                         Operation::TestFailover => expected.contains('t'),
-                        Operation::PlannedFailover => expected.contains('p'),
+                        Operation::PlannedFailover | Operation::Failback => expected.contains('p'),
                         Operation::UnplannedFailover => expected.contains('u'),
                         Operation::Unprotect => true,
                         Operation::Protect | Operation::ReverseReplicate => expected != "-",

@@ -8,6 +8,9 @@
 //!                   └───────────────────────── REVERSE REPLICATION ◀─────────────────┘
 //! ```
 //!
+//! A failback goes through reverse replication, waits while the item is protected in reverse, and goes on as a planned failover; where it copies
+//! during the failover only, it is one from the beginning.
+//!
 //! A test failover runs beside this table: it changes nothing about the item (R-TF-1) and is recorded apart from its state.
 //! A run that failed leaves its items in FAILED until it is retried or cancelled.
 
@@ -53,6 +56,10 @@ pub enum Verb {
     RollBack,
     Commit,
     ReverseReplicate,
+    /// In the other direction in one run, which copies while the machine runs and then waits (R-FB).
+    Failback,
+    /// The same with the machine shut down first.
+    FailbackDuring,
     Unprotect,
     /// Replication sends nothing until it is resumed.
     Pause,
@@ -95,6 +102,8 @@ pub const TRANSITIONS: &[(ItemState, Verb, ItemState)] = &[
     (Protected,          Verb::TestFailover,             Protected),
     (Protected,          Verb::PlannedFailover,          PlannedFailover),
     (Protected,          Verb::UnplannedFailover,        UnplannedFailover),
+    // It is protected in that direction already. Completing the failback is a planned failover.
+    (Protected,          Verb::Failback,                 Protected),
     (Protected,          Verb::Unprotect,                Unprotecting),
     // Like a test, a pause is recorded apart from the state.
     (Protected,          Verb::Pause,                    Protected),
@@ -103,6 +112,7 @@ pub const TRANSITIONS: &[(ItemState, Verb, ItemState)] = &[
     (PlannedFailover,    Verb::FailedOver,               CommitPending),
     (PlannedFailover,    Verb::RunFailed,                Failed),
     (PlannedFailover,    Verb::ReturnedProtected,        Protected),
+    (PlannedFailover,    Verb::ReturnedNotProtected,     NotProtected),
 
     (UnplannedFailover,  Verb::FailedOver,               CommitPending),
     (UnplannedFailover,  Verb::RunFailed,                Failed),
@@ -119,6 +129,8 @@ pub const TRANSITIONS: &[(ItemState, Verb, ItemState)] = &[
     (RollingBack,        Verb::RollBackCancelled,        CommitPending),
 
     (NotProtected,       Verb::ReverseReplicate,         ReverseReplication),
+    (NotProtected,       Verb::Failback,                 ReverseReplication),
+    (NotProtected,       Verb::FailbackDuring,           PlannedFailover),
     (NotProtected,       Verb::Unprotect,                Unprotecting),
     (ReverseReplication, Verb::FirstPoint,               Protected),
     (ReverseReplication, Verb::ReverseReplicationFailed, NotProtected),
@@ -196,6 +208,8 @@ impl Verb {
                 | Self::RollBack
                 | Self::Commit
                 | Self::ReverseReplicate
+                | Self::Failback
+                | Self::FailbackDuring
                 | Self::Unprotect
                 | Self::Pause
                 | Self::Resume
@@ -211,6 +225,8 @@ impl Verb {
             Self::RollBack => "roll-back",
             Self::Commit => "commit",
             Self::ReverseReplicate => "reverse-replicate",
+            Self::Failback => "failback",
+            Self::FailbackDuring => "failback-during",
             Self::Unprotect => "unprotect",
             Self::Pause => "pause",
             Self::Resume => "resume",
@@ -288,7 +304,7 @@ pub fn allowed_now(state: ItemState, hold: Option<HeldBy>, paused: bool) -> Vec<
         Verb::Pause => !paused,
         Verb::Resume => paused,
         // Its last delta would not come.
-        Verb::PlannedFailover => !paused,
+        Verb::PlannedFailover | Verb::Failback => !paused,
         _ => true,
     });
     verbs
@@ -371,6 +387,12 @@ mod tests {
             (Verb::RolledBack, Protected)]),
         ("R-FO-4: rolling back is given up before it has begun with the item", CommitPending, &[
             (Verb::RollBack, RollingBack), (Verb::RollBackCancelled, CommitPending)]),
+        ("R-FB-1: failback of what is not protected", NotProtected, &[
+            (Verb::Failback, ReverseReplication), (Verb::FirstPoint, Protected), (Verb::PlannedFailover, PlannedFailover),
+            (Verb::FailedOver, CommitPending)]),
+        ("R-FB-1: failback of what is protected in reverse is given up", Protected, &[(Verb::Failback, Protected)]),
+        ("R-FB-2, R-FB-4: failback with the copy made during it is cancelled", NotProtected, &[
+            (Verb::FailbackDuring, PlannedFailover), (Verb::ReturnedNotProtected, NotProtected)]),
         ("unplanned failover is cancelled", UnplannedFailover, &[(Verb::ReturnedProtected, Protected)]),
         ("R-UF-5: reverse replication fails and is tried again", NotProtected, &[
             (Verb::ReverseReplicate, ReverseReplication), (Verb::ReverseReplicationFailed, NotProtected),
@@ -446,6 +468,7 @@ mod tests {
                     V::TestFailover,
                     V::PlannedFailover,
                     V::UnplannedFailover,
+                    V::Failback,
                     V::Unprotect,
                     V::Pause,
                     V::Resume,
@@ -455,7 +478,7 @@ mod tests {
             (UnplannedFailover, &[]),
             (CommitPending, &[V::Commit, V::ChangePoint, V::RollBack]),
             (RollingBack, &[]),
-            (NotProtected, &[V::ReverseReplicate, V::Unprotect]),
+            (NotProtected, &[V::ReverseReplicate, V::Failback, V::FailbackDuring, V::Unprotect]),
             (ReverseReplication, &[]),
             (Unprotecting, &[]),
             (Failed, &[V::UnplannedFailover]),

@@ -18,6 +18,7 @@ mod connect;
 mod digest;
 mod draft;
 mod errors;
+mod failback;
 mod input;
 mod lint;
 mod order;
@@ -34,6 +35,7 @@ pub(crate) use amend::amended;
 pub use amend::{AmendedItem, Amendment, Change, ChangeKind, amend};
 pub(crate) use check::MAX_ITEMS;
 pub(crate) use check::subject;
+pub use draft::ends;
 pub use errors::{ERROR_POLICIES, Part, error_policy};
 pub use input::{
     Connections, DiskView, HealthLevel, HostView, ItemView, MachineView, NicView, PlanInput, PlannedNic,
@@ -41,7 +43,7 @@ pub use input::{
 };
 pub use lint::{Flaw, lint};
 use serde::{Deserialize, Serialize};
-pub use spec::{Operation, RunSpec, Seed};
+pub use spec::{Operation, RunSpec, Seed, Synchronise};
 use understudy_ids::{
     Consistency, Generation, HostName, ItemName, MachineName, PointSeq, Problem, StepName, UnixMicros,
 };
@@ -267,7 +269,9 @@ pub fn plan(spec: &RunSpec, input: &PlanInput) -> Result<RunPlan, Vec<Problem>> 
     let plan = draft::draft(&spec, &input)?;
     let left_out = order::left_out(&spec, &input).into_iter().chain(draft::not_asked(&spec, &input));
     let tests = draft::ended_tests(&spec, &input);
+    let of_failback = failback::notices(&spec, &input);
     let of_networks = connect::notices(&spec, &input);
-    let notices = notices.into_iter().chain(left_out).chain(of_networks).chain(tests).collect();
+    let notices =
+        notices.into_iter().chain(left_out).chain(of_networks).chain(tests).chain(of_failback).collect();
     Ok(RunPlan { notices, ..plan })
 }

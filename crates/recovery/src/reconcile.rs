@@ -170,8 +170,10 @@ impl AtHost<'_> {
         let fact = self.fact?;
         let ignorant = fact.generation < self.item.generation || fact.role == Role::Source;
         let outdated = ignorant || (fact.role == Role::Fenced && self.runs_here());
-        let told_by_run =
-            self.is_in_run_of(&[PlannedFailover, ReverseReplicate, Unprotect]) || self.is_rolled_back();
+        // A failback may wait for days with items that are protected: then nothing of it speaks to anybody.
+        let told_by_run = self.is_in_run_of(&[PlannedFailover, ReverseReplicate, Unprotect])
+            || self.is_in_run_of(&[Failback]) && self.item.state != ItemState::Protected
+            || self.is_rolled_back();
         if self.is_active() || !outdated || told_by_run {
             return None;
         }
@@ -255,7 +257,7 @@ impl AtHost<'_> {
         Some(self.correction(CorrectionKind::KeepPoints, &detail, work, reason))
     }
 
-    /// Replication is meant to go on, and no run has it in hand.
+    /// Replication is meant to go on, and no run has it in hand. That of a failback has not while it waits with items that are protected.
     fn rests_protected(&self) -> bool {
         use Operation::*;
         let held =

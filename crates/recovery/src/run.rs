@@ -3,9 +3,9 @@
 //! ```text
 //!               ┌──────────────── retry ───────────────┐
 //!               ▼                                      │
-//!   start ─▶ RUNNING ◀──▶ WAITING (complete test, commit)
+//!   start ─▶ RUNNING ◀──▶ WAITING (complete test, complete failover, commit)
 //!               │  └──── error that stops the run ──▶ FAILED ── cancel ──┐
-//!               ▲  WAITING ── another point ──▶ RUNNING, further steps, WAITING
+//!               ▲  WAITING ── another point, complete failover ──▶ RUNNING, further steps, WAITING
 //!               │  WAITING ── roll back ──▶ RUNNING ──▶ … ──▶ ROLLED BACK
 //!               ▼                                                        ▼
 //!           CLEANING UP ◀────────────────────────────────────────── CLEANING UP
@@ -52,7 +52,7 @@ pub use view::{
 use crate::{
     action::StepResult,
     item::ItemState,
-    plan::{ChangeKind, RunPlan, RunSpec, Step},
+    plan::{ChangeKind, Operation, RunPlan, RunSpec, Step},
     seconds,
 };
 
@@ -75,7 +75,7 @@ pub struct Run {
     pub approved: Option<Approval>,
     /// Rises with every change that `advance` makes; numbers the job updates.
     pub sequence: u64,
-    /// What was changed about the run while it waited for its commit, oldest first.
+    /// The further steps that the run was given while it waited, oldest first.
     #[serde(default)]
     pub changes: Vec<MadeChange>,
     /// Steps that are not tried again, with the change that has put others in their place.
@@ -89,7 +89,7 @@ pub struct Run {
     pub deadline: Option<SetDeadline>,
 }
 
-/// Further steps that the run was given (R-FO-4).
+/// Further steps that the run was given (R-FO-4, R-FB-2).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MadeChange {
     pub number: u32,
@@ -249,6 +249,12 @@ impl Run {
     /// The number of the run's next change.
     pub fn next_change(&self) -> u32 {
         self.changes.last().map_or(1, |last| last.number + 1)
+    }
+
+    /// A failback that synchronises before, and has not been completed.
+    pub(crate) fn copies(&self) -> bool {
+        let completed = self.changes.iter().any(|made| made.kind == ChangeKind::CompleteFailover);
+        self.plan.operation == Operation::Failback && !self.spec.copies_while_off() && !completed
     }
 
     /// The run is on its way back, or has come back.

@@ -1,6 +1,6 @@
-//! Changing a run that waits for its commit: shown first, then done as shown.
+//! Changing a run that waits: shown first, then done as shown.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use understudy_ids::RunId;
 use understudy_recovery_api::{
@@ -10,7 +10,11 @@ use understudy_recovery_api::{
 };
 use understudy_rpc::ApiError;
 
-use super::{request_id, shown, wish};
+use super::{
+    request_id, shown,
+    unlock::{self, Lender},
+    wish,
+};
 use crate::{
     args::How,
     connection::ConnectionArgs,
@@ -23,9 +27,17 @@ pub async fn run(
     run: RunId,
     change: RunChange,
     how: &How,
+    decryption_key: Option<&Path>,
 ) -> anyhow::Result<ExitCode> {
     let client = connection.recovery()?;
-    let preview = client.preview_run_change(run, change.clone()).await?;
+    if let Some(file) = decryption_key {
+        let (key, ttl) = (unlock::read_key(file)?, unlock::DEFAULT_TTL);
+        let lender = Lender { connection, recovery: &client, key, ttl };
+        let items = client.get_run(run).await?.spec.items;
+        lender.unlock(&items.iter().map(|item| (item, None)).collect::<Vec<_>>()).await?;
+    }
+    let ask = async || client.preview_run_change(run, change.clone()).await;
+    let preview = unlock::heard(decryption_key.is_some(), ask, |preview| &preview.problems).await?;
     if format == Format::Table {
         tell(&preview);
     } else if how.preview {
@@ -51,21 +63,29 @@ pub async fn run(
 }
 
 fn tell(preview: &RunChangePreview) {
-    if preview.items.is_empty() {
+    let items = &preview.items;
+    if items.is_empty() {
         return;
     }
-    let headings = ["ITEM", "POINT", "CONSISTENCY", "INSTANT", "AT MOST LOST", "GIVEN UP"];
-    let items = output::rows(headings, &preview.items, |i: &ChangedItem| {
-        let given_up = i.gives_up.map(|span| format!("what was written in the last {}", output::span(span)));
-        [
-            i.item.to_string(),
-            output::maybe(&i.point),
-            output::maybe(&i.point_consistency),
-            output::maybe_time(i.point_instant),
-            output::maybe_span(i.expected_loss),
-            given_up.unwrap_or_default(),
-        ]
-    });
-    output::say(&items.to_string());
+    let rows = if items.iter().any(|item| item.point.is_some() || item.gives_up.is_some()) {
+        let headings = ["ITEM", "POINT", "CONSISTENCY", "INSTANT", "AT MOST LOST", "GIVEN UP"];
+        output::rows(headings, items, |i: &ChangedItem| {
+            let given_up =
+                i.gives_up.map(|span| format!("what was written in the last {}", output::span(span)));
+            [
+                i.item.to_string(),
+                output::maybe(&i.point),
+                output::maybe(&i.point_consistency),
+                output::maybe_time(i.point_instant),
+                output::maybe_span(i.expected_loss),
+                given_up.unwrap_or_default(),
+            ]
+        })
+    } else {
+        output::rows(["ITEM", "CONNECTION"], items, |i: &ChangedItem| {
+            [i.item.to_string(), shown::connections(&i.connections)]
+        })
+    };
+    output::say(&rows.to_string());
     shown::show_steps(&preview.steps);
 }

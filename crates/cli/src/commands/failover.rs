@@ -1,16 +1,10 @@
-use std::{
-    cmp::Reverse,
-    collections::BTreeSet,
-    path::Path,
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::{cmp::Reverse, collections::BTreeSet, path::Path, process::ExitCode};
 
 use anyhow::bail;
 use understudy_ids::{ItemName, PointChoice, Problem, RecoveryPlanName, SiteName};
 use understudy_recovery::{recovery_plan::RecoveryPlan, test_network::TestNetwork};
 use understudy_recovery_api::{
-    Operation, RecoveryClient,
+    Operation, RecoveryClient, Synchronise,
     request::{RunInstant, RunSpec, StartRun},
     view::{PlannedItem, RunPreview},
 };
@@ -27,10 +21,6 @@ use crate::{
     output::{self, Format},
 };
 
-/// Agents tell their facts at most once a second.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-const FACTS_ARRIVE: Duration = Duration::from_secs(15);
-
 pub async fn run(connection: &ConnectionArgs, format: Format, wish: Failover) -> anyhow::Result<ExitCode> {
     if wish.connect_to_production.is_some() && !matches!(wish.network, Some(TestNetwork::Existing { .. })) {
         bail!("--connect-to-production belongs to --network sites/<site>/networks/<network>");
@@ -44,7 +34,8 @@ pub async fn run(connection: &ConnectionArgs, format: Format, wish: Failover) ->
         if let Some(file) = &wish.decryption_key {
             unlock(connection, &client, file, &spec, &part.items).await?;
         }
-        previews.push(preview(&client, spec, wish.decryption_key.is_some()).await?);
+        let ask = async || client.preview_run(spec.clone()).await;
+        previews.push(unlock::heard(wish.decryption_key.is_some(), ask, |preview| &preview.problems).await?);
     }
     if format == Format::Table {
         previews.iter().for_each(show);
@@ -99,8 +90,12 @@ async fn parts(client: &RecoveryClient, wish: &Failover) -> anyhow::Result<(Vec<
     if let Some(site) = &wish.site {
         let items = all(usize::MAX, |page| client.list_items(page)).await?;
         let here = items.into_iter().filter(|item| item.active_host.site() == site);
-        let plans = all(usize::MAX, |page| client.list_plans(page)).await?;
-        let plans: Vec<RecoveryPlan> = plans.into_iter().map(|kept| kept.plan).collect();
+        let mut plans: Vec<RecoveryPlan> = Vec::new();
+        // A failback follows none.
+        if !matches!(wish.kind, FailoverKind::Failback) {
+            let kept = all(usize::MAX, |page| client.list_plans(page)).await?;
+            plans.extend(kept.into_iter().map(|kept| kept.plan));
+        }
         let found = of_site(site, here.map(|item| item.name).collect(), plans);
         if found.0.is_empty() {
             bail!("no protected item is active at {site}");
@@ -170,20 +165,6 @@ async fn unlock(
     lender.unlock(&items).await
 }
 
-/// The preview. The orchestrator hears of a key that was just lent with the host's next facts, which is waited for.
-async fn preview(client: &RecoveryClient, spec: RunSpec, unlocked: bool) -> Result<RunPreview, ApiError> {
-    let deadline = Instant::now() + FACTS_ARRIVE;
-    let mut tick = tokio::time::interval(LOOK_EVERY);
-    loop {
-        tick.tick().await;
-        let preview = client.preview_run(spec.clone()).await?;
-        let locked = preview.problems.iter().any(|p| p.reason == "KEY_MISSING" || p.reason == "KEY_EXPIRED");
-        if !unlocked || !locked || Instant::now() >= deadline {
-            return Ok(preview);
-        }
-    }
-}
-
 fn spec(wish: &Failover, part: &Part) -> RunSpec {
     RunSpec {
         operation: match wish.kind {
@@ -191,6 +172,7 @@ fn spec(wish: &Failover, part: &Part) -> RunSpec {
             FailoverKind::Planned => Operation::PlannedFailover,
             FailoverKind::Unplanned => Operation::UnplannedFailover,
             FailoverKind::Reverse => Operation::ReverseReplicate,
+            FailoverKind::Failback => Operation::Failback,
         },
         points: points(&part.items, wish.point.clone()),
         // Those of a plan are the orchestrator's to say.
@@ -209,6 +191,7 @@ fn spec(wish: &Failover, part: &Part) -> RunSpec {
         from_site: part.from.clone(),
         standby_host: wish.to.clone(),
         promote_test: wish.promote_test,
+        synchronise: wish.synchronise.unwrap_or(Synchronise::Before),
     }
 }
 
@@ -224,8 +207,6 @@ fn test_network(wish: &Failover) -> TestNetwork {
 fn show(preview: &RunPreview) {
     let headings = ["ITEM", "FROM", "TO", "POINT", "CONSISTENCY", "INSTANT", "AT MOST LOST", "CONNECTION"];
     let items = output::rows(headings, &preview.items, |i: &PlannedItem| {
-        let connections: Vec<String> =
-            i.connections.iter().map(|c| format!("{} {} ({})", c.network, c.address, c.reason)).collect();
         [
             i.item.to_string(),
             i.source_host.to_string(),
@@ -234,7 +215,7 @@ fn show(preview: &RunPreview) {
             output::maybe(&i.point_consistency),
             output::maybe_time(i.point_instant),
             output::maybe_span(i.expected_loss),
-            connections.join("\n"),
+            shown::connections(&i.connections),
         ]
     });
     output::say(&items.to_string());

@@ -65,10 +65,15 @@ pub async fn run(connection: &ConnectionArgs, format: Format, verb: Run) -> anyh
         Run::ChangePoint { run, points, how } => {
             let items: Vec<_> = client.get_run(run).await?.spec.items.into_iter().collect();
             let change = RunChange::Points(wish::points(&items, points));
-            return change::run(connection, format, run, change, &how).await;
+            return change::run(connection, format, run, change, &how, None).await;
+        }
+        Run::CompleteFailover { run, decryption_key, how } => {
+            let key = decryption_key.as_deref();
+            return change::run(connection, format, run, RunChange::CompleteFailover, &how, key).await;
         }
         Run::RollBack { run, give_up_writes, how } => {
-            return change::run(connection, format, run, RunChange::RollBack { give_up_writes }, &how).await;
+            let change = RunChange::RollBack { give_up_writes };
+            return change::run(connection, format, run, change, &how, None).await;
         }
     };
     shown::show(connection, &client, format, changed, follow).await

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use understudy_recovery_api::{
     RecoveryClient, RunState, StepState,
-    view::{ItemOutcome, PlannedStep, Run as View, RunDeadlineState, RunStep},
+    view::{ItemOutcome, PlannedConnection, PlannedStep, Run as View, RunDeadlineState, RunStep},
 };
 
 use crate::{
@@ -155,6 +155,13 @@ fn outcome(outcome: &ItemOutcome) -> [String; 8] {
         disks.join(", "),
         format!("{} {}", outcome.machine, outcome.address),
     ]
+}
+
+/// Where the NICs of a machine will be connected, one under the other.
+pub(super) fn connections(connections: &[PlannedConnection]) -> String {
+    let lines: Vec<String> =
+        connections.iter().map(|c| format!("{} {} ({})", c.network, c.address, c.reason)).collect();
+    lines.join("\n")
 }
 
 pub(super) fn show_steps(steps: &[PlannedStep]) {

@@ -8,11 +8,11 @@
 
 use std::{
     path::Path,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context, bail};
-use understudy_ids::{HostName, ItemName, PointSeq, UnixMicros};
+use understudy_ids::{HostName, ItemName, PointSeq, Problem, UnixMicros};
 use understudy_recovery_api::RecoveryClient;
 use understudy_replication_api::{
     KeyClient,
@@ -25,6 +25,9 @@ use crate::{connection::ConnectionArgs, output};
 
 /// For how long a failover that is started now may need the key.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(3600);
+/// Agents tell their facts at most once a second.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+const FACTS_ARRIVE: Duration = Duration::from_secs(15);
 /// The most bytes of a file that is said to hold a private key.
 const MAX_KEY_FILE: u64 = 64 * 1024;
 
@@ -149,4 +152,23 @@ async fn sealed_at(
 
 fn refusal(reason: &'static str, message: String, remedy: &'static str) -> anyhow::Error {
     ApiError::failed_precondition(reason, message, remedy).into()
+}
+
+/// A preview. The orchestrator hears of a key that was just lent with the host's next facts, which is waited for.
+pub async fn heard<T>(
+    unlocked: bool,
+    ask: impl AsyncFn() -> Result<T, ApiError>,
+    problems: impl Fn(&T) -> &Vec<Problem>,
+) -> Result<T, ApiError> {
+    let deadline = Instant::now() + FACTS_ARRIVE;
+    let mut tick = tokio::time::interval(LOOK_EVERY);
+    loop {
+        tick.tick().await;
+        let preview = ask().await?;
+        let locked =
+            problems(&preview).iter().any(|p| p.reason == "KEY_MISSING" || p.reason == "KEY_EXPIRED");
+        if !unlocked || !locked || Instant::now() >= deadline {
+            return Ok(preview);
+        }
+    }
 }

@@ -19,12 +19,15 @@ pub enum RunChange {
     Points(BTreeMap<ItemName, PointChoice>),
     /// Back to the side that was left; what was written since is given up.
     RollBack { give_up_writes: bool },
+    /// What a failback has prepared is done.
+    CompleteFailover,
 }
 
 impl RunChange {
     fn from_wire(checks: &mut Checks, wire: Option<v1::RunChange>) -> Option<Self> {
         match wire.and_then(|wire| wire.change) {
             Some(Wire::RollBack(v1::RollBack { give_up_writes })) => Some(Self::RollBack { give_up_writes }),
+            Some(Wire::CompleteFailover(v1::CompleteFailover {})) => Some(Self::CompleteFailover),
             Some(Wire::Points(points)) => Some(Self::Points(points_from_wire(checks, points))),
             None => {
                 checks.refuse("change", "is not set, or is one that this version does not know");
@@ -36,6 +39,7 @@ impl RunChange {
     fn into_wire(self) -> v1::RunChange {
         let change = match self {
             Self::RollBack { give_up_writes } => Wire::RollBack(v1::RollBack { give_up_writes }),
+            Self::CompleteFailover => Wire::CompleteFailover(v1::CompleteFailover {}),
             Self::Points(points) => {
                 let (points, app_consistent) = points_to_wire(points);
                 Wire::Points(v1::PointsChange { points, app_consistent })

@@ -13,7 +13,7 @@ use understudy_recovery::test_network::TestNetwork;
 use understudy_types_api::{duration_to_wire, time_to_wire};
 
 use crate::{
-    DeadlineAction, Operation, Resource,
+    DeadlineAction, Operation, Resource, Synchronise,
     check::{Checks, Invalid},
     encode,
     names::RequestId,
@@ -63,6 +63,8 @@ pub struct RunSpec {
     pub standby_host: Option<HostName>,
     /// Unplanned: the machines of this test go on as production.
     pub promote_test: Option<RunId>,
+    /// Failback: when the data is copied.
+    pub synchronise: Synchronise,
 }
 
 /// One instant for a whole run (R-UF-3).
@@ -169,6 +171,7 @@ impl RunSpec {
             from_site: None,
             standby_host: None,
             promote_test: None,
+            synchronise: Synchronise::Before,
         }
     }
 
@@ -203,6 +206,7 @@ impl RunSpec {
             from_site,
             standby_host,
             promote_test,
+            synchronise,
         } = self;
         let (numbers, app_consistent) = points_to_wire(points);
         v1::RunSpec {
@@ -221,16 +225,22 @@ impl RunSpec {
             from_site: from_site.as_ref().map(Resource::to_resource).unwrap_or_default(),
             promote_test: promote_test.as_ref().map(Resource::to_resource).unwrap_or_default(),
             standby_host: standby_host.as_ref().map(Resource::to_resource).unwrap_or_default(),
+            // What is understood without being said is not said.
+            synchronise: match synchronise {
+                Synchronise::Before => v1::Synchronise::Unspecified.into(),
+                Synchronise::During => v1::Synchronise::During.into(),
+            },
         }
     }
 }
 
 /// Operations that StartRun and PreviewRun take; the others have calls of their own.
-const STARTED_BY_SPEC: [Operation; 4] = [
+const STARTED_BY_SPEC: [Operation; 5] = [
     Operation::TestFailover,
     Operation::PlannedFailover,
     Operation::UnplannedFailover,
     Operation::ReverseReplicate,
+    Operation::Failback,
 ];
 
 fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -> Option<RunSpec> {
@@ -254,6 +264,7 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
         from_site,
         standby_host,
         promote_test,
+        synchronise,
     } = wire;
     let operation = checks.word("spec.operation", Operation::from_wire(operation));
     if let Some(operation) = operation.filter(|o| !allowed.contains(o)) {
@@ -281,6 +292,10 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
         Some(deadline) => RunDeadline::from_wire(checks, deadline).map(Some),
         None => Some(None),
     };
+    let copied = match synchronise {
+        0 => Some(Synchronise::Before),
+        number => checks.word("spec.synchronise", Synchronise::from_wire(number)),
+    };
     let synchronise = match synchronise_within {
         None => Some(None),
         some => checks.span("spec.synchronise_within", some, MIN_SYNCHRONISE..=MAX_SYNCHRONISE).map(Some),
@@ -290,8 +305,8 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
         None => Some(None),
     };
     if let Some(operation) = operation {
-        use Operation::{PlannedFailover, ReverseReplicate, TestFailover, UnplannedFailover};
-        let waits = [PlannedFailover, UnplannedFailover].contains(&operation);
+        use Operation::{Failback, PlannedFailover, ReverseReplicate, TestFailover, UnplannedFailover};
+        let waits = [PlannedFailover, UnplannedFailover, Failback].contains(&operation);
         let given = [
             ("spec.points", !points.is_empty(), [TestFailover, UnplannedFailover].contains(&operation)),
             (
@@ -305,9 +320,18 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
                 operation == TestFailover,
             ),
             ("spec.allow_partial_subnet", allow_partial_subnet, waits),
-            ("spec.no_reverse_replication", no_reverse_replication, operation == PlannedFailover),
+            (
+                "spec.no_reverse_replication",
+                no_reverse_replication,
+                [PlannedFailover, Failback].contains(&operation),
+            ),
             ("spec.deadline", matches!(deadline, Some(Some(_))), waits),
-            ("spec.standby_host", matches!(standby_host, Some(Some(_))), operation == ReverseReplicate),
+            (
+                "spec.standby_host",
+                matches!(standby_host, Some(Some(_))),
+                [ReverseReplicate, Failback].contains(&operation),
+            ),
+            ("spec.synchronise", copied == Some(Synchronise::During), operation == Failback),
             ("spec.promote_test", matches!(promote_test, Some(Some(_))), operation == UnplannedFailover),
             ("spec.synchronise_within", matches!(synchronise, Some(Some(_))), operation == UnplannedFailover),
             (
@@ -335,6 +359,7 @@ fn spec(checks: &mut Checks, wire: Option<v1::RunSpec>, allowed: &[Operation]) -
         from_site: from_site?,
         standby_host: standby_host?,
         promote_test: promote_test?,
+        synchronise: copied?,
     })
 }
 
@@ -603,8 +628,16 @@ mod tests {
             standby_host: Some("alpha/alpha-h2".parse().unwrap()),
             ..spec(Operation::ReverseReplicate)
         };
+        let back = RunSpec {
+            standby_host: Some("alpha/alpha-h2".parse().unwrap()),
+            synchronise: Synchronise::During,
+            no_reverse_replication: true,
+            ..spec(Operation::Failback)
+        };
         for spec in [
             test,
+            back,
+            spec(Operation::Failback),
             by_plan,
             unplanned,
             on_lab,
@@ -626,7 +659,11 @@ mod tests {
         wire.instant = Some(WireInstant::LatestOfAll(true));
         let mut test = spec(Operation::TestFailover).into_wire();
         test.deadline = Some(v1::RunDeadline::default());
-        assert_eq!(RunSpec::from_wire(Some(test)).unwrap_err().0.len(), 2);
+        test.synchronise = v1::Synchronise::During.into();
+        assert_eq!(RunSpec::from_wire(Some(test)).unwrap_err().0.len(), 3);
+        let mut back = spec(Operation::Failback).into_wire();
+        back.synchronise = 9;
+        assert_eq!(RunSpec::from_wire(Some(back)).unwrap_err().0.len(), 1);
         let error = RunSpec::from_wire(Some(wire)).unwrap_err();
         let fields: Vec<_> = error.0.iter().map(|p| p.subject.as_str()).collect();
         assert_eq!(

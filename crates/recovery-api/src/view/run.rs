@@ -473,11 +473,14 @@ pub struct ChangedItem {
     /// For how long the machine has run at the target.
     #[serde(serialize_with = "encode::maybe_seconds")]
     pub gives_up: Option<Duration>,
+    /// Where its machine will be connected, where that is planned anew.
+    pub connections: Vec<PlannedConnection>,
 }
 
 impl ChangedItem {
     fn into_wire(self) -> v1::ChangedItem {
-        let Self { item, point, point_instant, point_consistency, expected_loss, gives_up } = self;
+        let Self { item, point, point_instant, point_consistency, expected_loss, gives_up, connections } =
+            self;
         v1::ChangedItem {
             item: item.to_resource(),
             point: point.map_or(0, PointSeq::get),
@@ -485,11 +488,20 @@ impl ChangedItem {
             point_consistency: point_consistency.map_or(0, consistency_to_wire),
             expected_loss: expected_loss.map(duration_to_wire),
             gives_up: gives_up.map(duration_to_wire),
+            connections: connections.into_iter().map(PlannedConnection::into_wire).collect(),
         }
     }
 
     fn from_wire(checks: &mut Checks, wire: v1::ChangedItem) -> Option<Self> {
-        let v1::ChangedItem { item, point, point_instant, point_consistency, expected_loss, gives_up } = wire;
+        let v1::ChangedItem {
+            item,
+            point,
+            point_instant,
+            point_consistency,
+            expected_loss,
+            gives_up,
+            connections,
+        } = wire;
         Some(Self {
             item: checks.resource("items.item", &item)?,
             point: Some(point).filter(|p| *p > 0).map(PointSeq::new),
@@ -497,6 +509,7 @@ impl ChangedItem {
             point_consistency: (point_consistency != 0).then(|| consistency_from_wire(point_consistency)),
             expected_loss: checks.optional_span("items.expected_loss", expected_loss),
             gives_up: checks.optional_span("items.gives_up", gives_up),
+            connections: connections.into_iter().map(PlannedConnection::from_wire).collect(),
         })
     }
 }

@@ -1,4 +1,5 @@
-//! What a run gets to do beside its plan while it waits for its commit: another recovery point, or the way back (R-FO-4).
+//! What a run gets to do beside its plan while it waits: another recovery point or the way back before its commit (R-FO-4), or the failover that a
+//! failback has prepared (R-FB-2).
 //!
 //! ```text
 //!   run that waits + Change + facts ──check everything──▶ problems? all of them, and no amendment
@@ -7,9 +8,10 @@
 //!                          Amendment: steps that the commit will wait for, or that take its place
 //! ```
 //!
-//! Both depend on what is so at that moment, so they are no part of the plan that was started. They are planned, shown and
+//! All of it depends on what is so at that moment, so they are no part of the plan that was started. They are planned, shown and
 //! digested like one, and the run's record keeps them beside what was done before.
 
+mod complete;
 mod points;
 mod roll_back;
 
@@ -19,14 +21,15 @@ use serde::{Deserialize, Serialize};
 use understudy_ids::{ItemName, PointChoice, PointSeq, Problem, StepName};
 
 use super::{
-    Estimate, HostView, ItemView, PlanInput, PlannedItem, RunPlan, Step, check, digest, draft::Subject, lint,
+    Estimate, HostView, ItemView, PlanInput, PlannedConnection, PlannedItem, RunPlan, Step, check, digest,
+    draft::Subject, lint,
 };
 use crate::{
     action::{Action, AgentWork, Internal, OperatorWait},
     run::{self, Run, RunVerb},
 };
 
-/// What an operator asks of a run that waits for its commit.
+/// What an operator asks of a run that waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
@@ -34,6 +37,8 @@ pub enum Change {
     Points(BTreeMap<ItemName, PointChoice>),
     /// All items go back. The operator says that what their machines have written since the failover is given up.
     RollBack { give_up_writes: bool },
+    /// The copies of a failback are whole: the failover is done.
+    CompleteFailover,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -41,6 +46,7 @@ pub enum Change {
 pub enum ChangeKind {
     Points,
     RollBack,
+    CompleteFailover,
 }
 
 impl ChangeKind {
@@ -49,6 +55,7 @@ impl ChangeKind {
         match self {
             Self::Points => RunVerb::ChangePoint,
             Self::RollBack => RunVerb::RollBack,
+            Self::CompleteFailover => RunVerb::CompleteFailover,
         }
     }
 }
@@ -58,6 +65,7 @@ impl Change {
         match self {
             Self::Points(_) => ChangeKind::Points,
             Self::RollBack { .. } => ChangeKind::RollBack,
+            Self::CompleteFailover => ChangeKind::CompleteFailover,
         }
     }
 }
@@ -80,6 +88,9 @@ pub struct AmendedItem {
     pub estimate: Option<Estimate>,
     /// For how long the machine has run at the target: what it wrote in that time is given up.
     pub gives_up: Option<Duration>,
+    /// Where its machine will be connected, where that is planned anew.
+    #[serde(default)]
+    pub connections: Option<Vec<PlannedConnection>>,
 }
 
 impl Amendment {
@@ -99,6 +110,9 @@ pub fn amend(run: &Run, change: &Change, input: &PlanInput) -> Result<Amendment,
     problems.extend(match change {
         Change::Points(points) => points::problems(&amending, points),
         Change::RollBack { give_up_writes } => roll_back::problems(&amending, *give_up_writes),
+        // What stands against it can be said only where the run is a failback that waits for it.
+        Change::CompleteFailover if problems.is_empty() => complete::problems(&amending),
+        Change::CompleteFailover => Vec::new(),
     });
     if !problems.is_empty() {
         return Err(problems);
@@ -106,10 +120,11 @@ pub fn amend(run: &Run, change: &Change, input: &PlanInput) -> Result<Amendment,
     let (items, steps) = match change {
         Change::Points(points) => points::draft(&amending, points),
         Change::RollBack { .. } => roll_back::draft(&amending),
+        Change::CompleteFailover => complete::draft(&amending),
     };
     let plan = amended(&run.plan, steps.clone());
     lint::in_order(&plan)?;
-    // With its marks: everything here lies behind the switch of the sides.
+    // With its marks, which say what lies behind the switch of the sides.
     let is_new = |step: &&Step| steps.iter().any(|new| new.id == step.id);
     let steps = plan.steps.iter().filter(is_new).cloned().collect();
     Ok(Amendment { number: amending.number, kind: change.kind(), items, steps })

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 use understudy_ids::{HostName, ItemName, PointChoice, PointSeq, Problem};
 
 use super::{
-    HostView, ItemView, Operation, PlanInput, Power, RunSpec, connect,
+    HostView, ItemView, Operation, PlanInput, Power, RunSpec, Synchronise, connect,
     draft::{chosen_point, ends, usable_points, uses_connections},
     order,
     unplanned::{self, Certainty},
@@ -51,19 +51,20 @@ pub(super) fn problems(spec: &RunSpec, input: &PlanInput) -> Vec<Problem> {
 /// Options that the operation would ignore.
 fn options(spec: &RunSpec) -> Vec<Problem> {
     use Operation::*;
-    let given: [(&str, bool, &[Operation]); 13] = [
+    let given: [(&str, bool, &[Operation]); 14] = [
         ("points", !spec.points.is_empty(), &[TestFailover, UnplannedFailover]),
         ("primary_down_assertion", spec.primary_down_assertion.is_some(), &[UnplannedFailover]),
         ("test_network", spec.test_network != TestNetwork::default(), &[TestFailover]),
-        ("no_reverse_replication", spec.no_reverse_replication, &[PlannedFailover]),
+        ("no_reverse_replication", spec.no_reverse_replication, &[PlannedFailover, Failback]),
         ("promote_test", spec.promote_test.is_some(), &[UnplannedFailover]),
-        ("standby_host", spec.standby_host.is_some(), &[ReverseReplicate]),
-        ("allow_partial_subnet", spec.allow_partial_subnet, &[PlannedFailover, UnplannedFailover]),
+        ("standby_host", spec.standby_host.is_some(), &[ReverseReplicate, Failback]),
+        ("synchronise", spec.synchronise != Synchronise::default(), &[Failback]),
+        ("allow_partial_subnet", spec.allow_partial_subnet, &[PlannedFailover, UnplannedFailover, Failback]),
         ("delete_replica", spec.delete_replica, &[Unprotect]),
         ("seed", spec.seed.is_some(), &[Protect]),
         ("instant", spec.instant.is_some(), &[TestFailover, UnplannedFailover]),
         ("synchronise_within", spec.synchronise_within.is_some(), &[UnplannedFailover]),
-        ("deadline", spec.deadline.is_some(), &[PlannedFailover, UnplannedFailover]),
+        ("deadline", spec.deadline.is_some(), &[PlannedFailover, UnplannedFailover, Failback]),
         (
             "recovery_plan",
             spec.recovery_plan.is_some(),
@@ -157,7 +158,7 @@ fn unknown_item(index: usize, name: &ItemName) -> Problem {
 /// A run goes one way: between the same two sites for all of its items (R-FO-3).
 fn one_direction(spec: &RunSpec, input: &PlanInput) -> Option<Problem> {
     use Operation::*;
-    if !matches!(spec.operation, TestFailover | PlannedFailover | UnplannedFailover) {
+    if !matches!(spec.operation, TestFailover | PlannedFailover | UnplannedFailover | Failback) {
         return None;
     }
     let named = input.items.iter().filter(|item| spec.items.contains(&item.name));
@@ -212,6 +213,7 @@ impl<'a> ItemCheck<'a> {
 
     fn problems(&self) -> Vec<Problem> {
         let mut found: Vec<Problem> = self.state().into_iter().collect();
+        found.extend(self.other_standby());
         found.extend(self.hosts());
         found.extend(self.direction());
         found.extend(self.points());
@@ -221,6 +223,7 @@ impl<'a> ItemCheck<'a> {
         found.extend(self.machine_state());
         found.extend(self.disks());
         found.extend(self.seed());
+        found.extend(self.encrypted_copy());
         found.extend(self.space());
         found.extend(self.machine_names());
         found
@@ -240,7 +243,7 @@ impl<'a> ItemCheck<'a> {
 
     fn state(&self) -> Option<Problem> {
         let state = self.item.state;
-        let fits = match self.spec.operation.verb() {
+        let fits = match self.spec.verb() {
             Some(verb) => item::next(state, verb).is_ok(),
             None => state == ItemState::InitialReplication,
         };
@@ -252,15 +255,28 @@ impl<'a> ItemCheck<'a> {
             [] => "Wait for its run to end, or retry or cancel that.".to_owned(),
             some => format!("Allowed now: {}.", some.join(", ")),
         };
-        let message = format!("the item is {state}, which does not allow {}", self.spec.operation);
+        let asked = self.spec.verb().map_or(self.spec.operation.as_str(), item::Verb::as_str);
+        let message = format!("the item is {state}, which does not allow {asked}");
         Some(self.problem("WRONG_ITEM_STATE", message, remedy))
+    }
+
+    /// An item that is protected has its standby side already (R-FB-3).
+    fn other_standby(&self) -> Option<Problem> {
+        let standby = &self.item.standby_host;
+        let protected = self.is(&[Operation::Failback]) && self.item.state == ItemState::Protected;
+        if !protected || self.target == standby {
+            return None;
+        }
+        let message = format!("it is protected towards {standby}, not {}", self.target);
+        let remedy = format!("Leave the host out, which goes to {standby}; or name that one.");
+        Some(self.problem("OTHER_STANDBY_HOST", message, remedy))
     }
 
     /// Every side that the operation has to talk to is there.
     fn hosts(&self) -> Vec<Problem> {
         use Operation::*;
         let mut needed: Vec<&HostName> = match self.spec.operation {
-            Protect | PlannedFailover | ReverseReplicate => vec![self.source, self.target],
+            Protect | PlannedFailover | ReverseReplicate | Failback => vec![self.source, self.target],
             TestFailover | UnplannedFailover => vec![self.target],
             Unprotect if self.spec.delete_replica => vec![self.source, self.target],
             Unprotect => vec![self.source],
@@ -304,13 +320,16 @@ impl<'a> ItemCheck<'a> {
         Some(self.problem("DIRECTION_NOT_SUPPORTED", refusal.to_string(), remedy))
     }
 
+    /// A failback of what is not protected makes its points itself.
+    fn uses_points(&self) -> bool {
+        use Operation::*;
+        self.is(&[TestFailover, PlannedFailover, UnplannedFailover])
+            || self.is(&[Failback]) && self.item.state == ItemState::Protected
+    }
+
     /// What is failed over to exists, whole (R-TF-1, R-UF-3), and initial replication is complete (R-PF-1).
     fn points(&self) -> Option<Problem> {
-        use Operation::*;
-        if !self.is(&[TestFailover, PlannedFailover, UnplannedFailover]) {
-            return None;
-        }
-        if chosen_point(self.spec, self.item, self.target).is_some() {
+        if !self.uses_points() || chosen_point(self.spec, self.item, self.target).is_some() {
             return None;
         }
         let target = self.target;
@@ -346,8 +365,7 @@ impl<'a> ItemCheck<'a> {
 
     /// An encrypted point can be opened at the target, now and for as long as the run needs until its machine is defined (R-REP-10).
     fn key(&self) -> Option<Problem> {
-        use Operation::*;
-        if !self.is(&[TestFailover, PlannedFailover, UnplannedFailover]) {
+        if !self.uses_points() {
             return None;
         }
         let point = chosen_point(self.spec, self.item, self.target)?;
@@ -399,7 +417,7 @@ impl<'a> ItemCheck<'a> {
 
     /// The last delta of an item that sends nothing would not come. Whoever fails over without it says so with an unplanned failover.
     fn pause(&self) -> Option<Problem> {
-        if !self.item.paused || !self.is(&[Operation::PlannedFailover]) {
+        if !self.item.paused || !self.is(&[Operation::PlannedFailover, Operation::Failback]) {
             return None;
         }
         let remedy = format!("Resume it first: understudy item resume {}.", self.item.name);
@@ -421,7 +439,7 @@ impl<'a> ItemCheck<'a> {
     fn machine_state(&self) -> Option<Problem> {
         let power = self.item.machine.power;
         let known = matches!(power, Power::Running | Power::ShutOff);
-        if !self.is(&[Operation::PlannedFailover]) || known {
+        if !self.is(&[Operation::PlannedFailover, Operation::Failback]) || known {
             return None;
         }
         let message = match power {
@@ -474,11 +492,26 @@ impl<'a> ItemCheck<'a> {
         Some(self.problem("SEED_NOT_ENCRYPTED", message, remedy))
     }
 
+    /// A machine that is made from an encrypted point needs its key, which nobody can lend before there is one (R-REP-10).
+    fn encrypted_copy(&self) -> Option<Problem> {
+        if !self.spec.copies_while_off() || self.item.policy.settings.encrypt_for.is_empty() {
+            return None;
+        }
+        let message = format!(
+            "policy {} encrypts replicas, and no key can be lent before the copy is there",
+            self.item.policy.name
+        );
+        let remedy =
+            "Synchronise before the failover; the run waits then, and the key is lent when it is completed.";
+        Some(self.problem("COPY_ENCRYPTED", message, remedy))
+    }
+
     /// The first copy fits, even when every block of it is used. A side that has disks of the item is sent what differs.
     fn space(&self) -> Option<Problem> {
         let copied = match self.spec.operation {
             Operation::Protect => true,
-            Operation::ReverseReplicate => {
+            Operation::Failback if self.spec.copies_while_off() => true,
+            Operation::ReverseReplicate | Operation::Failback => {
                 *self.target != self.item.standby_host && !self.item.sides.contains_key(self.target)
             }
             _ => false,
@@ -512,7 +545,7 @@ impl<'a> ItemCheck<'a> {
             );
             return Some(self.problem("NAME_TOO_LONG", message, remedy));
         }
-        if !self.is(&[Protect, PlannedFailover, UnplannedFailover, ReverseReplicate]) {
+        if !self.is(&[Protect, PlannedFailover, UnplannedFailover, ReverseReplicate, Failback]) {
             return None;
         }
         let owner = self.host(self.target)?.machines.get(machine)?;

@@ -12,8 +12,8 @@ use understudy_probe::{Probe, ProbeKind};
 
 use super::{
     ErrorPolicy, Estimate, Executor, ItemView, Operation, Part, Phase, PlanInput, PlannedConnection,
-    PlannedItem, PlannedNic, PointView, RunPlan, RunSpec, Stage, Step, errors::error_policy, lint, order,
-    planned, protect, reverse, test_failover, unplanned,
+    PlannedItem, PlannedNic, PointView, RunPlan, RunSpec, Stage, Step, errors::error_policy, failback, lint,
+    order, planned, protect, reverse, test_failover, unplanned,
 };
 use crate::{
     action::{
@@ -45,9 +45,10 @@ pub(super) fn draft(spec: &RunSpec, input: &PlanInput) -> Result<RunPlan, Vec<Pr
         Operation::Protect => protect::protect(spec, &items),
         Operation::Unprotect => protect::unprotect(spec, &items),
         Operation::TestFailover => test_failover::steps(spec, input, &items),
-        Operation::PlannedFailover => planned::steps(spec, input, &items),
+        Operation::PlannedFailover => planned::steps(spec, input, &items, &[]),
         Operation::UnplannedFailover => unplanned::steps(spec, input, &items),
-        Operation::ReverseReplicate => reverse::steps(input, &items),
+        Operation::ReverseReplicate => reverse::steps(spec, input, &items),
+        Operation::Failback => failback::steps(spec, input, &items),
     };
     let steps = order::ordered(spec, input, &items, steps);
     let plan = RunPlan {
@@ -62,6 +63,7 @@ pub(super) fn draft(spec: &RunSpec, input: &PlanInput) -> Result<RunPlan, Vec<Pr
 }
 
 /// One item of the plan with the hosts that it goes from and to.
+#[derive(Clone)]
 pub(super) struct Subject<'a> {
     pub view: &'a ItemView,
     pub source: &'a HostName,
@@ -69,17 +71,19 @@ pub(super) struct Subject<'a> {
     /// `https://…` of the sinks of both.
     pub source_endpoint: String,
     pub target_endpoint: String,
+    /// What the names of its steps begin with, where the same is done twice in a run.
+    prefix: &'static str,
 }
 
 /// From where to where an operation takes an item.
 ///
 /// An unplanned failover that failed has switched the sides already: it is tried again at the side that is active now.
-pub(super) fn ends<'a>(spec: &'a RunSpec, item: &'a ItemView) -> (&'a HostName, &'a HostName) {
+pub fn ends<'a>(spec: &'a RunSpec, item: &'a ItemView) -> (&'a HostName, &'a HostName) {
     match (spec.operation, &spec.standby_host) {
         (Operation::UnplannedFailover, _) if item.state == ItemState::Failed => {
             (&item.standby_host, &item.active_host)
         }
-        (Operation::ReverseReplicate, Some(other)) => (&item.active_host, other),
+        (Operation::ReverseReplicate | Operation::Failback, Some(other)) => (&item.active_host, other),
         _ => (&item.active_host, &item.standby_host),
     }
 }
@@ -110,7 +114,7 @@ pub(super) fn chosen_point<'a>(spec: &RunSpec, item: &'a ItemView, host: &HostNa
 }
 
 impl<'a> Subject<'a> {
-    fn of(spec: &'a RunSpec, input: &'a PlanInput, name: &ItemName) -> Option<Self> {
+    pub fn of(spec: &'a RunSpec, input: &'a PlanInput, name: &ItemName) -> Option<Self> {
         let view = input.items.iter().find(|item| item.name == *name)?;
         let (source, target) = ends(spec, view);
         Some(Self::between(view, source, target, input))
@@ -124,7 +128,12 @@ impl<'a> Subject<'a> {
     ) -> Self {
         let endpoint = |host| input.hosts.get(host).map(|h| h.sink_endpoint.clone()).unwrap_or_default();
         let (source_endpoint, target_endpoint) = (endpoint(source), endpoint(target));
-        Self { view, source, target, source_endpoint, target_endpoint }
+        Self { view, source, target, source_endpoint, target_endpoint, prefix: "" }
+    }
+
+    /// The same, whose steps have names of their own.
+    pub fn prefixed(&self, prefix: &'static str) -> Self {
+        Self { prefix, ..self.clone() }
     }
 
     pub fn name(&self) -> &ItemName {
@@ -132,7 +141,7 @@ impl<'a> Subject<'a> {
     }
 
     pub fn id(&self, what: &str) -> StepName {
-        step_name(&format!("{}.{what}", self.view.name))
+        step_name(&format!("{}.{}{what}", self.view.name, self.prefix))
     }
 
     /// A step that an agent does to this item.
@@ -324,7 +333,7 @@ impl<'a> Subject<'a> {
     }
 
     fn planned(&self, spec: &RunSpec, input: &PlanInput) -> PlannedItem {
-        let switches = matches!(spec.operation, Operation::PlannedFailover | Operation::UnplannedFailover);
+        let switches = uses_connections(spec) && spec.operation != Operation::TestFailover;
         let generation = if switches { self.view.generation.next() } else { self.view.generation };
         PlannedItem {
             item: self.name().clone(),
@@ -337,7 +346,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    fn connections(&self, input: &PlanInput) -> Vec<PlannedConnection> {
+    pub fn connections(&self, input: &PlanInput) -> Vec<PlannedConnection> {
         let shown = |nic: &&PlannedNic| PlannedConnection {
             mac: nic.mac.to_string(),
             network: match (&nic.network, nic.test_network) {
@@ -385,7 +394,7 @@ pub(super) fn ipv4(addresses: &[IpAddr]) -> Vec<Ipv4Addr> {
 pub(super) fn uses_connections(spec: &RunSpec) -> bool {
     match spec.operation {
         Operation::TestFailover => spec.test_network != TestNetwork::None,
-        Operation::PlannedFailover | Operation::UnplannedFailover => true,
+        Operation::PlannedFailover | Operation::UnplannedFailover | Operation::Failback => true,
         Operation::Protect | Operation::Unprotect | Operation::ReverseReplicate => false,
     }
 }
@@ -400,7 +409,7 @@ fn asked(item: &ItemView) -> Vec<(String, Probe)> {
 
 /// Probes that somebody has asked for and that will not be made.
 pub(super) fn not_asked(spec: &RunSpec, input: &PlanInput) -> Vec<String> {
-    let failover = spec.operation.is_failover();
+    let failover = spec.operation.is_failover() || spec.operation == Operation::Failback;
     let items = spec.items.iter().filter(|_| failover).filter_map(|name| Subject::of(spec, input, name));
     items.filter_map(|item| item.not_asked(spec, input)).collect()
 }

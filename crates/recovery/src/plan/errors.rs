@@ -24,14 +24,16 @@ pub enum Part {
     Routing,
     /// What was committed is made final, and what is not wanted any more removed.
     Final,
-    /// Replication in the other direction.
+    /// The copy that the run is there for, or that a failback rests on.
+    Copy,
+    /// Replication in the other direction, when the failover is final.
     Reverse,
     /// An action of a recovery plan.
     PlanAction,
 }
 
 impl Part {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Tests,
         Self::Addresses,
         Self::LastChanges,
@@ -41,13 +43,14 @@ impl Part {
         Self::Proof,
         Self::Routing,
         Self::Final,
+        Self::Copy,
         Self::Reverse,
         Self::PlanAction,
     ];
 }
 
 use ErrorPolicy::{GoOn, SkipItem, StopRun};
-use Operation::{PlannedFailover, ReverseReplicate, TestFailover, UnplannedFailover};
+use Operation::{Failback, PlannedFailover, ReverseReplicate, TestFailover, UnplannedFailover};
 
 /// The table.
 #[rustfmt::skip]
@@ -78,6 +81,13 @@ pub const ERROR_POLICIES: &[(Operation, Part, ErrorPolicy)] = &[
 
     // It cannot start anything, whether it hears of that or not.
     (ReverseReplicate,  Part::OldSide,     GoOn),
+
+    // Reverse replication, and a planned failover behind it. A test is in its way.
+    (Failback,          Part::OldSide,     GoOn),
+    (Failback,          Part::Fence,       GoOn),
+    (Failback,          Part::Proof,       GoOn),
+    (Failback,          Part::Routing,     GoOn),
+    (Failback,          Part::Reverse,     SkipItem),
 ];
 
 /// What the table says of an error in this part of this operation.
@@ -98,16 +108,18 @@ mod tests {
     type Rule = fn(Operation, Part, ErrorPolicy) -> bool;
 
     /// Nothing replicates in reverse within an unplanned failover.
-    const NOT_IN_IT: [Part; 2] = [Part::Reverse, Part::OldSide];
+    const NOT_IN_IT: [Part; 3] = [Part::Copy, Part::Reverse, Part::OldSide];
+    /// Both shut down, ship and compare before they switch.
+    const PLANNED: [Operation; 2] = [PlannedFailover, Failback];
 
     /// What the requirements and decisions say, without looking at the table.
     const RULES: &[(&str, Rule)] = &[
         (
-            "R-PF-3: a planned failover stops at the first error in a machine or in a script",
+            "R-PF-3: a planned failover stops at the first error in a machine or in a script, and a failback in its copy, too",
             |operation, part, policy| {
-                use Part::{Addresses, Final, LastChanges, Machine, PlanAction};
-                let stops = [Addresses, LastChanges, Machine, Final, PlanAction].contains(&part);
-                operation != PlannedFailover || !stops || policy == StopRun
+                use Part::{Addresses, Copy, Final, LastChanges, Machine, PlanAction};
+                let stops = [Addresses, LastChanges, Machine, Final, PlanAction, Copy].contains(&part);
+                !PLANNED.contains(&operation) || !stops || policy == StopRun
             },
         ),
         (
@@ -120,24 +132,25 @@ mod tests {
             },
         ),
         ("ADR 0029: a probe that fails stops nothing", |operation, part, policy| {
-            let failover = matches!(operation, TestFailover | PlannedFailover | UnplannedFailover);
+            let failover = matches!(operation, TestFailover | PlannedFailover | UnplannedFailover | Failback);
             !failover || part != Part::Proof || policy == GoOn
         }),
         (
             "ADR 0033: a machine that runs is not left alone because its name could not be switched",
             |operation, part, policy| {
-                let failover = matches!(operation, TestFailover | PlannedFailover | UnplannedFailover);
+                let failover =
+                    matches!(operation, TestFailover | PlannedFailover | UnplannedFailover | Failback);
                 !failover || part != Part::Routing || policy == GoOn
             },
         ),
         (
             "R-FO-7: a source that is off and does not answer is fenced when it returns",
-            |operation, part, policy| operation != PlannedFailover || part != Part::Fence || policy == GoOn,
+            |operation, part, policy| !PLANNED.contains(&operation) || part != Part::Fence || policy == GoOn,
         ),
         (
             "R-FO-5: after the commit, replication in reverse concerns its item only",
             |operation, part, policy| {
-                operation != PlannedFailover || part != Part::Reverse || policy == SkipItem
+                !PLANNED.contains(&operation) || part != Part::Reverse || policy == SkipItem
             },
         ),
         (
@@ -148,10 +161,10 @@ mod tests {
             },
         ),
         ("R-FB-3: a host that is replaced may be gone for good", |operation, part, policy| {
-            (operation, part) != (ReverseReplicate, Part::OldSide) || policy == GoOn
+            !matches!(operation, ReverseReplicate | Failback) || part != Part::OldSide || policy == GoOn
         }),
-        ("R-FB-3: only reverse replication replaces a host", |operation, part, policy| {
-            operation == ReverseReplicate || part != Part::OldSide || policy == StopRun
+        ("R-FB-3: only reverse replication and failback replace a host", |operation, part, policy| {
+            matches!(operation, ReverseReplicate | Failback) || part != Part::OldSide || policy == StopRun
         }),
         ("R-TF-9, R-REP-8: everything else stops at its first error", |operation, part, policy| {
             let failover = matches!(operation, PlannedFailover | UnplannedFailover);
@@ -160,7 +173,8 @@ mod tests {
                 (TestFailover, Part::Routing),
                 (ReverseReplicate, Part::OldSide),
             ];
-            failover || listed.contains(&(operation, part)) || policy == StopRun
+            let of_failback = operation == Failback && part != Part::Tests;
+            failover || of_failback || listed.contains(&(operation, part)) || policy == StopRun
         }),
     ];
 
@@ -190,7 +204,8 @@ mod tests {
         for (operation, part) in Operation::ALL.into_iter().flat_map(|o| Part::ALL.map(|part| (o, part))) {
             let listed = ERROR_POLICIES.iter().filter(|(of, at, _)| (*of, *at) == (operation, part)).count();
             assert!(listed <= 1, "{operation} {part:?} is listed twice");
-            if listed == 1 || (operation, part) == (UnplannedFailover, Part::Reverse) {
+            let not_in_it = operation == UnplannedFailover && matches!(part, Part::Reverse | Part::Copy);
+            if listed == 1 || not_in_it {
                 continue;
             }
             for policy in [SkipItem, GoOn] {

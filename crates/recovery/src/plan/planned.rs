@@ -8,13 +8,16 @@
 //!   commit ─▶ per item: commit ─▶ reverse replication
 //!   cancelled before: start the source machine again, replicate again · always: release
 //! ```
+//!
+//! A failback ends so, too. One that copies during the failover only begins so: what is between shut-down and last changes then is the whole copy.
 
 use understudy_ids::StepName;
 
 use super::{
-    Operation, Part, Phase, PlanInput, Power, RunSpec, Stage, Step,
+    Part, Phase, PlanInput, Power, RunSpec, Stage, Step,
     draft::{self, Subject},
     errors::error_policy,
+    failback,
     reverse::{self, Sides},
 };
 use crate::{
@@ -22,15 +25,23 @@ use crate::{
     item::Verb,
 };
 
-pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) -> Vec<Step> {
-    let mut steps: Vec<Step> = draft::end_tests(spec, input).into_iter().collect();
-    let mut begun: Vec<StepName> = steps.iter().map(|step| step.id.clone()).collect();
+/// Everything comes after `waited`.
+pub(super) fn steps(
+    spec: &RunSpec,
+    input: &PlanInput,
+    items: &[Subject<'_>],
+    waited: &[StepName],
+) -> Vec<Step> {
+    let end_tests = draft::end_tests(spec, input).map(|step| step.after(waited.iter().cloned()));
+    let mut steps: Vec<Step> = end_tests.into_iter().collect();
+    let mut begun: Vec<StepName> = waited.to_vec();
+    begun.extend(steps.iter().map(|step| step.id.clone()));
     let reserve = draft::reserve(input, false, Vec::new()).map(|step| step.after(begun.clone()));
     let reserved: Vec<StepName> = reserve.iter().map(|step| step.id.clone()).collect();
     begun.extend(reserved.iter().cloned());
     steps.extend(reserve);
     for item in items {
-        steps.extend(synchronise(item, &begun));
+        steps.extend(synchronise(spec, input, item, &begun));
     }
     let compared: Vec<StepName> = items.iter().map(|item| item.id("compare-digests")).collect();
     steps.extend(items.iter().map(|item| stop_replication(item).after(compared.clone())));
@@ -47,12 +58,14 @@ pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) ->
     for item in items {
         steps.extend(after_commit(spec, item, &commit_id));
     }
-    steps.extend(items.iter().flat_map(|item| undo(item, &["sync-final", "stop-replication"])));
+    // What was not replicated before is not replicated again: the copy takes itself back.
+    let ended: &[&str] = if spec.copies_while_off() { &[] } else { &["sync-final", "stop-replication"] };
+    steps.extend(items.iter().flat_map(|item| undo(item, ended)));
     steps.extend(reserved.first().map(|reserve| draft::release(reserve, Vec::new())));
     steps
 }
 
-fn synchronise(item: &Subject<'_>, begun: &[StepName]) -> Vec<Step> {
+fn synchronise(spec: &RunSpec, input: &PlanInput, item: &Subject<'_>, begun: &[StepName]) -> Vec<Step> {
     let machine = || item.view.machine.name.clone();
     let generation = item.view.generation;
     let shut_down = AgentWork::ShutDownMachine {
@@ -60,13 +73,17 @@ fn synchronise(item: &Subject<'_>, begun: &[StepName]) -> Vec<Step> {
         grace: item.view.policy.shutdown_grace,
         then_power_off: item.view.policy.power_off_after_grace,
     };
-    let shut_down = item
-        .agent("shut-down", item.source, generation, Phase::ShutDown, shut_down)
-        .after(begun.iter().cloned());
+    // What may fail while the machine runs comes before it is shut down.
+    let (mut steps, ready) = if spec.copies_while_off() {
+        failback::standing_by(spec, input, item, begun)
+    } else {
+        (Vec::new(), begun.to_vec())
+    };
+    let shut_down = item.agent("shut-down", item.source, generation, Phase::ShutDown, shut_down).after(ready);
+    let copied = if spec.copies_while_off() { failback::copy(spec, item, &shut_down.id) } else { Vec::new() };
+    let whole = copied.iter().rfind(|step| step.stage == Stage::Main).unwrap_or(&shut_down).id.clone();
     let sync = AgentWork::SyncFinal { machine: machine() };
-    let sync = item
-        .agent("sync-final", item.source, generation, Phase::Synchronise, sync)
-        .after([shut_down.id.clone()]);
+    let sync = item.agent("sync-final", item.source, generation, Phase::Synchronise, sync).after([whole]);
     let digest = AgentWork::DigestDisks { machine: machine() };
     let digest =
         item.agent("digest", item.source, generation, Phase::Verify, digest).after([sync.id.clone()]);
@@ -82,7 +99,10 @@ fn synchronise(item: &Subject<'_>, begun: &[StepName]) -> Vec<Step> {
     let compare = item
         .internal("compare-digests", title, Phase::Verify, compare)
         .after([digest.id.clone(), verify.id.clone()]);
-    vec![shut_down, sync, digest, verify, compare]
+    steps.push(shut_down);
+    steps.extend(copied);
+    steps.extend([sync, digest, verify, compare]);
+    steps
 }
 
 fn stop_replication(item: &Subject<'_>) -> Step {
@@ -96,7 +116,7 @@ fn switch(spec: &RunSpec, input: &PlanInput, item: &Subject<'_>, stopped: &[Step
     let fence = item
         .agent("fence", item.source, generation, Phase::Switch, AgentWork::Fence { power_off: true })
         .after([raise.id.clone()])
-        .on_error(error_policy(Operation::PlannedFailover, Part::Fence));
+        .on_error(error_policy(spec.operation, Part::Fence));
     let promote = AgentWork::PromotePoint {
         point: PointRef::FinalOf(item.id("sync-final")),
         nics: item.networks(input),
@@ -128,14 +148,13 @@ fn after_commit(spec: &RunSpec, item: &Subject<'_>, commit: &StepName) -> Vec<St
     if reverses {
         let sides =
             Sides { active: item.target, standby: item.source, endpoint: &item.source_endpoint, generation };
-        let on_error = error_policy(Operation::PlannedFailover, Part::Reverse);
+        let on_error = error_policy(spec.operation, Part::Reverse);
         steps.extend(reverse::reverse(item, &sides, &[last], true, Stage::AfterCommit, on_error));
     }
     steps
 }
 
-/// A cancelled run leaves the source as it was: running, if it ran, and replicated. `ended` are the steps that may have ended its
-/// replication.
+/// A cancelled run leaves the source as it was: running, if it ran, and replicated, where steps may have ended that: `ended`.
 pub(super) fn undo(item: &Subject<'_>, ended: &[&str]) -> Vec<Step> {
     let generation = item.view.generation;
     let mut steps = Vec::new();
@@ -144,6 +163,9 @@ pub(super) fn undo(item: &Subject<'_>, ended: &[&str]) -> Vec<Step> {
         let restart = AgentWork::StartMachine { machine };
         let restart = item.agent("restart", item.source, generation, Phase::CleanUp, restart);
         steps.push(restart.cleans_up(Stage::Undo, [item.id("shut-down")]));
+    }
+    if ended.is_empty() {
+        return steps;
     }
     let resume = item.start_replication(item.target, &item.target_endpoint);
     let resume = item.agent("resume-replication", item.source, generation, Phase::CleanUp, resume);

@@ -1,4 +1,5 @@
-//! Reverse replication: the side that was active before becomes the standby side (R-UF-5, R-FO-5), or another host does (R-FB-3).
+//! Reverse replication, of its own or as the first phase of a failback: the side that was active before becomes the standby side (R-UF-5,
+//! R-FO-5), or another host does (R-FB-3).
 //!
 //! ```text
 //!   old side:      fence ─▶ keep its disks as a base ─┬▶ prepare replica @ new standby ─▶ replicate @ active side ─▶ first point
@@ -12,28 +13,44 @@
 use understudy_ids::{Generation, HostName, StepName};
 
 use super::{
-    ErrorPolicy, Operation, Part, Phase, PlanInput, Stage, Step, draft::Subject, errors::error_policy,
-    unplanned::FENCE_LIMIT,
+    ErrorPolicy, Operation, Part, Phase, PlanInput, RunSpec, Stage, Step, draft::Subject,
+    errors::error_policy, unplanned::FENCE_LIMIT,
 };
 use crate::action::{AgentWork, Internal, PointRef};
 
-pub(super) fn steps(input: &PlanInput, items: &[Subject<'_>]) -> Vec<Step> {
-    items.iter().flat_map(|item| of_item(input, item)).collect()
+pub(super) fn steps(spec: &RunSpec, input: &PlanInput, items: &[Subject<'_>]) -> Vec<Step> {
+    items.iter().flat_map(|item| of_item(spec, input, item)).collect()
 }
 
-fn of_item(input: &PlanInput, item: &Subject<'_>) -> Vec<Step> {
+pub(super) fn of_item(spec: &RunSpec, input: &PlanInput, item: &Subject<'_>) -> Vec<Step> {
+    let (mut steps, after) = standing_by(spec, input, item);
+    let adopts = has_disks(item, is_other(item));
+    steps.extend(copy(spec.operation, item, &after, adopts));
+    steps
+}
+
+fn is_other(item: &Subject<'_>) -> bool {
+    *item.target != item.view.standby_host
+}
+
+/// The target is the item's standby side and knows it, and what comes after that.
+pub(super) fn standing_by(
+    spec: &RunSpec,
+    input: &PlanInput,
+    item: &Subject<'_>,
+) -> (Vec<Step>, Vec<StepName>) {
     let generation = item.view.generation;
     let fence = |what: &str, host: &HostName| {
         item.agent(what, host, generation, Phase::Switch, AgentWork::Fence { power_off: true })
     };
-    let is_other = *item.target != item.view.standby_host;
+    let is_other = is_other(item);
     let mut steps = Vec::new();
     let mut after = Vec::new();
     if is_other {
         let old = &item.view.standby_host;
         if input.hears(old) {
             let step = fence("fence-old-side", old);
-            let step = step.on_error(error_policy(Operation::ReverseReplicate, Part::OldSide));
+            let step = step.on_error(error_policy(spec.operation, Part::OldSide));
             after.push(step.id.clone());
             steps.push(Step { time_out: Some(FENCE_LIMIT), ..step });
         }
@@ -47,11 +64,15 @@ fn of_item(input: &PlanInput, item: &Subject<'_>) -> Vec<Step> {
         after = vec![fence.id.clone()];
         steps.push(fence);
     }
+    (steps, after)
+}
+
+/// The active side replicates to the target, which has a point.
+pub(super) fn copy(operation: Operation, item: &Subject<'_>, after: &[StepName], adopts: bool) -> Vec<Step> {
+    let generation = item.view.generation;
     let sides =
         Sides { active: item.source, standby: item.target, endpoint: &item.target_endpoint, generation };
-    let on_error = error_policy(Operation::ReverseReplicate, Part::Reverse);
-    steps.extend(reverse(item, &sides, &after, has_disks(item, is_other), Stage::Main, on_error));
-    steps
+    reverse(item, &sides, after, adopts, Stage::Main, error_policy(operation, Part::Copy))
 }
 
 fn take(item: &Subject<'_>) -> Step {

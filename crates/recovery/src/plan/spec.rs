@@ -19,16 +19,19 @@ pub enum Operation {
     PlannedFailover,
     UnplannedFailover,
     ReverseReplicate,
+    /// Replication in reverse and a planned failover behind it, in one run (R-FB).
+    Failback,
 }
 
 impl Operation {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Protect,
         Self::Unprotect,
         Self::TestFailover,
         Self::PlannedFailover,
         Self::UnplannedFailover,
         Self::ReverseReplicate,
+        Self::Failback,
     ];
 
     /// As people read it; also the job's type.
@@ -40,15 +43,16 @@ impl Operation {
             Self::PlannedFailover => "planned-failover",
             Self::UnplannedFailover => "unplanned-failover",
             Self::ReverseReplicate => "reverse-replicate",
+            Self::Failback => "failback",
         }
     }
 
-    /// Whether machines come up by it.
+    /// Whether machines come up by it, so that a recovery plan has an order for them. A failback follows none.
     pub const fn is_failover(self) -> bool {
         matches!(self, Self::TestFailover | Self::PlannedFailover | Self::UnplannedFailover)
     }
 
-    /// What it asks of its items. `None` for protecting, which makes the item.
+    /// What it asks of its items, as [`RunSpec::verb`] says more closely. `None` for protecting, which makes the item.
     pub const fn verb(self) -> Option<Verb> {
         match self {
             Self::Protect => None,
@@ -57,6 +61,7 @@ impl Operation {
             Self::PlannedFailover => Some(Verb::PlannedFailover),
             Self::UnplannedFailover => Some(Verb::UnplannedFailover),
             Self::ReverseReplicate => Some(Verb::ReverseReplicate),
+            Self::Failback => Some(Verb::Failback),
         }
     }
 }
@@ -79,9 +84,9 @@ pub struct RunSpec {
     /// Test: where machines are connected.
     #[serde(default)]
     pub test_network: TestNetwork,
-    /// Planned: no reverse replication on commit.
+    /// Planned and failback: no reverse replication on commit.
     pub no_reverse_replication: bool,
-    /// Planned and unplanned: machines of a subnet whose addresses are retained may stay behind (R-NET-4).
+    /// Planned, unplanned and failback: machines of a subnet whose addresses are retained may stay behind (R-NET-4).
     #[serde(default)]
     pub allow_partial_subnet: bool,
     /// Unprotect: the replica is deleted as well.
@@ -89,7 +94,7 @@ pub struct RunSpec {
     /// Protect: the first copy comes on a medium.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<Seed>,
-    /// Planned and unplanned: what happens when the run has waited for its commit for so long.
+    /// Planned, unplanned and failback: what happens when the run has waited for its commit for so long.
     #[serde(default)]
     pub deadline: Option<Deadline>,
     /// Test and unplanned: items that are not named in `points` get their newest point that is not newer (R-UF-3).
@@ -104,12 +109,33 @@ pub struct RunSpec {
     /// Of a plan whose items are active at both of its sites: from where the run goes (R-FO-3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_site: Option<SiteName>,
-    /// Reverse replicate: the host that becomes the standby side, instead of the one that the items were failed over from (R-FB-3).
+    /// Reverse replicate and failback: the host that becomes the standby side, instead of the one that the items were failed over from (R-FB-3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub standby_host: Option<HostName>,
     /// Unplanned: the machines of this test go on as production, with everything that they have written (R-TF-7).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promote_test: Option<RunId>,
+    /// Failback: when the data is copied.
+    #[serde(default, skip_serializing_if = "Synchronise::is_default")]
+    pub synchronise: Synchronise,
+}
+
+/// When the data of a failback is copied (R-FB-2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Synchronise {
+    /// While the machine runs, and kept current until somebody completes the failover. Old disks are compared, so that only what differs is
+    /// shipped.
+    #[default]
+    Before,
+    /// When it has shut down, all of it. Old disks are neither read nor compared.
+    During,
+}
+
+impl Synchronise {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// A first copy on a medium (R-REP-11).
@@ -142,6 +168,17 @@ impl RunSpec {
             from_site: None,
             standby_host: None,
             promote_test: None,
+            synchronise: Synchronise::default(),
         }
+    }
+
+    /// What is asked of the items. `None` for protecting, which makes the item.
+    pub fn verb(&self) -> Option<Verb> {
+        if self.copies_while_off() { Some(Verb::FailbackDuring) } else { self.operation.verb() }
+    }
+
+    /// Whether the machines are off while their data is copied.
+    pub(crate) fn copies_while_off(&self) -> bool {
+        self.operation == Operation::Failback && self.synchronise == Synchronise::During
     }
 }

@@ -199,7 +199,7 @@ fn operator(run: &Run, verb: RunVerb, by: &str, at: UnixMicros) -> Result<(Run, 
     let allowed = view::admitted(run, verb)?;
     let mut change = Change { run: run.clone(), effects: Vec::new(), now: at };
     match verb {
-        RunVerb::ChangePoint | RunVerb::RollBack | RunVerb::SetDeadline => {
+        RunVerb::ChangePoint | RunVerb::RollBack | RunVerb::CompleteFailover | RunVerb::SetDeadline => {
             let reason = "it has to say what is to be changed".to_owned();
             return Err(Refusal { verb, reason, allowed });
         }
@@ -284,7 +284,7 @@ impl Change {
             let hold =
                 if test { ItemChange::HoldTest(self.run.id) } else { ItemChange::HoldRun(self.run.id) };
             self.effects.push(Effect::Item { item: item.clone(), change: hold });
-            if let Some(verb) = self.run.plan.operation.verb().filter(|_| !test) {
+            if let Some(verb) = self.run.spec.verb().filter(|_| !test) {
                 self.item_verb(&item, verb);
             }
         }
@@ -543,6 +543,9 @@ impl Change {
             Operation::PlannedFailover => Verb::PlannedFailoverResumed,
             Operation::UnplannedFailover => Verb::UnplannedFailoverResumed,
             Operation::ReverseReplicate => Verb::ReverseReplicate,
+            // Behind the wait it is a planned failover, and before it each item whose copy failed is not protected.
+            Operation::Failback if self.run.copies() => Verb::Failback,
+            Operation::Failback => Verb::PlannedFailoverResumed,
             Operation::TestFailover => return,
         };
         let items: Vec<_> = self.run.items.keys().cloned().collect();

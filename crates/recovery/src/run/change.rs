@@ -1,8 +1,9 @@
-//! How a run takes an amendment in, and how a roll-back is given up (R-FO-4).
+//! How a run takes an amendment in, and how a roll-back is given up (R-FO-4, R-FB-2).
 //!
 //! ```text
 //!   another point: the item's unfinished steps give way to the new ones; the wait for the commit begins anew behind them
 //!   roll back:     everything that has not been done gives way, the commit above all
+//!   completed:     the wait for it is over; what would take the copies back is not wanted any more
 //!   given up, sides not switched: the new steps give way in turn, what was stopped is started, the wait begins anew
 //!   given up, sides switched:     the items are protected from their old side, as the record says by then; the run ends
 //! ```
@@ -16,7 +17,7 @@ use super::{
     outcomes, settle,
 };
 use crate::{
-    action::{Action, AgentWork, Internal, OperatorWait},
+    action::{Action, AgentWork, Internal, OperatorWait, StepResult},
     item::{ItemState, Verb},
     plan::{Amendment, ChangeKind, Operation, Phase, Stage, Step, amended},
 };
@@ -34,6 +35,7 @@ pub fn change_in_words(made: &MadeChange) -> String {
     let items = items.join(", ");
     match (made.kind, made.withdrawn) {
         (ChangeKind::Points, _) => items,
+        (ChangeKind::CompleteFailover, _) => format!("completed: {items}"),
         (ChangeKind::RollBack, false) => format!("rolled back: {items}"),
         (ChangeKind::RollBack, true) => format!("roll-back of {items} withdrawn"),
     }
@@ -50,7 +52,11 @@ impl Change {
                 step.stage == Stage::Main && step.item.as_ref().is_some_and(|item| items.contains(item))
             }
             ChangeKind::RollBack => true,
+            ChangeKind::CompleteFailover => false,
         });
+        if amendment.kind == ChangeKind::CompleteFailover {
+            self.complete_failover(amendment.number);
+        }
         self.run.plan = amended(&self.run.plan, amendment.steps.clone());
         for step in &amendment.steps {
             self.run.steps.insert(step.id.clone(), StepStatus::pending());
@@ -60,6 +66,10 @@ impl Change {
             if let Some(estimate) = &item.estimate {
                 self.run.plan.estimates.insert(item.item.clone(), estimate.clone());
             }
+            let planned = self.run.plan.items.iter_mut().find(|planned| planned.item == item.item);
+            if let (Some(planned), Some(connections)) = (planned, &item.connections) {
+                planned.connections = connections.clone();
+            }
             if let Some(progress) = self.run.items.get_mut(&item.item) {
                 progress.skipped = false;
             }
@@ -67,6 +77,20 @@ impl Change {
         }
         if amendment.kind == ChangeKind::Points {
             self.wait_anew();
+        }
+    }
+
+    /// From here on a cancel takes back what the new steps did, and leaves the copies.
+    fn complete_failover(&mut self, by: u32) {
+        let now = self.now;
+        for step in self.run.plan.steps.iter().filter(|step| step.stage == Stage::Undo) {
+            let Some(status) = self.run.steps.get_mut(&step.id) else { continue };
+            (status.state, status.ended) = (StepState::Skipped, Some(now));
+            self.run.superseded.insert(step.id.clone(), by);
+        }
+        let waits = |step: &&Step| step.action == Action::Operator(OperatorWait::CompleteFailover);
+        if let Some(wait) = self.run.plan.steps.iter().find(waits).cloned() {
+            self.succeeded(&wait, StepResult::Done);
         }
     }
 
@@ -97,6 +121,7 @@ impl Change {
             (ChangeKind::Points, true) => Verb::UnplannedFailoverResumed,
             (ChangeKind::RollBack, false) => Verb::RollBack,
             (ChangeKind::RollBack, true) => Verb::RollBackResumed,
+            (ChangeKind::CompleteFailover, _) => Verb::PlannedFailover,
         };
         self.item_verb(item, verb);
     }
@@ -192,7 +217,7 @@ impl Change {
     /// The machine that was last made at the target is started, and asked again. Steps say what must be true, so that this is a repetition.
     fn start_again(&mut self, item: &ItemName) {
         self.item_verb(item, Verb::RunFailed);
-        let planned = self.run.plan.operation == Operation::PlannedFailover;
+        let planned = self.run.plan.operation != Operation::UnplannedFailover;
         self.item_verb(
             item,
             if planned { Verb::PlannedFailoverResumed } else { Verb::UnplannedFailoverResumed },

@@ -123,6 +123,8 @@ impl Event {
 #[serde(rename_all = "kebab-case")]
 pub enum RunVerb {
     CompleteTest,
+    /// Comes with an amendment; see [`Event::Changed`].
+    CompleteFailover,
     Commit,
     /// What the run waits for somebody to do outside of it has been done. Comes with the step; see [`Event::Answered`].
     Confirm,
@@ -139,8 +141,9 @@ pub enum RunVerb {
 }
 
 impl RunVerb {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::CompleteTest,
+        Self::CompleteFailover,
         Self::Commit,
         Self::Confirm,
         Self::Reject,
@@ -154,6 +157,7 @@ impl RunVerb {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::CompleteTest => "complete-test",
+            Self::CompleteFailover => "complete-failover",
             Self::Commit => "commit",
             Self::Confirm => "confirm",
             Self::Reject => "reject",

@@ -8,7 +8,7 @@ use understudy_ids::{ItemName, ProbeName, Problem, RunId, StepName, UnixMicros};
 use super::{ItemOutcome, MadeChange, Run, RunState, StepState, outcome::machine_back, outcomes, view};
 use crate::{
     action::{Action, AgentWork, StepResult},
-    plan::{Operation, Phase, PlannedItem, Step},
+    plan::{ChangeKind, Operation, Phase, PlannedItem, Step},
     seconds,
 };
 
@@ -120,14 +120,17 @@ pub fn report(run: &Run) -> Report {
 fn rto(run: &Run) -> Option<Duration> {
     let back = run.plan.items.iter().map(|item| machine_back(run, &item.item));
     let times: Option<Vec<UnixMicros>> = back.collect();
-    times?.into_iter().max().map(|last| last.since(run.started))
+    // A failback may have waited for days before anybody asked for it.
+    let completed = run.changes.iter().find(|made| made.kind == ChangeKind::CompleteFailover);
+    let begun = completed.map_or(run.started, |made| made.at);
+    times?.into_iter().max().map(|last| last.since(begun))
 }
 
 fn rpo(run: &Run, items: &[ItemOutcome]) -> Option<Duration> {
     match run.plan.operation {
         _ if run.is_rolling_back() => None,
         Operation::UnplannedFailover => items.iter().filter_map(|item| item.loss_span).max(),
-        Operation::PlannedFailover => {
+        Operation::PlannedFailover | Operation::Failback => {
             let proven =
                 |item: &ItemOutcome| !item.disks.is_empty() && item.disks.iter().all(|disk| disk.equal);
             items.iter().all(proven).then_some(Duration::ZERO)

@@ -430,6 +430,10 @@ fn verb_of_cancel(run: &Run, item: &understudy_ids::ItemName) -> Verb {
     match (run.plan.operation, run.plan.item(item).map(|planned| planned.state)) {
         (Operation::Protect, _) => Verb::ProtectCancelled,
         (Operation::ReverseReplicate, _) => Verb::ReverseReplicationFailed,
+        // An item whose copy is whole stays protected.
+        (Operation::Failback, _) if run.copies() => Verb::ReverseReplicationFailed,
+        (Operation::Failback, _) if run.spec.copies_while_off() => Verb::ReturnedNotProtected,
+        (Operation::Failback, _) => Verb::ReturnedProtected,
         (_, Some(ItemState::NotProtected)) => Verb::ReturnedNotProtected,
         (_, Some(ItemState::Failed)) => Verb::RunFailed,
         _ => Verb::ReturnedProtected,

@@ -63,6 +63,7 @@ fn is_allowed(run: &Run, verb: RunVerb) -> bool {
     let forward = run.course == Course::Forward;
     match verb {
         RunVerb::CompleteTest => forward && operator_wait(run) == Some(&OperatorWait::CompleteTest),
+        RunVerb::CompleteFailover => forward && operator_wait(run) == Some(&OperatorWait::CompleteFailover),
         RunVerb::Confirm => forward && operator_wait(run).is_some_and(OperatorWait::is_confirmed),
         RunVerb::Reject => forward && operator_wait(run).is_some_and(OperatorWait::may_be_rejected),
         RunVerb::Commit | RunVerb::RollBack | RunVerb::SetDeadline => {
@@ -108,6 +109,7 @@ pub(crate) fn why_not(run: &Run, verb: RunVerb) -> String {
             format!("a {} has one point only, which nothing was lost with", run.plan.operation)
         }
         RunVerb::CompleteTest
+        | RunVerb::CompleteFailover
         | RunVerb::Commit
         | RunVerb::Confirm
         | RunVerb::Reject
@@ -153,6 +155,9 @@ pub fn waiting_for(run: &Run) -> String {
     match operator_wait(run) {
         Some(OperatorWait::CompleteTest) => {
             return "Try the test machines, then complete the test.".to_owned();
+        }
+        Some(OperatorWait::CompleteFailover) => {
+            return "The copies are whole and kept current: complete the failover, or cancel.".to_owned();
         }
         Some(OperatorWait::Commit) if run.items.values().all(|progress| progress.skipped) => {
             return "No machine runs at the target: retry, choose another recovery point, or roll back."

@@ -146,6 +146,7 @@ fn a_fence_overtakes_no_run_that_speaks_to_the_old_side() {
         (Operation::TestFailover, true),
         (Operation::PlannedFailover, false),
         (Operation::ReverseReplicate, false),
+        (Operation::Failback, false),
         (Operation::Unprotect, false),
     ] {
         let mut scene = scene();
@@ -153,6 +154,26 @@ fn a_fence_overtakes_no_run_that_speaks_to_the_old_side() {
         scene.alpha.items[0].generation = Generation::FIRST;
         scene.open(operation);
         assert_eq!(!scene.kinds().is_empty(), asks, "{operation}");
+    }
+}
+
+/// R-FB-2: a failback may wait for days. Meanwhile its items are looked after like any that are protected: their copies stay current, and a host that
+/// returns is told its place.
+#[test]
+fn what_waits_to_be_completed_is_looked_after() {
+    let mut scene = scene();
+    scene.open(Operation::Failback);
+    scene.alpha.items[0].generation = Generation::FIRST;
+    scene.bravo.items[0].replicating = false;
+    for (state, kinds) in [
+        (ItemState::Protected, vec![CorrectionKind::Fence, CorrectionKind::EnsureReplication]),
+        (ItemState::ReverseReplication, vec![]),
+        (ItemState::PlannedFailover, vec![]),
+    ] {
+        scene.record.state = state;
+        let mut found = scene.kinds();
+        found.sort_unstable();
+        assert_eq!(found, kinds, "{state}");
     }
 }
 

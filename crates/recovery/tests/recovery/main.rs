@@ -3,6 +3,7 @@
 mod changes;
 mod corrections;
 mod deadlines;
+mod failback;
 mod faults;
 mod leases;
 mod names;
@@ -16,4 +17,5 @@ mod scripts;
 mod seeds;
 mod synchronise;
 mod theatre;
+mod waits;
 mod world;

@@ -8,17 +8,17 @@ use understudy_recovery::{
     action::{Action, AgentWork, Internal, NetworkRef, NetworkWork, PointRef},
     instant::Instant,
     item::ItemState,
-    plan::{Executor, Flaw, Power, lint, plan},
+    plan::{Executor, Flaw, Power, Synchronise, lint, plan},
     test_network::TestNetwork,
 };
 
 use understudy_replication::{Joint, Membership};
 
-use crate::world::{LAB, alpha, bravo, elsewhere, input, item, on_lab, on_production, planned, spec};
+use crate::world::{LAB, alpha, bravo, elsewhere, input, item, on_lab, on_production, planned, spec, ways};
 
 /// Every operation with every option that changes its plan.
 fn all() -> Vec<(RunSpec, PlanInput)> {
-    let mut all: Vec<_> = Operation::ALL.into_iter().map(|op| (spec(op), input(op))).collect();
+    let mut all: Vec<_> = ways().into_iter().map(|way| (way.clone(), input(way.operation))).collect();
     let with = |op, change: &dyn Fn(&mut RunSpec, &mut PlanInput)| {
         let (mut spec, mut input) = (spec(op), input(op));
         change(&mut spec, &mut input);
@@ -45,6 +45,10 @@ fn all() -> Vec<(RunSpec, PlanInput)> {
         }
     }));
     all.push(with(Operation::ReverseReplicate, &|spec, _| spec.standby_host = Some(elsewhere())));
+    all.push(with(Operation::Failback, &|spec, _| spec.standby_host = Some(elsewhere())));
+    all.push(with(Operation::Failback, &|spec, _| {
+        (spec.synchronise, spec.standby_host) = (Synchronise::During, Some(elsewhere()));
+    }));
     all
 }
 

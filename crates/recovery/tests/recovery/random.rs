@@ -2,12 +2,9 @@
 //! retrying brings every run to its end.
 
 use proptest::prelude::*;
-use understudy_recovery::{
-    Operation,
-    run::{self, RunVerb},
-};
+use understudy_recovery::run::{self, RunVerb};
 
-use crate::{runs::theatre, theatre::Act};
+use crate::{runs::theatre_of, theatre::Act, world::ways};
 
 #[derive(Debug, Clone)]
 enum Move {
@@ -41,8 +38,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn runs_end_in_order_whatever_happens(operation in prop::sample::select(Operation::ALL.to_vec()), moves in moves()) {
-        let mut theatre = theatre(operation);
+    fn runs_end_in_order_whatever_happens(way in prop::sample::select(ways()), moves in moves()) {
+        let mut theatre = theatre_of(way);
         for step in moves {
             match step {
                 Move::Perform(place, act) if !theatre.queue.is_empty() => {

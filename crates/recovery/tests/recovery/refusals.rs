@@ -9,7 +9,7 @@ use understudy_recovery::{
     conflict::OpenRun,
     direction::SiteKind,
     item::ItemState,
-    plan::{Power, plan},
+    plan::{Power, Synchronise, plan},
     test_network::TestNetwork,
 };
 
@@ -81,16 +81,17 @@ fn only_the_chosen_point_has_to_be_open() {
 fn options_that_the_operation_would_ignore() {
     use Operation::*;
     type Set = fn(&mut RunSpec);
-    let options: [(Set, &[Operation]); 7] = [
+    let options: [(Set, &[Operation]); 8] = [
         (
             |spec| spec.points = [(item("web1"), PointChoice::LatestAppConsistent)].into(),
             &[TestFailover, UnplannedFailover],
         ),
         (|spec| spec.primary_down_assertion = Some("dark".to_owned()), &[UnplannedFailover]),
         (|spec| spec.test_network = TestNetwork::None, &[TestFailover]),
-        (|spec| spec.no_reverse_replication = true, &[PlannedFailover]),
-        (|spec| spec.standby_host = Some(elsewhere()), &[ReverseReplicate]),
-        (|spec| spec.allow_partial_subnet = true, &[PlannedFailover, UnplannedFailover]),
+        (|spec| spec.no_reverse_replication = true, &[PlannedFailover, Failback]),
+        (|spec| spec.standby_host = Some(elsewhere()), &[ReverseReplicate, Failback]),
+        (|spec| spec.synchronise = Synchronise::During, &[Failback]),
+        (|spec| spec.allow_partial_subnet = true, &[PlannedFailover, UnplannedFailover, Failback]),
         (|spec| spec.delete_replica = true, &[Unprotect]),
     ];
     for (set, used_by) in options {
@@ -303,6 +304,7 @@ fn hosts_that_are_needed_and_cannot_be_heard() {
         (PlannedFailover, true, true),
         (UnplannedFailover, false, true),
         (ReverseReplicate, true, true),
+        (Failback, true, true),
     ] {
         for (host, needed) in [(alpha(), at_alpha), (bravo(), at_bravo)] {
             let mut facts = input(operation);

@@ -18,11 +18,15 @@ use understudy_recovery::{
 
 use crate::{
     theatre::{Act, Theatre},
-    world::{alpha, bravo, elsewhere, input, item, on_lab, on_production, planned, spec},
+    world::{alpha, bravo, elsewhere, input, item, on_lab, on_production, planned, planned_as, spec, ways},
 };
 
 pub fn theatre(operation: Operation) -> Theatre {
-    Theatre::new(planned(operation), spec(operation))
+    theatre_of(spec(operation))
+}
+
+pub fn theatre_of(spec: RunSpec) -> Theatre {
+    Theatre::new(planned_as(&spec), spec)
 }
 
 fn ended(theatre: &Theatre) -> RunState {
@@ -420,8 +424,8 @@ fn reverse_replication_that_fails_or_is_given_up_leaves_the_item_unprotected() {
 /// Every verb that is not allowed is refused with the reason, and changes nothing.
 #[test]
 fn verbs_that_are_not_allowed_are_refused_with_what_is() {
-    for operation in Operation::ALL {
-        let mut theatre = theatre(operation);
+    for way in ways() {
+        let mut theatre = theatre_of(way);
         theatre.until_quiet();
         let allowed = run::allowed_actions(&theatre.run);
         for verb in RunVerb::ALL.into_iter().filter(|verb| !allowed.contains(verb)) {
@@ -436,8 +440,8 @@ fn verbs_that_are_not_allowed_are_refused_with_what_is() {
 /// Plan and run survive being stored, at every step of every operation.
 #[test]
 fn a_run_that_was_stored_goes_on_as_if_it_had_not_been() {
-    for operation in Operation::ALL {
-        let mut theatre = theatre(operation);
+    for way in ways() {
+        let mut theatre = theatre_of(way);
         while theatre.queue.front().is_some() {
             let text = serde_json::to_string(&theatre.run).unwrap();
             let stored: understudy_recovery::Run = serde_json::from_str(&text).unwrap();

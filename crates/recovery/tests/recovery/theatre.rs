@@ -133,22 +133,22 @@ impl Theatre {
 
     fn furnish(&mut self, operation: Operation, plan: &RunPlan) {
         for planned in &plan.items {
-            let reverse = operation == Operation::ReverseReplicate;
+            let reverse = matches!(operation, Operation::ReverseReplicate | Operation::Failback);
             let (active, standby) = if reverse { (bravo(), alpha()) } else { (alpha(), bravo()) };
             let generation = Generation::new(if reverse { 2 } else { 1 });
             let record = Record {
                 state: planned.state,
                 generation,
                 active: active.clone(),
-                standby,
+                standby: standby.clone(),
                 held: false,
                 tested: false,
             };
             self.records.insert(planned.item.clone(), record);
             self.host(&active).running.insert(planned.machine.clone());
             if planned.state == ItemState::Protected {
-                self.host(&alpha()).replicating.insert(planned.item.clone());
-                self.host(&bravo()).replicas.insert(planned.item.clone());
+                self.host(&active).replicating.insert(planned.item.clone());
+                self.host(&standby).replicas.insert(planned.item.clone());
             }
         }
         if operation == Operation::UnplannedFailover {
@@ -190,6 +190,10 @@ impl Theatre {
                 self.change(&Change::RollBack { give_up_writes: true }).unwrap();
                 return;
             }
+            RunVerb::CompleteFailover => {
+                self.change(&Change::CompleteFailover).unwrap();
+                return;
+            }
             RunVerb::Confirm | RunVerb::Reject => {
                 let step = self.asks_at().expect("the run waits for an answer");
                 let (confirmed, by) = (verb == RunVerb::Confirm, "ann".to_owned());
@@ -212,11 +216,10 @@ impl Theatre {
 
     /// The old side is heard again, and has been fenced.
     pub fn old_side_returns(&mut self) {
-        let highest: BTreeMap<_, _> = self.records.iter().map(|(i, r)| (i.clone(), r.generation)).collect();
-        let host = self.host(&alpha());
-        host.dead = false;
-        for (item, generation) in highest {
-            host.seen.insert(item.clone(), generation);
+        for (item, record) in self.records.clone() {
+            let host = self.host(&record.standby);
+            host.dead = false;
+            host.seen.insert(item.clone(), record.generation);
             host.fenced.insert(item);
         }
     }
@@ -562,10 +565,7 @@ impl Theatre {
                 return;
             }
             let allowed = run::allowed_actions(&self.run);
-            let approval = [RunVerb::CompleteTest, RunVerb::Commit, RunVerb::Confirm]
-                .into_iter()
-                .find(|verb| allowed.contains(verb));
-            let verb = approval.or_else(|| Some(at_error).filter(|verb| allowed.contains(verb)));
+            let verb = approval(&allowed).or_else(|| Some(at_error).filter(|verb| allowed.contains(verb)));
             let verb = verb.or_else(|| Some(RunVerb::Retry).filter(|verb| allowed.contains(verb)));
             self.ask(verb.unwrap_or_else(|| panic!("nobody can move the run: {:#?}", self.run.steps)));
         }
@@ -601,6 +601,12 @@ impl Theatre {
 /// Nobody's test has a name, and web1 has one in production.
 fn names_before_runs() -> BTreeMap<DnsName, Ipv4Addr> {
     [("web1.shop.example".parse().unwrap(), OLD_ADDRESS)].into()
+}
+
+/// What an operator says to a run that waits for him with nothing gone wrong.
+pub fn approval(allowed: &[RunVerb]) -> Option<RunVerb> {
+    use RunVerb::{Commit, CompleteFailover, CompleteTest, Confirm};
+    [CompleteTest, CompleteFailover, Commit, Confirm].into_iter().find(|verb| allowed.contains(verb))
 }
 
 fn agent(

@@ -10,7 +10,7 @@ use understudy_recovery::{
     item::ItemState,
     plan::{
         Connections, DiskView, HealthLevel, HostView, ItemView, MachineView, NicView, PlannedNic,
-        PlannedTestNetwork, PointView, PolicyView, Power, plan,
+        PlannedTestNetwork, PointView, PolicyView, Power, Synchronise, plan,
     },
     test_network::TestNetwork,
 };
@@ -44,6 +44,12 @@ pub fn spec(operation: Operation) -> RunSpec {
     spec
 }
 
+/// Every operation, those that can go two ways in each of them.
+pub fn ways() -> Vec<RunSpec> {
+    let during = RunSpec { synchronise: Synchronise::During, ..spec(Operation::Failback) };
+    Operation::ALL.into_iter().map(spec).chain([during]).collect()
+}
+
 /// The facts under which the operation is possible.
 pub fn input(operation: Operation) -> PlanInput {
     facts_of(operation, vec![view("web1", &["vda"], 11), view("db1", &["vda", "vdb"], 12)])
@@ -62,10 +68,13 @@ fn facts_of(operation: Operation, mut items: Vec<ItemView>) -> PlanInput {
                 item.points.clear();
                 item.highest_point = None;
             }
-            Operation::ReverseReplicate => {
+            Operation::ReverseReplicate | Operation::Failback => {
                 item.state = ItemState::NotProtected;
                 item.generation = Generation::new(2);
                 (item.active_host, item.standby_host) = (bravo(), alpha());
+                if operation == Operation::Failback {
+                    item.points.iter_mut().for_each(|point| point.host = alpha());
+                }
             }
             _ => {}
         }
@@ -251,5 +260,9 @@ pub fn on_production() -> (RunSpec, PlanInput) {
 }
 
 pub fn planned(operation: Operation) -> RunPlan {
-    plan(&spec(operation), &input(operation)).unwrap_or_else(|problems| panic!("{problems:#?}"))
+    planned_as(&spec(operation))
+}
+
+pub fn planned_as(spec: &RunSpec) -> RunPlan {
+    plan(spec, &input(spec.operation)).unwrap_or_else(|problems| panic!("{problems:#?}"))
 }

@@ -1,5 +1,5 @@
-//! Chapters 4 to 8 on simulated drivers: planned failover and back, the loss of a site and its return, and a planned failover in
-//! whose middle parts are killed (R-PF, R-UF, R-FO-4 to 7, R-REP-7, R-JOB-3).
+//! Chapters 4 to 8 on simulated drivers: planned failover and back, the loss of a site and its return, and a failback in whose second
+//! half parts are killed (R-PF, R-UF, R-FO-4 to 7, R-REP-7, R-JOB-3).
 
 use std::{
     io::Write as _,
@@ -19,7 +19,7 @@ use crate::{
     probe::wait_until,
     stack::resource,
     story::{
-        disaster::{refused_without_a_word, reverse},
+        disaster::{copied_back, refused_without_a_word},
         evidence::{
             array, files_in_store, item, item_is, newest_run, now_us, number, outcome, point_after, points,
             text, time_us,
@@ -185,7 +185,7 @@ pub(super) fn alpha_returns(story: &mut SimulatedStory<'_>) -> Result<()> {
         story.tell.check(&format!("bravo alone told alpha that it has lost {name}"), || said);
     }
     await_facts(stack, ALPHA)?;
-    reverse(&mut story.tell, stack, &machines, DISK_MIB << 20)
+    copied_back(&mut story.tell, stack, &machines, DISK_MIB << 20)
 }
 
 /// Alpha's agent goes on sending points at the generation that it knows, is refused by bravo, and has fenced itself then.
@@ -238,15 +238,15 @@ fn guard(stack: &SimulatedStack, name: &str) -> Result<String> {
     Ok(reason.split(". ").next().unwrap_or_default().to_owned())
 }
 
-/// A planned failover in whose middle one part after the other is killed and started again.
+/// The failback that waits is completed, and one part after the other is killed and started again meanwhile.
 pub(super) fn under_fire(story: &mut SimulatedStory<'_>, from: HostName, to: HostName) -> Result<()> {
-    story
-        .tell
-        .chapter("8. Planned failover while an agent, orchestrator, job-tracker and Postgres are killed");
+    story.tell.chapter(
+        "8. The failback is completed while an agent, orchestrator, job-tracker and Postgres are killed",
+    );
     let stack = story.stack;
     let before = number(&item(stack, &story.machines[0].name)?, "generation")?;
-    stack.cli().show(&order(&story.machines, "planned", &["--yes"]))?;
     let id = text(&newest_run(stack, &story.machines[0].name)?, "name");
+    stack.cli().show(&["run", "complete-failover", &id, "--yes"])?;
     // The agent at once, while the machines are being shut down: later it has some, which would die with it.
     stack.restart_agent(to).context("killing the target's agent")?;
     story.tell.say("kill -9 the target's agent; started again");

@@ -129,21 +129,26 @@ pub(super) fn alpha_returns(story: &mut Story<'_>) -> Result<()> {
     for name in story.names() {
         story.tell.check(&format!("alpha is told its place for {name}"), || told_its_place(stack, &name));
     }
-    reverse(&mut story.tell, stack, &story.machines, DISK_BYTES)
+    copied_back(&mut story.tell, stack, &story.machines, DISK_BYTES)
 }
 
-/// Alpha is made the stand-by side of all machines, by shipping what differs; each disk has `disk_bytes`.
-pub(crate) fn reverse(
+/// A failback to alpha is begun and waits to be completed: all machines are protected towards alpha, by shipping what differs; each disk has `disk_bytes`.
+pub(crate) fn copied_back(
     tell: &mut Narrator,
     product: &impl Product,
     machines: &[Machine],
     disk_bytes: u64,
 ) -> Result<()> {
     let before: Vec<u64> = machines.iter().map(|m| newest(product, &m.name)).collect::<Result<_>>()?;
-    let mut arguments = vec!["failover", "reverse"];
+    let mut arguments = vec!["failover", "failback"];
     arguments.extend(machines.iter().map(|m| m.name.as_str()));
     arguments.extend(["--yes", "--watch"]);
     product.cli().show(&arguments)?;
+    tell.check("the failback waits to be completed", || {
+        let run = newest_run(product, &machines[0].name)?;
+        ensure!(array(&run["allowed_actions"]).iter().any(|verb| verb == "complete-failover"), "{run:#}");
+        Ok(text(&run, "waiting_for"))
+    });
     for (Machine { name, disks, .. }, before) in machines.iter().zip(before) {
         tell.check(&format!("{name} is protected towards alpha"), || {
             item_is(product, name, "protected", BRAVO)

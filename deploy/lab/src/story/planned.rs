@@ -1,4 +1,4 @@
-//! Chapters 4, 5 and 8: planned failover and failback, and one in whose middle services are killed (R-PF, R-FO-4 to 6, R-JOB-3).
+//! Chapters 4, 5 and 8: planned failover and back, and a failback in whose second half services are killed (R-PF, R-FO-4 to 6, R-JOB-3).
 
 use std::{collections::BTreeMap, thread, time::Duration};
 
@@ -142,21 +142,18 @@ pub(crate) fn commit(
     product.cli().show(&["item", "list"])
 }
 
-/// A planned failover in whose middle one part after the other is killed and started again.
+/// The failback that waits is completed, and one part after the other is killed and started again meanwhile.
 pub(super) fn fail_over_under_fire(story: &mut Story<'_>, from: HostName, to: HostName) -> Result<()> {
-    story
-        .tell
-        .chapter("8. Planned failover while orchestrator, job-tracker, Postgres and an agent are killed");
+    story.tell.chapter(
+        "8. The failback is completed while orchestrator, job-tracker, Postgres and an agent are killed",
+    );
     let stack = story.stack;
     let names = story.names();
     for name in &names {
         point_after(stack, name, now_us())?;
     }
-    let mut arguments = vec!["failover", "planned"];
-    arguments.extend(names.iter().map(String::as_str));
-    arguments.push("--yes");
-    stack.cli().show(&arguments)?;
     let id = text(&newest_run(stack, &names[0])?, "name");
+    stack.cli().show(&["run", "complete-failover", &id, "--yes"])?;
     for (what, kill) in victims(to) {
         await_progress(stack, &id)?;
         kill(stack).with_context(|| format!("killing {what}"))?;

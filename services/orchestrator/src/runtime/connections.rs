@@ -14,8 +14,8 @@ use understudy_ids::{ItemName, MacAddress, NetworkName, Problem, SiteName, UnixM
 use understudy_netplan as netplan;
 use understudy_network_api::{ConnectionQuestion, NetworkClient};
 use understudy_recovery::{
-    ItemState, Operation, RunSpec,
-    plan::{Connections, ItemView, PlanInput, PlannedNic, PlannedTestNetwork},
+    Operation, RunSpec,
+    plan::{Connections, ItemView, PlanInput, PlannedNic, PlannedTestNetwork, ends},
     test_network::TestNetwork,
 };
 use understudy_recovery_api::Resource;
@@ -55,9 +55,10 @@ fn purpose(spec: &RunSpec, items: &[ItemView]) -> Option<netplan::Purpose> {
             }),
         },
         // Protecting connects nothing yet; it asks so that a missing mapping shows before the day it is needed.
-        Operation::Protect | Operation::PlannedFailover | Operation::UnplannedFailover => {
-            Some(netplan::Purpose::Failover)
-        }
+        Operation::Protect
+        | Operation::PlannedFailover
+        | Operation::UnplannedFailover
+        | Operation::Failback => Some(netplan::Purpose::Failover),
         Operation::Unprotect | Operation::ReverseReplicate => None,
     }
 }
@@ -68,10 +69,11 @@ pub async fn neighbours(
     spec: &RunSpec,
     named: &[ItemView],
 ) -> Result<Vec<netplan::Neighbour>, Failure> {
-    if !matches!(spec.operation, Operation::PlannedFailover | Operation::UnplannedFailover) {
+    use Operation::{Failback, PlannedFailover, UnplannedFailover};
+    if !matches!(spec.operation, PlannedFailover | UnplannedFailover | Failback) {
         return Ok(Vec::new());
     }
-    let left: BTreeSet<&SiteName> = named.iter().map(|item| sites(spec.operation, item).0).collect();
+    let left: BTreeSet<&SiteName> = named.iter().map(|item| sites(spec, item).0).collect();
     let left: Vec<&SiteName> = left.into_iter().collect();
     let staying = items::active_at(conn, &left).await?;
     let staying = staying.into_iter().filter(|item| !spec.items.contains(&item.name));
@@ -100,7 +102,7 @@ pub async fn ask(
     neighbours: Vec<netplan::Neighbour>,
 ) -> Answer {
     let Some(purpose) = purpose(spec, items).filter(|_| !items.is_empty()) else { return Answer::NotNeeded };
-    let machines = items.iter().map(|item| machine(spec.operation, item, &purpose)).collect();
+    let machines = items.iter().map(|item| machine(spec, item, &purpose)).collect();
     let question = ConnectionQuestion { purpose, machines, neighbours };
     match network.plan_connections(&question).await {
         Ok(Ok(plan)) => Answer::Told(Box::new(told(plan))),
@@ -112,18 +114,14 @@ pub async fn ask(
     }
 }
 
-/// From which site to which a machine goes. An unplanned failover that failed has switched the sides already, and is tried again at
-/// the side that is active now.
-fn sites(operation: Operation, item: &ItemView) -> (&SiteName, &SiteName) {
-    let (active, standby) = (item.active_host.site(), item.standby_host.site());
-    if operation == Operation::UnplannedFailover && item.state == ItemState::Failed {
-        return (standby, active);
-    }
-    (active, standby)
+/// From which site to which a machine goes.
+fn sites<'a>(spec: &'a RunSpec, item: &'a ItemView) -> (&'a SiteName, &'a SiteName) {
+    let (source, target) = ends(spec, item);
+    (source.site(), target.site())
 }
 
-fn machine(operation: Operation, item: &ItemView, purpose: &netplan::Purpose) -> netplan::MachineConnections {
-    let (source, target) = sites(operation, item);
+fn machine(spec: &RunSpec, item: &ItemView, purpose: &netplan::Purpose) -> netplan::MachineConnections {
+    let (source, target) = sites(spec, item);
     netplan::MachineConnections {
         item: item.name.clone(),
         source_site: source.clone(),
@@ -197,7 +195,9 @@ pub async fn settle(
     match answer {
         Answer::NotNeeded => Ok(Connections::default()),
         Answer::Told(connections) => Ok(connections.as_ref().clone()),
-        Answer::Away(why) if spec.operation == Operation::UnplannedFailover => recall(conn, items, why).await,
+        Answer::Away(why) if spec.operation == Operation::UnplannedFailover => {
+            recall(conn, spec, items, why).await
+        }
         Answer::Away(why) => Ok(Connections { problems: vec![away(why)], ..Connections::default() }),
     }
 }
@@ -211,10 +211,15 @@ fn away(why: &str) -> Problem {
     )
 }
 
-async fn recall(conn: &mut PgConnection, items: &[ItemView], why: &str) -> Result<Connections, Failure> {
+async fn recall(
+    conn: &mut PgConnection,
+    spec: &RunSpec,
+    items: &[ItemView],
+    why: &str,
+) -> Result<Connections, Failure> {
     let mut connections = Connections::default();
     for item in items {
-        let (_, target) = sites(Operation::UnplannedFailover, item);
+        let (_, target) = sites(spec, item);
         match known::recall(conn, &item.name, target).await? {
             Some(known::Known { nics, records, hooks, learnt }) => {
                 connections.nics.extend(nics.into_iter().map(|n| remembered(&item.name, n, learnt)));
@@ -269,7 +274,7 @@ pub async fn remember(
             reason: nic.reason.clone(),
         });
         let nics: Vec<KnownNic> = of_item.collect();
-        let (_, target) = sites(spec.operation, item);
+        let (_, target) = sites(spec, item);
         let records = connections.records.iter().filter(|record| record.item == item.name).cloned();
         let hooks = connections.hooks.iter().filter(|planned| planned.item == item.name).cloned();
         let (records, hooks) = (records.collect(), hooks.collect());

@@ -164,6 +164,7 @@ fn spec(spec: &RunSpec) -> request::RunSpec {
         from_site: spec.from_site.clone(),
         standby_host: spec.standby_host.clone(),
         promote_test: spec.promote_test,
+        synchronise: spec.synchronise.into(),
     }
 }
 
@@ -215,6 +216,7 @@ pub fn domain_spec(spec: request::RunSpec) -> RunSpec {
         from_site: _,
         standby_host,
         promote_test,
+        synchronise,
     } = spec;
     RunSpec {
         points,
@@ -230,6 +232,7 @@ pub fn domain_spec(spec: request::RunSpec) -> RunSpec {
         synchronise_within,
         standby_host,
         promote_test,
+        synchronise: synchronise.into(),
         ..RunSpec::new(operation.into(), items.into_iter().collect())
     }
 }
@@ -260,17 +263,13 @@ fn planned_item(plan: &RunPlan, item: &plan::PlannedItem) -> view::PlannedItem {
         point_consistency: estimate.point_consistency,
         expected_loss: estimate.expected_loss,
         lease_over_in: estimate.lease_over_in,
-        connections: item
-            .connections
-            .iter()
-            .map(|connection| view::PlannedConnection {
-                mac: connection.mac.clone(),
-                network: connection.network.clone(),
-                address: connection.address.clone(),
-                reason: connection.reason.clone(),
-            })
-            .collect(),
+        connections: item.connections.iter().map(planned_connection).collect(),
     }
+}
+
+fn planned_connection(connection: &plan::PlannedConnection) -> view::PlannedConnection {
+    let plan::PlannedConnection { mac, network, address, reason } = connection.clone();
+    view::PlannedConnection { mac, network, address, reason }
 }
 
 /// A plan, or what stands against one.
@@ -407,10 +406,11 @@ pub fn change_preview(
 }
 
 fn amended_item(amended: plan::AmendedItem) -> view::ChangedItem {
-    let plan::AmendedItem { item, estimate, gives_up } = amended;
+    let plan::AmendedItem { item, estimate, gives_up, connections } = amended;
     let plan::Estimate { point, point_instant, point_consistency, expected_loss, .. } =
         estimate.unwrap_or_default();
-    view::ChangedItem { item, point, point_instant, point_consistency, expected_loss, gives_up }
+    let connections = connections.iter().flatten().map(planned_connection).collect();
+    view::ChangedItem { item, point, point_instant, point_consistency, expected_loss, gives_up, connections }
 }
 
 /// Points of an item, newest first, below `before`.

@@ -5,6 +5,7 @@ mod bad_input;
 mod changes;
 mod connections;
 mod crash;
+mod failback;
 mod groups;
 mod health;
 mod lifecycle;

@@ -194,7 +194,10 @@ async fn replication_is_paused_and_resumed() {
     stage.introduce(client).await;
     let allowed = |item: &understudy_recovery_api::view::ProtectedItem| item.allowed_actions.join(" ");
     let fresh_item = protected(client, "web1").await;
-    assert_eq!(allowed(&fresh_item), "test-failover planned-failover unplanned-failover unprotect pause");
+    assert_eq!(
+        allowed(&fresh_item),
+        "test-failover planned-failover unplanned-failover failback unprotect pause"
+    );
 
     let pause = steer("web1", "the link is full");
     let paused = client.pause_replication(pause.clone()).await.unwrap();

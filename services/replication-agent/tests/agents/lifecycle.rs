@@ -240,3 +240,71 @@ fn a_failover_that_is_rolled_back_goes_on_from_the_old_sides_disks() {
     assert!(shipped < 2 << 20, "{shipped} bytes crossed for three changed blocks");
     assert_eq!(world.bravo.record().unwrap().role, Role::Target);
 }
+
+/// R-FB-2, R-FB-4, invariant 9: copied in full when the machine is off, beside the old disks, which nothing touches or reads before the new copy is whole. Given up
+/// half way, and done from its beginning.
+#[test]
+fn a_failback_that_copies_while_the_machine_is_off_leaves_the_old_disks_as_they_were() {
+    let mut world = World::new(24);
+    world.protect(SHORT);
+    world.model.write(&world.alpha, 30);
+    let last = wait("what was written", || {
+        Some(world.bravo.latest()).filter(|seq| *seq > 0 && world.model.is_at(&world.bravo, *seq))
+    });
+    let run = world.run;
+    let stop =
+        Action::ShutDownMachine { machine: machine(), grace: Duration::from_secs(5), then_power_off: true };
+    // Alpha is lost, and returns with disks on which something was written since.
+    let lost = vec![0xdd; BLOCK as usize];
+    world.alpha.hypervisor.guest_write(&machine(), &disk("vda"), 0, &lost).unwrap();
+    world.bravo.twice(2, run, Action::PromotePoint { seq: World::seq(last), nics: vec![None] });
+    world.bravo.twice(2, run, Action::StartMachine { machine: machine() });
+    world.bravo.twice(2, run, Action::CommitItem);
+    world.alpha.twice(2, run, Action::Fence { power_off: true });
+    world.model.write(&world.bravo, 10);
+    let old = || -> Vec<Vec<u8>> {
+        let machine = world.alpha.block_on(world.alpha.hypervisor.machine(&machine())).unwrap().unwrap();
+        machine.hardware.disks.iter().map(|disk| read(disk.file.as_ref().unwrap())).collect()
+    };
+    let (alpha, bravo) = (&world.alpha, &world.bravo);
+    let before = old();
+    assert!(before.iter().any(|disk| disk[..BLOCK as usize] == lost[..]));
+
+    let copy = |passed: u64| {
+        bravo.twice(2, run, stop.clone());
+        let replica = Action::PrepareReplica { disks: world.sizes(), retention: Default::default() };
+        alpha.twice(2, run, replica);
+        bravo.twice(2, run, world.replicate(alpha, SHORT));
+        wait("a point at alpha", || Some(()).filter(|()| alpha.latest() > passed));
+        let AgentTaskResult::FinalPoint { seq, .. } =
+            bravo.twice(2, run, Action::SyncFinal { machine: machine() })
+        else {
+            panic!("no final point")
+        };
+        seq
+    };
+    let first = copy(0);
+    assert!(world.model.is_at(alpha, first.get()), "the copy is not the machine");
+    assert!(old() == before, "the old disks were touched");
+    bravo.twice(2, run, Action::StopReplication { forget: false });
+    bravo.twice(2, run, Action::StartMachine { machine: machine() });
+    assert_eq!(
+        (bravo.power(&machine()), alpha.power(&machine())),
+        (Some(PowerState::Running), Some(PowerState::ShutOff))
+    );
+
+    let seq = copy(first.get());
+    let source = roots(bravo, 2, run, Action::DigestDisks { machine: machine() });
+    assert_eq!(source, roots(alpha, 2, run, Action::VerifyPoint { seq }));
+    assert!(old() == before, "the old disks were touched");
+    bravo.twice(2, run, Action::StopReplication { forget: false });
+    bravo.twice(3, run, Action::Fence { power_off: true });
+    alpha.twice(3, run, Action::PromotePoint { seq, nics: vec![None] });
+    assert!(old() != before, "the machine at alpha has its old disks");
+    alpha.twice(3, run, Action::StartMachine { machine: machine() });
+    alpha.twice(3, run, Action::CommitItem);
+    assert_eq!(
+        (alpha.power(&machine()), bravo.power(&machine())),
+        (Some(PowerState::Running), Some(PowerState::ShutOff))
+    );
+}

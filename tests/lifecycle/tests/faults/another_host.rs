@@ -1,8 +1,8 @@
-//! A host that is lost for good: its site gets another one, and the machine comes back to that (R-FB-3). What the old host has is not touched, and
+//! A host that is lost for good: its site gets another one, and the machine comes back to that in one run (R-FB-1 to 3). What the old host has is not touched, and
 //! does not start when it is found to live after all (invariant 1).
 //!
 //! ```text
-//!   alpha-h1 dead ─▶ unplanned failover to bravo ─▶ alpha-h2 is new ─▶ replicated there in full ─▶ planned failover to it
+//!   alpha-h1 dead ─▶ unplanned failover to bravo ─▶ alpha-h2 is new ─▶ failback: copied in full ─▶ waits ─▶ completed ─▶ runs there
 //!                                                                                        alpha-h1 returns ─▶ is fenced
 //! ```
 
@@ -10,18 +10,21 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use understudy_lab::{
-    HostName, Stack,
+    HostName, Service, Stack,
     machine::Machine,
     probe::wait_until,
     stack::resource,
     story::evidence::{
-        answers, array, is_silent, item, item_is, machine_files, now_us, point_after, whole_journal,
+        answers, array, is_silent, item, item_is, machine_files, now_us, outcome, point_after, whole_journal,
     },
     topology::Site,
 };
 use understudy_lifecycle_tests::{
     Scene,
-    evidence::{FIVE_SECONDS, comes_to_know_its_place, newest_point_is_whole, protect, run_is, start_run},
+    evidence::{
+        FIVE_SECONDS, comes_to_know_its_place, newest_point_is_whole, protect, run_is, run_waits_at,
+        start_run,
+    },
 };
 
 const ALPHA: HostName = HostName::AlphaH1;
@@ -37,8 +40,8 @@ fn a_machine_comes_back_to_another_host_than_the_one_that_was_lost() {
     point_after(stack, "web1", now_us()).unwrap();
 
     its_host_is_lost(stack, web1).unwrap();
-    another_host_becomes_the_standby_side(stack, web1).unwrap();
-    it_comes_back_without_a_loss(stack, web1).unwrap();
+    let run = it_is_copied_to_another_host(stack, web1).unwrap();
+    it_comes_back_without_a_loss(stack, &run, web1).unwrap();
     the_lost_host_returns_and_starts_nothing(stack, web1).unwrap();
 }
 
@@ -52,38 +55,48 @@ fn its_host_is_lost(stack: &Stack, web1: &Machine) -> Result<()> {
     item_is(stack, "web1", "not-protected", BRAVO).map(drop)
 }
 
-fn another_host_becomes_the_standby_side(stack: &Stack, web1: &Machine) -> Result<()> {
+/// Returns the run, which waits with a whole copy at the other host, kept current while nobody has completed it and the orchestrator dies.
+fn it_is_copied_to_another_host(stack: &Stack, web1: &Machine) -> Result<String> {
     stack.add_host(ANOTHER)?;
     wait_until("it to be noticed that the host is not there", Duration::from_secs(60), || {
         let hosts = stack.cli().json(&["host", "list"])?;
         Ok(array(&hosts).iter().any(|host| host["connected"] == false).then_some(()))
     })?;
     // The old one is what is meant where nothing is said.
-    let refused = stack.cli().command(&["failover", "reverse", "web1", "--yes"]).output()?;
+    let refused = stack.cli().command(&["failover", "failback", "web1", "--yes"]).output()?;
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     ensure!(!refused.status.success() && said.contains("HOST_NOT_CONNECTED"), "{said}");
+    let before = answers(stack, BRAVO, web1)?;
     let to = resource(ANOTHER);
-    let run = start_run(stack, "reverse", "web1", &["--to", &to])?;
-    let ended = run_is(stack, &run, "succeeded")?;
-    let did = |what: &str| array(&ended["steps"]).iter().any(|step| step["step"] == format!("web1.{what}"));
-    ensure!(did("set-standby") && !did("adopt-disks") && !did("fence-old-side"), "{:#}", ended["steps"]);
+    let run = start_run(stack, "failback", "web1", &["--to", &to])?;
+    let waiting = run_waits_at(stack, &run, "complete-failover")?;
+    let did =
+        |what: &str| array(&waiting["steps"]).iter().any(|step| step["step"] == format!("web1.copy-{what}"));
+    ensure!(did("set-standby") && !did("adopt-disks") && !did("fence-old-side"), "{:#}", waiting["steps"]);
     item_is(stack, "web1", "protected", BRAVO)?;
     let shown = item(stack, "web1")?;
     ensure!(shown["standby_host"] == to.as_str(), "{shown:#}");
+    stack.service(Service::Orchestrator)?.kill_9()?;
+    stack.restart_service(Service::Orchestrator)?;
     point_after(stack, "web1", now_us())?;
-    newest_point_is_whole(stack, ANOTHER, web1).map(drop)
+    newest_point_is_whole(stack, ANOTHER, web1)?;
+    let now = answers(stack, BRAVO, web1)?;
+    ensure!(now.boot_id == before.boot_id && now.last > before.last, "it was disturbed: {before:?} {now:?}");
+    Ok(run)
 }
 
 /// The machine does not exist there and is made, on the network of the same name.
-fn it_comes_back_without_a_loss(stack: &Stack, web1: &Machine) -> Result<()> {
+fn it_comes_back_without_a_loss(stack: &Stack, run: &str, web1: &Machine) -> Result<()> {
     let before = answers(stack, BRAVO, web1)?;
-    let run = start_run(stack, "planned", "web1", &[])?;
-    run_is(stack, &run, "waiting")?;
+    stack.cli().json(&["run", "complete-failover", run, "--yes"])?;
+    let waiting = run_waits_at(stack, run, "commit")?;
+    let outcome = outcome(&waiting, "web1")?;
+    ensure!(array(&outcome["disks"]).iter().all(|disk| disk["equal"] == true), "{outcome:#}");
     let after = answers(stack, ANOTHER, web1)?;
     ensure!(after.last > before.last && after.address == before.address, "{before:?} {after:?}");
     ensure!(is_silent(stack, BRAVO, web1)?, "two copies answer");
-    stack.cli().json(&["run", "commit", &run])?;
-    run_is(stack, &run, "succeeded")?;
+    stack.cli().json(&["run", "commit", run])?;
+    run_is(stack, run, "succeeded")?;
     item_is(stack, "web1", "protected", ANOTHER)?;
     point_after(stack, "web1", now_us())?;
     newest_point_is_whole(stack, BRAVO, web1)?;

@@ -90,6 +90,9 @@ fn wishes_about_what_is_not_there(stack: &Stack, protection: &str) -> Result<()>
             &["failover", "unplanned", "web1", "nosuch", "--yes"],
             &["PRIMARY_DOWN_ASSERTION_REQUIRED", "ITEM_NOT_FOUND"],
         ),
+        // What is protected has a copy, which would not be used.
+        (&["failover", "failback", "web1", "--synchronise", "during", "--yes"], &["WRONG_ITEM_STATE"]),
+        (&["run", "complete-failover", protection, "--yes"], &["VERB_NOT_ALLOWED"]),
         (&["run", "commit", protection], &["VERB_NOT_ALLOWED"]),
         (&["run", "complete-test", protection, "--notes", "x"], &["VERB_NOT_ALLOWED"]),
         (&["run", "cancel", NOBODY], &["RUN_NOT_FOUND"]),
@@ -108,6 +111,7 @@ fn wishes_without_a_mapping(stack: &Stack) -> Result<()> {
     for wish in [
         &["failover", "test", "web1", "--yes"][..],
         &["failover", "planned", "web1", "--yes"],
+        &["failover", "failback", "web1", "--yes"],
         &["item", "protect", "db1", "--machine", &machine, "--to", &bravo, "--policy", FIVE_SECONDS],
     ] {
         refused(stack, wish, &["NETWORK_NOT_MAPPED"])?;

@@ -93,7 +93,8 @@ pub(super) fn draft(amending: &Amending<'_>, points: &Points) -> (Vec<AmendedIte
             ..before
         };
         let gives_up = amending.gives_up(&planned.item);
-        items.push(AmendedItem { item: planned.item.clone(), estimate: Some(estimate), gives_up });
+        let item = planned.item.clone();
+        items.push(AmendedItem { item, estimate: Some(estimate), gives_up, connections: None });
         steps.extend(steps_of(amending, planned, &subject, point));
     }
     (items, steps)

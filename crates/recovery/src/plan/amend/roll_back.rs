@@ -126,6 +126,7 @@ pub(super) fn draft(amending: &Amending<'_>) -> (Vec<AmendedItem>, Vec<Step>) {
         item: planned.item.clone(),
         estimate: None,
         gives_up: amending.gives_up(&planned.item),
+        connections: None,
     });
     (items.collect(), steps)
 }
