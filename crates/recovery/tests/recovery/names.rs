@@ -2,9 +2,9 @@
 
 use understudy_ids::StepName;
 use understudy_recovery::{
-    Operation,
+    Operation, RunSpec,
     action::{Action, NetworkWork},
-    plan::{Change, ErrorPolicy, Flaw, Phase, Stage, Step, lint, plan},
+    plan::{Change, ErrorPolicy, Flaw, Phase, Stage, Step, Synchronise, lint, plan},
     run::{self, RunState, RunVerb},
 };
 
@@ -92,6 +92,33 @@ fn a_failover_switches_names_and_a_roll_back_restores_them() {
             (Some(OLD_ADDRESS), None),
             "{operation}"
         );
+    }
+}
+
+/// R-NET-12: at a failback clients are led home when the machine is there, in either form, and not while it is copied.
+#[test]
+fn a_failback_leads_clients_home_when_it_is_completed() {
+    for synchronise in [Synchronise::Before, Synchronise::During] {
+        let spec = RunSpec { synchronise, ..spec(Operation::Failback) };
+        let plan = plan(&spec, &input(Operation::Failback)).unwrap();
+        let mut theatre = crate::theatre::Theatre::new(plan, spec);
+        theatre.until_quiet();
+        if synchronise == Synchronise::Before {
+            assert!(
+                !theatre.done.iter().any(|step| step.as_str().contains("set-records")),
+                "led away too early"
+            );
+            theatre.ask(RunVerb::CompleteFailover);
+            theatre.until_quiet();
+        }
+        assert_eq!(run::allowed_actions(&theatre.run).first(), Some(&RunVerb::Commit), "{synchronise:?}");
+        let place = |what: &str| theatre.done.iter().position(|step| step.as_str().ends_with(what));
+        assert!(
+            place("set-records").is_some() && place("set-records") > place("start"),
+            "{:?}",
+            theatre.done
+        );
+        assert_eq!(theatre.name_says("web1"), Some([192, 168, 50, 11].into()), "{synchronise:?}");
     }
 }
 
