@@ -2,18 +2,42 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use understudy_ids::{ItemName, RunId, StepName, UnixMicros};
 use understudy_recovery::{
-    Run, RunSpec,
+    Operation, Run, RunSpec,
     plan::RunPlan,
     run::{Approval, Course, Ended, ItemProgress, MadeChange, SetDeadline, StepStatus},
 };
 use understudy_replication::watched::Watched;
 
+/// As it was read.
 #[derive(Deserialize)]
-pub struct Progress {
+pub struct Progress(#[serde(with = "Columns")] Run);
+
+impl Progress {
+    pub fn into_run(self, id: RunId, plan: RunPlan) -> Run {
+        Run { id, plan, ..self.0 }
+    }
+}
+
+/// To be written.
+#[derive(Serialize)]
+pub struct ProgressRef<'a>(#[serde(serialize_with = "write")] pub &'a Run);
+
+fn write<S: Serializer>(run: &&Run, serializer: S) -> Result<S::Ok, S::Error> {
+    Columns::serialize(run, serializer)
+}
+
+/// Which parts of a run are in the column.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Run")]
+struct Columns {
+    #[serde(skip)]
+    id: RunId,
     spec: RunSpec,
+    #[serde(skip, default = "no_plan")]
+    plan: RunPlan,
     steps: BTreeMap<StepName, StepStatus>,
     items: BTreeMap<ItemName, ItemProgress>,
     course: Course,
@@ -32,95 +56,13 @@ pub struct Progress {
     deadline: Option<SetDeadline>,
 }
 
-impl Progress {
-    pub fn into_run(self, id: RunId, plan: RunPlan) -> Run {
-        let Self {
-            spec,
-            steps,
-            items,
-            course,
-            created_by,
-            started,
-            ended,
-            approved,
-            sequence,
-            changes,
-            superseded,
-            waited,
-            deadline,
-        } = self;
-        Run {
-            id,
-            plan,
-            spec,
-            steps,
-            items,
-            course,
-            created_by,
-            started,
-            ended,
-            approved,
-            sequence,
-            changes,
-            superseded,
-            waited,
-            deadline,
-        }
-    }
-}
-
-/// The same to be written.
-#[derive(Serialize)]
-pub struct ProgressRef<'a> {
-    spec: &'a RunSpec,
-    steps: &'a BTreeMap<StepName, StepStatus>,
-    items: &'a BTreeMap<ItemName, ItemProgress>,
-    course: &'a Course,
-    created_by: &'a String,
-    started: &'a UnixMicros,
-    ended: &'a Option<Ended>,
-    approved: &'a Option<Approval>,
-    sequence: &'a u64,
-    changes: &'a Vec<MadeChange>,
-    superseded: &'a BTreeMap<StepName, u32>,
-    waited: &'a Option<Watched>,
-    deadline: &'a Option<SetDeadline>,
-}
-
-impl<'a> From<&'a Run> for ProgressRef<'a> {
-    fn from(run: &'a Run) -> Self {
-        let Run {
-            // Columns of their own.
-            id: _,
-            plan: _,
-            spec,
-            steps,
-            items,
-            course,
-            created_by,
-            started,
-            ended,
-            approved,
-            sequence,
-            changes,
-            superseded,
-            waited,
-            deadline,
-        } = run;
-        Self {
-            spec,
-            steps,
-            items,
-            course,
-            created_by,
-            started,
-            ended,
-            approved,
-            sequence,
-            changes,
-            superseded,
-            waited,
-            deadline,
-        }
+/// Until the one of the other column takes its place.
+fn no_plan() -> RunPlan {
+    RunPlan {
+        operation: Operation::Protect,
+        items: Vec::new(),
+        steps: Vec::new(),
+        estimates: BTreeMap::new(),
+        notices: Vec::new(),
     }
 }
