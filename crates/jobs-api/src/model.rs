@@ -239,6 +239,21 @@ pub struct LeasedTask {
     pub traceparent: Option<String>,
 }
 
+impl LeasedTask {
+    /// A first attempt outside any worker, for tests of handlers.
+    pub fn detached(job: RunId, payload: Any) -> Self {
+        Self {
+            name: TaskName { job, task: TaskId::new_v4() },
+            key: "step".to_owned(),
+            title: "Step".to_owned(),
+            attempt: 1,
+            payload,
+            lease: Duration::from_secs(30),
+            traceparent: None,
+        }
+    }
+}
+
 /// What a worker says about the task it holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Progress {

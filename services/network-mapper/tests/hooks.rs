@@ -19,7 +19,7 @@ use tokio_rustls::{
     },
 };
 use understudy_ids::{Generation, Uuid};
-use understudy_jobs_api::{Handler, LeasedTask, Outcome, TaskContext, TaskName};
+use understudy_jobs_api::{Handler, LeasedTask, Outcome, TaskContext};
 use understudy_netplan::TrafficChange;
 use understudy_network_api::{NetworkAction, NetworkTask, NetworkTaskResult};
 use understudy_network_mapper::{HookConfig, Hooks, MIGRATOR, Servers, Tasks};
@@ -95,15 +95,7 @@ fn change(hook: &str) -> TrafficChange {
 
 async fn perform(tasks: &Tasks, run: Uuid, hook: &str) -> Outcome {
     let action = NetworkAction::CallHook(Box::new(change(hook)));
-    let task = LeasedTask {
-        name: TaskName { job: run, task: Uuid::new_v4() },
-        key: "step".into(),
-        title: "step".into(),
-        attempt: 1,
-        payload: NetworkTask { run, action }.to_payload(),
-        lease: std::time::Duration::from_secs(30),
-        traceparent: None,
-    };
+    let task = LeasedTask::detached(run, NetworkTask { run, action }.to_payload());
     let (context, _stop, _progress) = TaskContext::detached();
     tasks.handle(task, context).await
 }

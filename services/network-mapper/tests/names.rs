@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use named::{Named, SECRET, Trouble, Way};
 use understudy_ids::{Problem, RunId, Uuid};
-use understudy_jobs_api::{Handler, LeasedTask, Outcome, TaskContext, TaskName};
+use understudy_jobs_api::{Handler, LeasedTask, Outcome, TaskContext};
 use understudy_netplan::{
     Addressing, DnsZone, HostRecord, Isolation, MachineConnections, MachineNic, Mapping, Purpose, VmNetwork,
     ZonePurpose,
@@ -57,15 +57,7 @@ impl Bench {
     }
 
     async fn perform(&self, run: RunId, action: NetworkAction) -> Outcome {
-        let task = LeasedTask {
-            name: TaskName { job: run, task: Uuid::new_v4() },
-            key: "step".into(),
-            title: "step".into(),
-            attempt: 1,
-            payload: NetworkTask { run, action }.to_payload(),
-            lease: std::time::Duration::from_secs(30),
-            traceparent: None,
-        };
+        let task = LeasedTask::detached(run, NetworkTask { run, action }.to_payload());
         let (context, _stop, _progress) = TaskContext::detached();
         self.tasks.handle(task, context).await
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use understudy_ids::{RunId, SiteName, Uuid};
-use understudy_jobs_api::{Handler, LeasedTask, Outcome, TaskContext, TaskName};
+use understudy_jobs_api::{Handler, LeasedTask, Outcome, TaskContext};
 use understudy_netplan::{
     AddressPool, AddressRule, Addressing, Isolation, MachineConnections, MachineNic, Mapping, Neighbour,
     NetworkRef, Purpose, SplitSubnet, VmNetwork,
@@ -53,15 +53,7 @@ impl Bench {
 }
 
 async fn perform(tasks: &Tasks, run: RunId, action: NetworkAction) -> Result<NetworkTaskResult, String> {
-    let task = LeasedTask {
-        name: TaskName { job: run, task: Uuid::new_v4() },
-        key: "step".into(),
-        title: "step".into(),
-        attempt: 1,
-        payload: NetworkTask { run, action }.to_payload(),
-        lease: std::time::Duration::from_secs(30),
-        traceparent: None,
-    };
+    let task = LeasedTask::detached(run, NetworkTask { run, action }.to_payload());
     let (context, _stop, _progress) = TaskContext::detached();
     match tasks.handle(task, context).await {
         Outcome::Succeeded(any) => Ok(NetworkTaskResult::from_payload(&any).unwrap()),
