@@ -12,6 +12,7 @@
 //! digested like one, and the run's record keeps them beside what was done before.
 
 mod complete;
+mod order;
 mod points;
 mod roll_back;
 
@@ -122,6 +123,7 @@ pub fn amend(run: &Run, change: &Change, input: &PlanInput) -> Result<Amendment,
         Change::RollBack { .. } => roll_back::draft(&amending),
         Change::CompleteFailover => complete::draft(&amending),
     };
+    let steps = order::in_order_of(&run.plan, steps);
     let plan = amended(&run.plan, steps.clone());
     lint::in_order(&plan)?;
     // With its marks, which say what lies behind the switch of the sides.

@@ -349,8 +349,9 @@ fn part(number: usize, what: &str) -> StepName {
     step_name(&format!("group-{number}.{what}"))
 }
 
-/// Every step behind those that it refers to, and otherwise as they were.
-fn listed(steps: Vec<Step>) -> Vec<Step> {
+/// Every step behind those of the list that it refers to, and otherwise as they were.
+pub(super) fn listed(steps: Vec<Step>) -> Vec<Step> {
+    let own: BTreeSet<StepName> = steps.iter().map(|step| step.id.clone()).collect();
     let mut left = steps;
     let mut placed: BTreeSet<StepName> = BTreeSet::new();
     let mut listed = Vec::with_capacity(left.len());
@@ -358,7 +359,8 @@ fn listed(steps: Vec<Step>) -> Vec<Step> {
         let before = left.len();
         let mut waiting = Vec::new();
         for step in left {
-            if step.after.iter().chain(&step.undoes).all(|id| placed.contains(id)) {
+            let mut refers = step.after.iter().chain(&step.undoes).filter(|id| own.contains(*id));
+            if refers.all(|id| placed.contains(id)) {
                 placed.insert(step.id.clone());
                 listed.push(step);
             } else {

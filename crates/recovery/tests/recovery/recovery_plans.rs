@@ -463,6 +463,36 @@ fn a_retry_at_a_gate_asks_the_machine_again() {
     }
 }
 
+/// R-RP-1, R-FO-4: machines that go back, or are made from other points, come up as the plan says, and go down the other way round.
+#[test]
+fn changes_keep_the_order_of_the_plan() {
+    for (operation, verb) in [
+        (Operation::PlannedFailover, RunVerb::RollBack),
+        (Operation::UnplannedFailover, RunVerb::RollBack),
+        (Operation::UnplannedFailover, RunVerb::ChangePoint),
+    ] {
+        let mut theatre = theatre(operation);
+        while !run::allowed_actions(&theatre.run).contains(&RunVerb::Commit) {
+            theatre.until_quiet();
+            if theatre.asks_at().is_some() {
+                theatre.ask(RunVerb::Confirm);
+            }
+        }
+        theatre.ask(verb);
+        let plan = theatre.run.plan.clone();
+        let step = |item: &str, what: &str| format!("{item}.change-1-{what}");
+        let is_up = if verb == RunVerb::ChangePoint { "probe-1" } else { "start" };
+        assert!(is_behind(&plan, &step("web1", "start"), &step("db1", is_up)), "{operation} {verb}");
+        assert!(is_behind(&plan, &step("db1", "stop"), &step("web1", "stop")), "{operation} {verb}");
+        theatre.until_quiet();
+        let end = if verb == RunVerb::RollBack { RunState::RolledBack } else { RunState::Waiting };
+        assert_eq!(run::state(&theatre.run), end, "{operation} {verb}");
+        let place = |id: String| theatre.done.iter().position(|done| done.as_str() == id).unwrap();
+        assert!(place(step("web1", "stop")) < place(step("db1", "stop")), "{operation} {verb}");
+        assert!(place(step("db1", is_up)) < place(step("web1", "start")), "{operation} {verb}");
+    }
+}
+
 /// R-TF-6: a test that nobody answers is ended as well.
 #[test]
 fn a_test_that_asks_for_too_long_is_due_to_be_cancelled() {
