@@ -26,9 +26,7 @@ else
     nice -n 10 "${run[@]}" "${kinds[@]}" --workspace --exclude understudy-lifecycle-tests --exclude understudy-job-tracker \
         >"$others_said" 2>&1 &
     beside=$!
-    # More labs at once than there are processors, for the same reason.
-    "${run[@]}" --workspace --test faults --test main_job --test main_job_simulated -- \
-        --test-threads $((($(nproc) * 3 + 1) / 2)) || status=$?
+    "${run[@]}" --workspace --test faults --test main_job --test main_job_simulated || status=$?
     wait "$beside" || status=$?
     "${run[@]}" --workspace --lib --test tracker --test example_config || status=$?
     cat "$others_said"
