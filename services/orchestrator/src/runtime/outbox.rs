@@ -105,8 +105,8 @@ async fn serve_some(runtime: &Runtime, tx: &mut PgConnection) -> Result<bool, Fa
     while !rest.is_empty() {
         let (parcel, behind) = rest.split_at(parcel(rest));
         rest = behind;
-        if is_outdated(parcel, behind) {
-            settle(tx, parcel, Ok(())).await?;
+        if let Some(outdated) = outdated(parcel, behind) {
+            outbox::delete(&mut *tx, &[outdated]).await?;
             continue;
         }
         let told = match send(runtime, parcel).await {
@@ -115,7 +115,10 @@ async fn serve_some(runtime: &Runtime, tx: &mut PgConnection) -> Result<bool, Fa
                 let mut told = true;
                 for one in parcel.chunks(1) {
                     let sent = send(runtime, one).await;
-                    told = told && settle(tx, one, sent).await?;
+                    told = settle(tx, one, sent).await?;
+                    if !told {
+                        break;
+                    }
                 }
                 told
             }
@@ -128,15 +131,16 @@ async fn serve_some(runtime: &Runtime, tx: &mut PgConnection) -> Result<bool, Fa
     Ok(!claimed.is_empty())
 }
 
-/// Whether what it says of a job is said by a message behind it as it has become meanwhile.
-fn is_outdated(parcel: &[Claimed], behind: &[Claimed]) -> bool {
+/// The message, if what it says of a job is said by one behind it as it has become meanwhile.
+fn outdated(parcel: &[Claimed], behind: &[Claimed]) -> Option<i64> {
     let state = |claimed: &Claimed| match &claimed.message {
         Message::Update(view) => Some(view.state),
         _ => None,
     };
-    let [one] = parcel else { return false };
+    let [one] = parcel else { return None };
     // Each state that a job goes through is told.
-    state(one).is_some_and(|said| behind.iter().find_map(state) == Some(said))
+    let said = state(one)?;
+    (behind.iter().find_map(state) == Some(said)).then_some(one.id)
 }
 
 /// How many of the messages, from the first on, job-tracker is told by one call: one, or tasks.

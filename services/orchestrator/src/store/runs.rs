@@ -55,7 +55,7 @@ impl Row {
     }
 }
 
-/// Reads runs by `what` follows `FROM runs` with the arguments from `$2` on.
+/// Reads runs. What is given follows `FROM runs`; its arguments count from `$2` on, and `$1` are the plans that are kept here.
 macro_rules! select {
     ($what:literal) => {
         concat!(
